@@ -1,0 +1,1 @@
+"""Ternary neural networks on cheap FPGAs."""

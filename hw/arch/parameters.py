@@ -1,0 +1,111 @@
+"""The one description of a core that compiler, golden model, gateware and reports read."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+
+from tritloom.errors import UserError
+
+__all__ = ["ACTIVATION_BITS", "CoreParameters", "WEIGHT_ENCODINGS", "WEIGHT_STORAGES"]
+
+ACTIVATION_BITS = 8
+"""Width of a stored activation code (two's complement)."""
+
+WEIGHT_ENCODINGS = ("trit2", "trit5")
+WEIGHT_STORAGES = ("block", "spram")
+
+SPRAM_BITS = 64
+"""Width of the four single-port RAMs of an iCE40 UP5K side by side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoreParameters:
+    """Shape and memories of one core. Gateware and bitstream depend on these values only, never on a model.
+
+    Parameters
+    ----------
+    rows
+        Inputs summed per clock: lanes of an activation word, a power of two from 4 to 64.
+    columns
+        Outputs computed per clock, 1 to 64.
+    accumulator_bits
+        Width of a signed accumulator, 16 to 32. The compiler refuses a model that needs more.
+    weight_encoding
+        ``trit2`` (2 bits a trit) or ``trit5`` (5 trits in a byte), see :mod:`tritloom.hw.arch.trits`.
+    weight_storage
+        ``block`` (block RAM) or ``spram`` (single-port RAM of the iCE40 UP5K, 64 bits wide).
+    weight_words
+        Depth of the weight memory in words of ``rows * columns`` trits.
+    activation_words
+        Depth of the activation memory in words of ``rows`` bytes.
+    record_words
+        Depth of the requantisation record memory (:mod:`tritloom.hw.arch.record`), 128-bit words.
+    program_words
+        Depth of the instruction memory in 32-bit words.
+    """
+
+    rows: int = 16
+    columns: int = 16
+    accumulator_bits: int = 24
+    weight_encoding: str = "trit2"
+    weight_storage: str = "block"
+    weight_words: int = 2048
+    activation_words: int = 2048
+    record_words: int = 512
+    program_words: int = 1024
+
+    def __post_init__(self) -> None:
+        def need(ok: bool, noun: str, requirement: str, value: object) -> None:
+            if not ok:
+                raise UserError(f"{noun} must be {requirement}, not {value!r}")
+
+        for field, value in asdict(self).items():
+            if not field.startswith("weight_e") and not field.startswith("weight_st"):
+                need(isinstance(value, int) and not isinstance(value, bool), f"core parameter {field}", "an integer", value)
+        need(4 <= self.rows <= 64 and self.rows & (self.rows - 1) == 0, "rows", "a power of two from 4 to 64", self.rows)
+        need(1 <= self.columns <= 64, "columns", "from 1 to 64", self.columns)
+        need(16 <= self.accumulator_bits <= 32, "accumulator_bits", "from 16 to 32", self.accumulator_bits)
+        need(self.weight_encoding in WEIGHT_ENCODINGS, "weight_encoding", f"one of {WEIGHT_ENCODINGS}", self.weight_encoding)
+        need(self.weight_storage in WEIGHT_STORAGES, "weight_storage", f"one of {WEIGHT_STORAGES}", self.weight_storage)
+        for field in ("weight_words", "activation_words", "record_words", "program_words"):
+            need(1 <= getattr(self, field) <= 1 << 22, field, "from 1 to 4194304", getattr(self, field))
+        if self.weight_storage == "spram":
+            need(self.weight_word_bits <= SPRAM_BITS, "the weight word of spram storage", f"at most {SPRAM_BITS} bits wide", self.weight_word_bits)
+
+    @property
+    def weight_word_bits(self) -> int:
+        """Bits of one stored weight word: ``rows * columns`` trits in the chosen encoding."""
+        trits = self.rows * self.columns
+        return 2 * trits if self.weight_encoding == "trit2" else 8 * -(-trits // 5)
+
+    @property
+    def weight_word_bytes(self) -> int:
+        """Bytes of one weight word on the link, the last one zero-filled."""
+        return -(-self.weight_word_bits // 8)
+
+    @property
+    def activation_bytes(self) -> int:
+        return self.rows * self.activation_words
+
+    @property
+    def macs_per_cycle(self) -> int:
+        return self.rows * self.columns
+
+    def to_json(self) -> dict[str, int | str]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, fields: dict[str, int | str]) -> "CoreParameters":
+        """Inverse of :meth:`to_json`. Raises :class:`UserError` for unknown keys or illegal values."""
+        unknown = set(fields) - set(cls.__dataclass_fields__)
+        if unknown:
+            raise UserError(f"core parameters have no field {sorted(unknown)[0]!r}")
+        return cls(**fields)  # type: ignore[arg-type]
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of the canonical JSON of the parameters and the instruction set version, first 8 bytes."""
+        from tritloom.hw.arch.isa import ISA_VERSION
+
+        text = json.dumps({"isa": ISA_VERSION, **self.to_json()}, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).digest()[:8]
