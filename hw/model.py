@@ -1,0 +1,305 @@
+"""NumPy twin of the core: the meaning of every instruction in exact integers, and its cycle count.
+
+The gateware is tested against this model, and the scheduler's programs are run on it. Whole reductions are computed at once,
+so a small network takes milliseconds; the clocks come from :func:`tritloom.hw.arch.timing.instruction_cycles`.
+
+What the instruction set leaves open is fixed here as follows:
+
+* Accumulators wrap at ``accumulator_bits`` in two's complement (the compiler proves that they never do).
+* ``y`` and ``x`` wrap at 16 bits. ``a`` drops its low bits where a whole activation word is read, ``o`` where one is written.
+* ``o_step`` and ``p_step`` of loops below ``reduce_loops`` are ignored (the scheduler writes 0).
+* What an instruction reads is what memory held when the instruction began; an instruction must not read what it writes.
+* Addresses beyond a memory are unspecified in gateware and raise :class:`ValueError` here. An element that ``padded``
+  replaces or skips is not read, so its address does not count.
+* After HALT the state is IDLE, after ``limit`` instructions STOPPED with ``pc`` at the next one. ``pc`` stays at a HALT that was run,
+  and at an instruction that faulted. An unknown opcode and a loop count outside 1 to 7 are the fault BAD_INSTRUCTION.
+"""
+
+import numpy as np
+
+from tritloom.hw.arch.isa import HEADER_WORDS, LOOP_WORDS, NO_LOOP, Instruction, Opcode, disassemble
+from tritloom.hw.arch.link import Fault, Space, State
+from tritloom.hw.arch.parameters import CoreParameters
+from tritloom.hw.arch.record import BIAS_BITS, MULTIPLIER_BITS, RECORD_BYTES, SHIFT_BITS, START_BITS
+from tritloom.hw.arch.trits import decode_trit2, decode_trit5
+
+__all__ = ["CoreModel", "walk"]
+
+_CHUNK = 1 << 21
+"""Activations gathered at once, to bound the memory that a large convolution takes."""
+
+
+def walk(instruction: Instruction, register: str, first: int, last: int) -> np.ndarray:
+    """Offsets of a register over loops ``first`` to ``last - 1``, int64 (iterations,), innermost loop fastest.
+
+    ``register`` is ``a``, ``b``, ``o``, ``p``, ``y`` or ``x``. The first value is 0. For ``o`` and ``p`` the loops below
+    ``reduce_loops`` do not count.
+    """
+    strides, walked = [], 0
+    for index, loop in enumerate(instruction.loops[:last]):
+        if register in "op" and index < instruction.reduce_loops:
+            strides.append(0)
+            continue
+        strides.append(getattr(loop, register + "_step") + walked)
+        walked += strides[-1] * loop.last
+    values = np.zeros(1, np.int64)
+    for index in range(last - 1, first - 1, -1):
+        values = (values[:, None] + strides[index] * np.arange(instruction.loops[index].last + 1)).ravel()
+    return values
+
+
+class CoreModel:
+    """A core's memories and state, and :meth:`run`.
+
+    Parameters
+    ----------
+    parameters
+        Shape and memory sizes of the core. All memories are zero at first.
+
+    Attributes
+    ----------
+    state, fault, pc, cycles
+        As the link's STATUS reports them.
+    """
+
+    def __init__(self, parameters: CoreParameters) -> None:
+        self.parameters = parameters
+        self.state, self.fault, self.pc, self.cycles = State.IDLE, Fault.NONE, 0, 0
+        self._memories = {
+            Space.PROGRAM: np.zeros((parameters.program_words, 4), np.uint8),
+            Space.WEIGHTS: np.zeros((parameters.weight_words, parameters.weight_word_bytes), np.uint8),
+            Space.RECORDS: np.zeros((parameters.record_words, RECORD_BYTES), np.uint8),
+            Space.ACTIVATIONS: np.zeros((parameters.activation_bytes, 1), np.uint8),
+            Space.ARTEFACT: np.zeros((1, 8), np.uint8),
+        }
+        self._activations = self._memories[Space.ACTIVATIONS].reshape(-1).view(np.int8)
+
+    def write(self, space: Space, address: int, data: bytes) -> None:
+        """Store ``data`` at ``address``: a byte address of activations, else a word address and whole words.
+
+        Raises :class:`ValueError` when data is not whole words or leaves the memory.
+        """
+        if space not in self._memories:
+            raise ValueError(f"memory space {int(space)} must be one that the core has")
+        memory = self._memories[space]
+        words = np.frombuffer(data, np.uint8)
+        if len(words) % memory.shape[1]:
+            raise ValueError(f"data for {space.name} must be whole words of {memory.shape[1]} bytes, not {len(words)} bytes")
+        words = words.reshape(-1, memory.shape[1])
+        self._check(space.name, address, len(words), len(memory))
+        memory[address : address + len(words)] = words
+
+    def read(self, address: int, count: int) -> bytes:
+        """``count`` bytes of the activation memory. Raises :class:`ValueError` when they leave the memory."""
+        self._check("ACTIVATIONS", address, count, len(self._activations))
+        return self._activations[address : address + count].tobytes()
+
+    def run(self, pc: int = 0, limit: int = 0, *, clear: bool = True) -> None:
+        """Run from program word ``pc`` to HALT, or for ``limit`` instructions when that is above 0.
+
+        ``clear`` zeroes :attr:`cycles` first. Raises :class:`ValueError` for an address beyond a memory.
+        """
+        from tritloom.hw.arch.timing import instruction_cycles
+
+        self.state, self.fault, self.pc = State.RUNNING, Fault.NONE, pc
+        if clear:
+            self.cycles = 0
+        done = 0
+        while self.state == State.RUNNING:
+            instruction = self._fetch()
+            if instruction is None:
+                self.state, self.fault = State.FAULT, Fault.BAD_INSTRUCTION
+                return
+            self.cycles += instruction_cycles(instruction, self.parameters)
+            if instruction.opcode == Opcode.HALT:
+                self.state = State.IDLE
+                return
+            self.execute(instruction)
+            self.pc += instruction.words
+            done += 1
+            if done == limit:
+                self.state = State.STOPPED
+
+    def execute(self, instruction: Instruction) -> None:
+        """Do one compute instruction on the memories; ``pc``, ``state`` and ``cycles`` stay as they are."""
+        {Opcode.MATRIX: self._matrix, Opcode.POOL: self._pool, Opcode.ELEMENTWISE: self._elementwise}[instruction.opcode](instruction)
+
+    def _fetch(self) -> Instruction | None:
+        program = self._memories[Space.PROGRAM].view("<u4").reshape(-1)
+        self._check("PROGRAM", self.pc, 1, len(program))
+        header = int(program[self.pc])
+        if header & 0xFF not in set(Opcode):
+            return None
+        if header & 0xFF == Opcode.HALT:
+            return Instruction(opcode=Opcode.HALT)
+        length = HEADER_WORDS + LOOP_WORDS * (header >> 8 & 15)
+        self._check("PROGRAM", self.pc, length, len(program))
+        try:
+            return disassemble(program[self.pc : self.pc + length].tolist())[0]
+        except ValueError:
+            return None
+
+    def _inside(self, instruction: Instruction, outer: slice) -> np.ndarray | None:
+        """Mask (outer iterations, reduction iterations) of elements inside the input; ``None`` when all are."""
+        if not instruction.padded:
+            return None
+        mask = np.ones(1, bool)
+        for register, size in (("y", instruction.height), ("x", instruction.width)):
+            start = getattr(instruction, register)
+            position = start + self._outer(instruction, register)[outer, None] + self._reduction(instruction, register)
+            position = (position + 0x8000 & 0xFFFF) - 0x8000
+            mask = mask & (position >= 0) & (position < size)
+        return mask
+
+    @staticmethod
+    def _outer(instruction: Instruction, register: str) -> np.ndarray:
+        return walk(instruction, register, instruction.reduce_loops, len(instruction.loops))
+
+    @staticmethod
+    def _reduction(instruction: Instruction, register: str) -> np.ndarray:
+        return walk(instruction, register, 0, instruction.reduce_loops)
+
+    def _words(self, instruction: Instruction, outer: slice, mask: np.ndarray | None) -> np.ndarray:
+        """Activation words of some outer iterations, int8 (outer, reduction, rows); masked ones are unspecified."""
+        rows = self.parameters.rows
+        words = (instruction.a + self._outer(instruction, "a")[outer, None] + self._reduction(instruction, "a")) // rows
+        if mask is not None:
+            words = np.where(mask, words, 0)
+        self._check_all("activation word", words, self.parameters.activation_words)
+        return self._activations.reshape(-1, rows)[words]
+
+    def _matrix(self, instruction: Instruction) -> None:
+        rows, columns = self.parameters.rows, self.parameters.columns
+        outer_b, reduction_b = instruction.b + self._outer(instruction, "b"), self._reduction(instruction, "b")
+        factors, bound = self._plane_factors(instruction)
+        exact = bound * rows * 128 < 1 << 53
+        accumulators = np.empty((len(outer_b), columns), np.int64)
+        weights: dict[int, np.ndarray] = {}
+        step = max(1, _CHUNK // (len(reduction_b) * rows))
+        for start in range(0, len(outer_b), step):
+            outer = slice(start, start + step)
+            mask = self._inside(instruction, outer)
+            words = self._words(instruction, outer, mask)
+            if mask is not None:
+                words = np.where(mask[:, :, None], words, np.int8(instruction.pad_value))
+            lanes = words.reshape(len(words), -1).astype(np.float64 if exact else np.int64)
+            for first in np.unique(outer_b[outer]).tolist():
+                if first not in weights:
+                    trits = self._trits(first + reduction_b).reshape(-1, columns, rows) * factors[:, None, None]
+                    weights[first] = np.ascontiguousarray(trits.transpose(0, 2, 1).reshape(-1, columns), lanes.dtype)
+                chosen = np.flatnonzero(outer_b[outer] == first)
+                accumulators[start + chosen] = lanes[chosen] @ weights[first]
+        half = 1 << (self.parameters.accumulator_bits - 1)
+        self._drain(instruction, (accumulators + half & 2 * half - 1) - half)
+
+    def _plane_factors(self, instruction: Instruction) -> tuple[np.ndarray, int]:
+        """Power of three that later triplings give each reduction element (modulo 2**64), and their sum as a bound."""
+        plane, count = instruction.plane_loop, instruction.reduce_loops
+        counts = [loop.last + 1 for loop in instruction.loops[:count]]
+        total = int(np.prod(counts, dtype=np.int64))
+        if plane >= count:
+            return np.ones(total, np.int64), total
+        inner = int(np.prod(counts[:plane], dtype=np.int64))
+        index = np.arange(total) // inner
+        advances = index // counts[plane] * (counts[plane] - 1) + index % counts[plane]
+        powers = [3 ** int(advances[-1] - value) for value in advances]
+        return np.array([(power + (1 << 63)) % (1 << 64) - (1 << 63) for power in powers], np.int64), sum(powers)
+
+    def _trits(self, words: np.ndarray) -> np.ndarray:
+        """Decoded weight words, int64 (words, rows * columns)."""
+        self._check_all("weight word", words, self.parameters.weight_words)
+        decode = decode_trit2 if self.parameters.weight_encoding == "trit2" else decode_trit5
+        return decode(self._memories[Space.WEIGHTS][words], self.parameters.rows * self.parameters.columns).astype(np.int64)
+
+    def _drain(self, instruction: Instruction, accumulators: np.ndarray) -> None:
+        """Requantise and store finished accumulators, int64 (outer, columns)."""
+        columns = self.parameters.columns
+        tile = instruction.tile_loop
+        used = np.full(len(accumulators), instruction.last_columns)
+        if tile != NO_LOOP:
+            counts = [loop.last + 1 for loop in instruction.loops[instruction.reduce_loops :]]
+            inner = int(np.prod(counts[: tile - instruction.reduce_loops], dtype=np.int64))
+            index = np.arange(len(accumulators)) // inner % counts[tile - instruction.reduce_loops]
+            used = np.where(index == counts[tile - instruction.reduce_loops] - 1, used, columns)
+        row, column = np.nonzero(np.arange(columns) < used[:, None])
+        values = accumulators[row, column]
+        if instruction.raw:
+            targets = (instruction.o + self._outer(instruction, "o")[row] + 4 * column)[:, None] + np.arange(4)
+            codes = values.astype("<i4").view(np.int8).reshape(-1, 4)
+        else:
+            targets = instruction.o + self._outer(instruction, "o")[row] + column
+            codes = self._requantise(instruction, instruction.p + self._outer(instruction, "p")[row] + column * instruction.records, values)
+        self._store(targets, codes)
+
+    def _pool(self, instruction: Instruction) -> None:
+        outer = self._outer(instruction, "o")
+        reduction = len(self._reduction(instruction, "a"))
+        results = np.empty((len(outer), self.parameters.rows), np.int8)
+        step = max(1, _CHUNK // (reduction * self.parameters.rows))
+        for start in range(0, len(outer), step):
+            chunk = slice(start, start + step)
+            mask = self._inside(instruction, chunk)
+            words = self._words(instruction, chunk, mask)
+            results[chunk] = (words if mask is None else np.where(mask[:, :, None], words, np.int8(-128))).max(axis=1)
+        targets = (instruction.o + outer) // self.parameters.rows * self.parameters.rows
+        self._store(targets[:, None] + np.arange(self.parameters.rows), results)
+
+    def _elementwise(self, instruction: Instruction) -> None:
+        count = len(instruction.loops)
+        addresses = instruction.a + walk(instruction, "a", 0, count)
+        self._check_all("activation byte", addresses, self.parameters.activation_bytes)
+        first, second = self._activations[addresses].astype(np.int64), None
+        if instruction.two_operands:
+            addresses = instruction.b + walk(instruction, "b", 0, count)
+            self._check_all("activation byte", addresses, self.parameters.activation_bytes)
+            second = self._activations[addresses].astype(np.int64)
+        codes = self._requantise(instruction, instruction.p + walk(instruction, "p", 0, count), first, second)
+        self._store(instruction.o + walk(instruction, "o", 0, count), codes)
+
+    def _requantise(self, instruction: Instruction, record: np.ndarray, values: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
+        """Codes (int8) of ``values`` by the records that begin at ``record``, all (n,); see :mod:`tritloom.hw.arch.record`."""
+        self._check_all("record", np.stack([record, record + max(1, instruction.records) - 1]), self.parameters.record_words)
+        start, multiplier, bias, shift, half_even = self._record_fields()
+        if second is not None:
+            self._check_all("record", record + 1, self.parameters.record_words)
+            total = multiplier[record] * values + bias[record] + multiplier[record + 1] * second
+        else:
+            base = record
+            for piece in range(1, instruction.records):
+                record = np.where(values >= start[base + piece], base + piece, record)
+            total = multiplier[record] * values + bias[record]
+        amount = shift[record]
+        ties = np.where(amount > 0, (1 << np.maximum(amount - 1, 0)) - 1 + (total >> amount & 1), 0)
+        total = np.where(half_even[record] == 1, total + ties, total) >> amount
+        return np.minimum(np.maximum(total, instruction.low), instruction.high).astype(np.int8)
+
+    def _record_fields(self) -> list[np.ndarray]:
+        """Every record of the memory as int64 arrays: start, multiplier, bias, shift, half_even."""
+        low, high = self._memories[Space.RECORDS].view("<u8").T
+        fields, position = [], 0
+        for width, signed in ((START_BITS, True), (MULTIPLIER_BITS, True), (BIAS_BITS, True), (SHIFT_BITS, False), (1, False)):
+            if position >= 64:
+                value = high >> np.uint64(position - 64)
+            elif position == 0:
+                value = low
+            else:
+                value = low >> np.uint64(position) | high << np.uint64(64 - position)
+            value = (value << np.uint64(64 - width)).view(np.int64)
+            fields.append(value >> (64 - width) if signed else (value.view(np.uint64) >> np.uint64(64 - width)).astype(np.int64))
+            position += width
+        return fields
+
+    def _store(self, targets: np.ndarray, values: np.ndarray) -> None:
+        self._check_all("activation byte", targets, self.parameters.activation_bytes)
+        self._activations[targets.ravel()] = values.ravel()
+
+    @staticmethod
+    def _check(what: str, address: int, count: int, depth: int) -> None:
+        if not (0 <= address and address + count <= depth):
+            raise ValueError(f"{what} address {address} with {count} words must stay within {depth} words")
+
+    @staticmethod
+    def _check_all(what: str, addresses: np.ndarray, depth: int) -> None:
+        if addresses.size and (addresses.min() < 0 or addresses.max() >= depth):
+            bad = int(addresses.min() if addresses.min() < 0 else addresses.max())
+            raise ValueError(f"{what} address must be from 0 to {depth - 1}, not {bad}")
