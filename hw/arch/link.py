@@ -30,6 +30,7 @@ START runs from program word ``pc`` until HALT, or, with ``limit`` above 0, for 
 READ of activations while the core runs are answered BUSY.
 """
 
+import binascii
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
@@ -95,12 +96,7 @@ class ErrorCode(IntEnum):
 
 def crc16(data: bytes) -> int:
     """CRC-16/CCITT-FALSE; ``crc16(b"123456789") == 0x29B1``."""
-    crc = 0xFFFF
-    for byte in data:
-        crc ^= byte << 8
-        for _ in range(8):
-            crc = ((crc << 1) ^ 0x1021 if crc & 0x8000 else crc << 1) & 0xFFFF
-    return crc
+    return binascii.crc_hqx(data, 0xFFFF)
 
 
 @dataclass(frozen=True)
