@@ -204,8 +204,25 @@ class Copy(Operation):
 class HostOp:
     """A float32 operation that the host does before the first quantiser or after the last integer tensor.
 
-    ``kind`` is the ONNX operator (Add, Sub, Mul, Div, Neg, Relu, LeakyRelu, Clip, BatchNormalization, Softmax, Sigmoid, ArgMax,
-    Reshape, Transpose, Quantize, Dequantize); ``constants`` are its array operands, ``attributes`` plain values.
+    Arrays are (N, ...), axis 0 the batch. ``kind`` is the ONNX operator and decides what is read:
+
+    ======================= ============================== =========================================================
+    kind                    constants                      attributes
+    ======================= ============================== =========================================================
+    Add, Sub, Mul, Div      ``value`` (broadcasts)         ``constant_first``: the constant is the left operand
+    Neg, Relu, Sigmoid
+    LeakyRelu                                              ``alpha``
+    Clip                                                   ``low``, ``high`` (``None``: open)
+    BatchNormalization      ``scale bias mean var``        ``epsilon``; axis 1 is the channel
+    Softmax                                                ``axis`` (0 is the batch)
+    ArgMax                                                 ``axis``, ``keepdims``, ``select_last_index``
+    Reshape                                                ``shape`` without the batch axis
+    Transpose                                              ``perm``, its first entry is 0
+    Quantize                ``scale``, ``zero_point``      ``low high rounding bipolar clip_first offset`` of the quantiser,
+                            (model dtype, broadcast)       see :class:`tritloom.compiler.quantize.steps.Quantiser`
+    Dequantize                                             the tensor's own ``scale`` and ``zero_point``
+    Cast                                                   ``to``: NumPy dtype name
+    ======================= ============================== =========================================================
     """
 
     kind: str
