@@ -6,7 +6,7 @@ so a small network takes milliseconds; the clocks come from :func:`tritloom.hw.a
 What the instruction set leaves open is fixed here as follows:
 
 * Accumulators wrap at ``accumulator_bits`` in two's complement (the compiler proves that they never do).
-* ``y`` and ``x`` wrap at 16 bits. ``a`` drops its low bits where a whole activation word is read, ``o`` where one is written.
+* ``y``, ``x`` and ``p`` wrap at 16 bits, ``a``, ``b`` and ``o`` at 32. ``a`` drops its low bits where a whole activation word is read, ``o`` where one is written.
 * ``o_step`` and ``p_step`` of loops below ``reduce_loops`` are ignored (the scheduler writes 0).
 * What an instruction reads is what memory held when the instruction began; an instruction must not read what it writes.
 * Addresses beyond a memory are unspecified in gateware and raise :class:`ValueError` here. An element that ``padded``
@@ -27,12 +27,14 @@ __all__ = ["CoreModel", "walk"]
 
 _CHUNK = 1 << 21
 """Activations gathered at once, to bound the memory that a large convolution takes."""
+_ADDRESS, _RECORD = (1 << 32) - 1, (1 << 16) - 1
+"""Masks of the address registers and of the record register."""
 
 
 def walk(instruction: Instruction, register: str, first: int, last: int) -> np.ndarray:
     """Offsets of a register over loops ``first`` to ``last - 1``, int64 (iterations,), innermost loop fastest.
 
-    ``register`` is ``a``, ``b``, ``o``, ``p``, ``y`` or ``x``. The first value is 0. For ``o`` and ``p`` the loops below
+    ``register`` is ``a``, ``b``, ``o``, ``p``, ``y`` or ``x``. The first value is 0, and nothing wraps. For ``o`` and ``p`` the loops below
     ``reduce_loops`` do not count.
     """
     strides, walked = [], 0
@@ -162,7 +164,8 @@ class CoreModel:
     def _words(self, instruction: Instruction, outer: slice, mask: np.ndarray | None) -> np.ndarray:
         """Activation words of some outer iterations, int8 (outer, reduction, rows); masked ones are unspecified."""
         rows = self.parameters.rows
-        words = (instruction.a + self._outer(instruction, "a")[outer, None] + self._reduction(instruction, "a")) // rows
+        addresses = instruction.a + self._outer(instruction, "a")[outer, None] + self._reduction(instruction, "a")
+        words = (addresses & _ADDRESS) // rows
         if mask is not None:
             words = np.where(mask, words, 0)
         self._check_all("activation word", words, self.parameters.activation_words)
@@ -170,7 +173,7 @@ class CoreModel:
 
     def _matrix(self, instruction: Instruction) -> None:
         rows, columns = self.parameters.rows, self.parameters.columns
-        outer_b, reduction_b = instruction.b + self._outer(instruction, "b"), self._reduction(instruction, "b")
+        outer_b, reduction_b = instruction.b + self._outer(instruction, "b") & _ADDRESS, self._reduction(instruction, "b")
         factors, bound = self._plane_factors(instruction)
         exact = bound * rows * 128 < 1 << 53
         accumulators = np.empty((len(outer_b), columns), np.int64)
@@ -185,7 +188,7 @@ class CoreModel:
             lanes = words.reshape(len(words), -1).astype(np.float64 if exact else np.int64)
             for first in np.unique(outer_b[outer]).tolist():
                 if first not in weights:
-                    trits = self._trits(first + reduction_b).reshape(-1, columns, rows) * factors[:, None, None]
+                    trits = self._trits(first + reduction_b & _ADDRESS).reshape(-1, columns, rows) * factors[:, None, None]
                     weights[first] = np.ascontiguousarray(trits.transpose(0, 2, 1).reshape(-1, columns), lanes.dtype)
                 chosen = np.flatnonzero(outer_b[outer] == first)
                 accumulators[start + chosen] = lanes[chosen] @ weights[first]
@@ -246,11 +249,11 @@ class CoreModel:
 
     def _elementwise(self, instruction: Instruction) -> None:
         count = len(instruction.loops)
-        addresses = instruction.a + walk(instruction, "a", 0, count)
+        addresses = instruction.a + walk(instruction, "a", 0, count) & _ADDRESS
         self._check_all("activation byte", addresses, self.parameters.activation_bytes)
         first, second = self._activations[addresses].astype(np.int64), None
         if instruction.two_operands:
-            addresses = instruction.b + walk(instruction, "b", 0, count)
+            addresses = instruction.b + walk(instruction, "b", 0, count) & _ADDRESS
             self._check_all("activation byte", addresses, self.parameters.activation_bytes)
             second = self._activations[addresses].astype(np.int64)
         codes = self._requantise(instruction, instruction.p + walk(instruction, "p", 0, count), first, second)
@@ -258,6 +261,7 @@ class CoreModel:
 
     def _requantise(self, instruction: Instruction, record: np.ndarray, values: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
         """Codes (int8) of ``values`` by the records that begin at ``record``, all (n,); see :mod:`tritloom.hw.arch.record`."""
+        record = record & _RECORD
         self._check_all("record", np.stack([record, record + max(1, instruction.records) - 1]), self.parameters.record_words)
         start, multiplier, bias, shift, half_even = self._record_fields()
         if second is not None:
@@ -290,6 +294,7 @@ class CoreModel:
         return fields
 
     def _store(self, targets: np.ndarray, values: np.ndarray) -> None:
+        targets = targets & _ADDRESS
         self._check_all("activation byte", targets, self.parameters.activation_bytes)
         self._activations[targets.ravel()] = values.ravel()
 

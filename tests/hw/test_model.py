@@ -208,10 +208,20 @@ def test_unknown_opcodes_and_loop_counts_are_faults(words):
     assert (model.state, model.fault) == (State.IDLE, Fault.NONE)
 
 
-@pytest.mark.parametrize("fields", [{"a": 31}, {"o": 31}, {"p": 2}, {"p": 1, "records": 2}])
+@pytest.mark.parametrize("fields", [{"a": 31}, {"o": 31}, {"a": 2**32 - 1}, {"p": 2}, {"p": 1, "records": 2}])
 def test_addresses_beyond_a_memory_are_refused(fields):
     with pytest.raises(ValueError, match=r"address must be from 0 to \d+, not \d+$"):
         boot([copy(**fields), Instruction(opcode=Opcode.HALT)]).run()
+
+
+def test_padding_may_start_before_address_0():
+    padded = Instruction(
+        opcode=Opcode.POOL, loops=(Loop(last=1, a_step=4, x_step=1), Loop(last=1, a_step=4, x_step=1, o_step=4)), reduce_loops=1,
+        padded=True, a=2**32 - 4, o=16, x=-1, height=1, width=1,
+    )  # fmt: skip
+    model = boot([padded, Instruction(opcode=Opcode.HALT)])
+    model.run()
+    assert model.read(16, 4) == bytes([1, 2, 3, 4])
 
 
 def test_writes_are_whole_words_inside_the_memory():
