@@ -1,0 +1,1 @@
+"""Weight and activation quantisers, and exact step functions between integer tensors."""
