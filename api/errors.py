@@ -20,8 +20,8 @@ class TritloomError(Exception):
     exit_code = 1
 
 
-class UserError(TritloomError):
-    """A bad option, path, board name, array file or configuration value."""
+class UserError(TritloomError, ValueError):
+    """A bad option, path, board name, array, array file or configuration value."""
 
 
 class ModelError(TritloomError):

@@ -1,0 +1,186 @@
+"""From a trained model to a compiled one: the integer program, its source, and a schedule for each board."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from tritloom.boards import fit, get_board
+from tritloom.compiler.frontend import lower
+from tritloom.compiler.image import Artefact, artefact_digest, read_artefact, write_artefact
+from tritloom.compiler.ir.program import Program
+from tritloom.compiler.schedule import Schedule, schedule
+from tritloom.errors import UserError
+from tritloom.files import read_arrays, read_bytes, replacing
+
+__all__ = ["DEFAULT_BOARD", "METHODS", "CompiledModel", "compile", "open_model"]
+
+DEFAULT_BOARD = "sim"
+"""A core of fixed array whose memories are as large as the model needs: for simulation, on no real part."""
+
+METHODS = ("auto", "twn", "absmean", "planes")
+"""How float weights become ternary digits; ``auto`` keeps integer weights and takes the best method for each float one."""
+
+LARGEST_PLANES = 8
+
+_ARTEFACT_MAGIC = b"PK\x03\x04"
+
+Source = str | os.PathLike[str] | bytes
+Calibration = str | os.PathLike[str] | Mapping[str, np.ndarray]
+
+
+class CompiledModel:
+    """A compiled model: what a ``.loom`` file holds, with schedules for further boards made when they are asked for.
+
+    Parameters
+    ----------
+    artefact
+        Source model, integer program and stored schedules.
+    """
+
+    def __init__(self, artefact: Artefact) -> None:
+        self._artefact = artefact
+        self._schedules: dict[str, Schedule] = dict(artefact.schedules)
+
+    @classmethod
+    def load(cls, source: Source) -> "CompiledModel":
+        """Read a ``.loom`` file, or its bytes. Raises :class:`UserError` or :class:`ModelError`."""
+        if isinstance(source, bytes):
+            with TemporaryDirectory(prefix="tritloom-") as folder:
+                path = Path(folder) / "model.loom"
+                path.write_bytes(source)
+                return cls(read_artefact(path))
+        read_bytes(source, "compiled model")
+        return cls(read_artefact(Path(source)))
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write a ``.loom`` file, whole or not at all; the same model gives the same bytes."""
+        with replacing(path) as temporary:
+            write_artefact(temporary, self._artefact)
+
+    @property
+    def artefact(self) -> Artefact:
+        return self._artefact
+
+    @property
+    def program(self) -> Program:
+        return self._artefact.program
+
+    @property
+    def source(self) -> bytes:
+        """The ONNX model that this was compiled from."""
+        return self._artefact.source
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What the compiler chose, one sentence each."""
+        return tuple(self._artefact.settings.get("notes", ()))
+
+    @property
+    def boards(self) -> tuple[str, ...]:
+        """Boards whose schedules are stored."""
+        return tuple(self._artefact.schedules)
+
+    @property
+    def digest(self) -> str:
+        """Hexadecimal digest of everything that decides the results."""
+        digest = artefact_digest(self._artefact)
+        return digest.hex() if isinstance(digest, bytes) else digest
+
+    def schedule(self, board: str = DEFAULT_BOARD) -> Schedule:
+        """The schedule for ``board``, made if it is not stored. Raises :class:`UserError`, or :class:`ModelError` when nothing fits."""
+        found = get_board(board)
+        if found.name not in self._schedules:
+            self._schedules[found.name] = schedule(self.program, fit(found, self.program))
+        return self._schedules[found.name]
+
+    def with_schedule(self, board: str, made: Schedule | None = None) -> "CompiledModel":
+        """The same model with the schedule of ``board`` stored; ``made`` replaces the default one."""
+        name = get_board(board).name
+        chosen = self.schedule(name) if made is None else made
+        return CompiledModel(replace(self._artefact, schedules={**self._artefact.schedules, name: chosen}))
+
+
+def compile(
+    model: Source,
+    *,
+    board: str = DEFAULT_BOARD,
+    calibration: Calibration | None = None,
+    method: str = "auto",
+    planes: int | None = None,
+    activation_bits: int = 8,
+    name: str | None = None,
+) -> CompiledModel:
+    """Lower an ONNX model to ternary integers and schedule it for a board.
+
+    Parameters
+    ----------
+    model
+        Path or bytes of an ONNX model.
+    board
+        Whose core to schedule for; the default is the simulated core.
+    calibration
+        Samples of the inputs, by name and with a batch axis, or the path of an ``.npz`` file of them. Needed when the model
+        does not quantise its own activations.
+    method, planes
+        How float weights become digits (:data:`METHODS`) and how many digit planes they may take.
+    activation_bits
+        Width of activations that the model itself does not quantise, 2 to 8.
+    name
+        Name of the program; by default the file's name without its extension.
+
+    Raises :class:`UserError` for a wrong argument and :class:`ModelError` for a model that cannot be lowered or scheduled.
+    """
+    found = get_board(board)
+    if method not in METHODS:
+        raise UserError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
+    if planes is not None and not 1 <= planes <= LARGEST_PLANES:
+        raise UserError(f"planes must be from 1 to {LARGEST_PLANES}, not {planes}")
+    if not 2 <= activation_bits <= 8:
+        raise UserError(f"activation_bits must be from 2 to 8, not {activation_bits}")
+    data = model if isinstance(model, bytes) else read_bytes(model, "model")
+    title = name or ("model" if isinstance(model, bytes) else Path(model).stem)
+    samples = calibration if calibration is None or isinstance(calibration, Mapping) else read_arrays(calibration, "calibration file")
+    lowered = lower(
+        data,
+        name=title,
+        calibration=None if samples is None else dict(samples),
+        method=method,
+        planes=planes,
+        activation_bits=activation_bits,
+    )
+    settings = {
+        "method": method,
+        "planes": planes,
+        "activation_bits": activation_bits,
+        "calibration": None if samples is None else _digest_of(samples),
+        "notes": list(lowered.notes),
+    }
+    artefact = Artefact(source=data, program=lowered.program, schedules={}, settings=settings)
+    return CompiledModel(artefact).with_schedule(found.name)
+
+
+def open_model(
+    model: "CompiledModel | Source", *, calibration: Calibration | None = None, method: str = "auto", planes: int | None = None
+) -> CompiledModel:
+    """A compiled model from itself, a ``.loom`` file, an ONNX model (which is compiled), or the bytes of either."""
+    if isinstance(model, CompiledModel):
+        return model
+    data = model if isinstance(model, bytes) else read_bytes(model, "model")
+    if data.startswith(_ARTEFACT_MAGIC) or (not isinstance(model, bytes) and Path(model).suffix == ".loom"):
+        return CompiledModel.load(model)
+    return compile(model, calibration=calibration, method=method, planes=planes)
+
+
+def _digest_of(samples: Mapping[str, np.ndarray]) -> str:
+    """SHA-256 over names, types, shapes and values of the calibration samples: ranges are recorded inputs."""
+    digest = hashlib.sha256()
+    for name in sorted(samples):
+        array = np.ascontiguousarray(samples[name])
+        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,43 @@
+"""Cycles, multiply-accumulates and size of a compiled model on a board, without any tool."""
+
+from dataclasses import dataclass
+
+from tritloom.boards import get_board
+from tritloom.compiled import DEFAULT_BOARD, CompiledModel
+
+__all__ = ["Estimate", "LayerEstimate", "estimate"]
+
+
+@dataclass(frozen=True)
+class LayerEstimate:
+    """One layer. ``macs`` counts a multiply-accumulate once however many digit planes it takes; ``utilisation`` is 0 to 1."""
+
+    name: str
+    cycles: int
+    macs: int
+    utilisation: float
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """``cycles`` is what the core counts for one inference. ``cells`` are estimated LUTs, ``clock_mhz`` the board's usual clock;
+    both are ``None`` for the simulated board."""
+
+    board: str
+    cycles: int
+    macs: int
+    layers: tuple[LayerEstimate, ...]
+    cells: int | None
+    clock_mhz: float | None
+
+    @property
+    def inferences_per_second(self) -> float | None:
+        return None if self.clock_mhz is None else self.clock_mhz * 1e6 / self.cycles
+
+
+def estimate(model: CompiledModel, *, board: str = DEFAULT_BOARD) -> Estimate:
+    """Estimate one inference. Raises :class:`UserError` for an unknown board, :class:`ModelError` when the model does not fit it."""
+    found = get_board(board)
+    plan = model.schedule(board)
+    layers = tuple(LayerEstimate(layer.name, layer.cycles, layer.macs, float(layer.utilisation)) for layer in plan.layers)
+    return Estimate(found.name, plan.cycles, plan.macs, layers, None, None)

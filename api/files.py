@@ -1,0 +1,126 @@
+"""Reading and writing the user's files: arrays by name, and output files that are whole or absent."""
+
+import os
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import mkstemp
+
+import numpy as np
+
+from tritloom.errors import UserError
+
+__all__ = ["LARGEST_ARRAY_FILE", "read_arrays", "read_bytes", "replacing", "write_arrays", "write_bytes"]
+
+LARGEST_ARRAY_FILE = 4 << 30
+"""Bytes that the arrays of one input file may take in memory."""
+
+
+def read_bytes(path: str | os.PathLike[str], what: str) -> bytes:
+    """Contents of a file. Raises :class:`UserError` naming ``what`` the file was meant to be when it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{what} {os.fspath(path)!r} cannot be read: {error.strerror or error}") from error
+
+
+def read_arrays(path: str | os.PathLike[str], what: str = "array file") -> dict[str, np.ndarray]:
+    """Every array of an ``.npz`` file by name. Never unpickles.
+
+    Raises :class:`UserError` when the file is absent, is no ``.npz`` file, is damaged, or holds Python objects.
+    """
+    shown = os.fspath(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+            if size > LARGEST_ARRAY_FILE:
+                raise UserError(f"{what} {shown!r} holds {size} bytes of arrays; at most {LARGEST_ARRAY_FILE} are read")
+            arrays = {}
+            for entry in archive.infolist():
+                with archive.open(entry) as stream:
+                    name = entry.filename.removesuffix(".npy")
+                    arrays[name] = _read_array(stream, entry.file_size)
+    except OSError as error:
+        raise UserError(f"{what} {shown!r} cannot be read: {error.strerror or error}") from error
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        ValueError,
+        EOFError,
+        NotImplementedError,
+        RuntimeError,
+        SyntaxError,
+        TypeError,
+        MemoryError,
+    ) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{what} {shown!r} is not a readable .npz file ({reason}); write one with numpy.savez(path, name=array)") from error
+    if not arrays:
+        raise UserError(f"{what} {shown!r} holds no arrays; write one with numpy.savez(path, name=array)")
+    return arrays
+
+
+def _read_array(stream: zipfile.ZipExtFile, size: int) -> np.ndarray:  # type: ignore[type-arg]
+    """One ``.npy`` member; its header may not promise more bytes than the member holds."""
+    version = np.lib.format.read_magic(stream)
+    header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = header(stream)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects, which are never loaded")
+    count = 1
+    for length in shape:
+        count *= length
+    if count < 0 or count * dtype.itemsize > size:
+        raise ValueError("an array is shorter than its header says")
+    data = stream.read(count * dtype.itemsize)
+    if len(data) != count * dtype.itemsize:
+        raise ValueError("an array is cut short")
+    array = np.frombuffer(data, dtype=dtype, count=count)
+    return array.reshape(shape[::-1]).T if fortran else array.reshape(shape)
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A temporary name beside ``path`` that takes its place when the block succeeds and is removed when it fails.
+
+    Raises :class:`UserError` when the folder cannot be written.
+    """
+    target = Path(path)
+    try:
+        handle, name = mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        os.close(handle)
+    except OSError as error:
+        raise UserError(f"output file {os.fspath(path)!r} cannot be written: {error.strerror or error}") from error
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(target)
+    except OSError as error:
+        raise UserError(f"output file {os.fspath(path)!r} cannot be written: {error.strerror or error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a whole file or none."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_arrays(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an ``.npz`` file: stored, fixed dates, any array name; a whole file or none."""
+    with replacing(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as stream:
+                np.lib.format.write_array(stream, np.ascontiguousarray(array), allow_pickle=False)

@@ -1,0 +1,153 @@
+"""Inference in the call shapes of ONNX Runtime."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+
+from tritloom.compiled import DEFAULT_BOARD, CompiledModel, Source, open_model
+from tritloom.compiler.golden import dequantise_outputs, quantise_inputs
+from tritloom.compiler.ir.program import InputSpec, OutputSpec, Tensor
+from tritloom.errors import MissingToolError, UserError
+from tritloom.sim.backends import Backend, open_backend
+
+__all__ = ["PROVIDERS", "InferenceSession", "NodeArg", "Quantisation"]
+
+PROVIDERS = ("golden", "amaranth", "verilator")
+"""What can run a program: the NumPy definition, and two simulators of the core's gateware."""
+
+_TYPES = {"float32": "tensor(float)", "float64": "tensor(double)", "float16": "tensor(float16)"}
+
+
+@dataclass(frozen=True)
+class Quantisation:
+    """Grid of an integer tensor: ``real = scale * (code - zero_point)``, one entry or one a channel."""
+
+    scale: tuple[Fraction, ...]
+    zero_point: tuple[int, ...]
+    bits: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class NodeArg:
+    """A graph input or output as ONNX Runtime describes it, with the grid of its integer tensor."""
+
+    name: str
+    shape: list[int | str]
+    type: str
+    quant: Quantisation
+
+
+class InferenceSession:
+    """Runs a compiled model. Providers never fall back silently.
+
+    Parameters
+    ----------
+    program
+        A :class:`tritloom.CompiledModel`, the path of a ``.loom`` file or of an ONNX model, or the bytes of either.
+    sess_options
+        Only ``None``: there are no session options.
+    providers
+        Names from :data:`PROVIDERS`, or pairs of a name and its options. When several are listed, the first whose tools are
+        installed is used, and :meth:`get_providers` tells which.
+    provider_options
+        One mapping a provider; the only option is ``board``, whose core is simulated (default ``sim``).
+
+    Raises :class:`UserError`, :class:`ModelError`, or :class:`MissingToolError` when no listed provider can run.
+    """
+
+    def __init__(
+        self,
+        program: CompiledModel | Source,
+        sess_options: None = None,
+        providers: Sequence[str | tuple[str, Mapping[str, Any]]] | None = None,
+        provider_options: Sequence[Mapping[str, Any]] | None = None,
+    ) -> None:
+        if sess_options is not None:
+            raise UserError("sess_options must be None; tritloom has no session options")
+        if isinstance(providers, str | os.PathLike):
+            raise UserError(f"providers must be a list of names, not {providers!r}; write [{providers!r}]")
+        wanted = _wanted(providers if providers is not None else ["golden"], provider_options)
+        self._model = open_model(program)
+        self._cycles: int | None = None
+        self._provider, self._backend = self._open(wanted)
+
+    def _open(self, wanted: list[tuple[str, str]]) -> tuple[str, Backend]:
+        missing: MissingToolError | None = None
+        for name, board in wanted:
+            try:
+                digest = bytes.fromhex(self._model.digest)[:8]
+                return name, open_backend(name, self._model.program, self._model.schedule(board), digest=digest)
+            except MissingToolError as error:
+                missing = missing or error
+        if missing is None:
+            raise UserError(f"providers must name at least one of {', '.join(PROVIDERS)}")
+        raise missing
+
+    def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, np.ndarray], run_options: None = None) -> list[np.ndarray]:
+        """Outputs for a batch of inputs; the first axis of every array is the batch, whatever batch the model declares.
+
+        Raises :class:`UserError` (a :class:`ValueError`) for missing, unknown, misshapen or non-finite inputs.
+        """
+        if run_options is not None:
+            raise UserError("run_options must be None; tritloom has no run options")
+        known = [spec.name for spec in self._model.program.outputs]
+        names = list(output_names) if output_names else known
+        for name in names:
+            if name not in known:
+                raise UserError(f"the model has no output {name!r}; its outputs are {', '.join(known)}")
+        codes = quantise_inputs(self._model.program, dict(input_feed))
+        tensors, self._cycles = self._backend.run(codes)
+        outputs = dequantise_outputs(self._model.program, tensors)
+        return [outputs[name] for name in names]
+
+    @property
+    def model(self) -> CompiledModel:
+        return self._model
+
+    @property
+    def last_cycles(self) -> int | None:
+        """Clock cycles from start to done in the last :meth:`run`, summed over its batch; ``None`` before it.
+
+        The simulated core counts them; golden reports what the schedule says.
+        """
+        return self._cycles
+
+    def get_providers(self) -> list[str]:
+        return [self._provider]
+
+    def get_inputs(self) -> list[NodeArg]:
+        return [self._describe(spec) for spec in self._model.program.inputs]
+
+    def get_outputs(self) -> list[NodeArg]:
+        return [self._describe(spec) for spec in self._model.program.outputs]
+
+    def _describe(self, spec: InputSpec | OutputSpec) -> NodeArg:
+        tensor: Tensor = self._model.program.tensors[spec.tensor]
+        grid = Quantisation(tensor.scale, tensor.zero_point, tensor.bits, tensor.low, tensor.high)
+        return NodeArg(spec.name, list(spec.shape), _TYPES.get(spec.dtype, f"tensor({spec.dtype})"), grid)
+
+
+def _wanted(
+    providers: Sequence[str | tuple[str, Mapping[str, Any]]], provider_options: Sequence[Mapping[str, Any]] | None
+) -> list[tuple[str, str]]:
+    """Names and boards of the listed providers, checked."""
+    if provider_options is not None and len(provider_options) != len(providers):
+        raise UserError(f"provider_options must have one entry a provider, {len(providers)}, not {len(provider_options)}")
+    wanted = []
+    for index, entry in enumerate(providers):
+        name, options = (entry, {}) if isinstance(entry, str) else (entry[0], dict(entry[1]))
+        if provider_options is not None:
+            options = {**options, **provider_options[index]}
+        if name not in PROVIDERS:
+            raise UserError(f"provider must be one of {', '.join(PROVIDERS)}, not {name!r}")
+        unknown = sorted(set(options) - {"board"})
+        if unknown:
+            raise UserError(f"provider {name!r} has no option {unknown[0]!r}; its only option is 'board'")
+        wanted.append((name, str(options.get("board", DEFAULT_BOARD))))
+    return wanted

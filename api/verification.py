@@ -1,0 +1,190 @@
+"""Comparison of every integer tensor: simulators against golden, and golden against an independent reading of the model.
+
+Golden is the definition of every integer. A candidate (a simulator of the gateware) must equal it on every tensor. The
+outside witness (ONNX Runtime, or the qonnx executor for custom operators) computes the model in float32; it is
+compared in integer codes of each graph output, and may differ only where float rounding decides a step.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from tritloom.compiled import DEFAULT_BOARD, CompiledModel, Source, open_model
+from tritloom.compiler import golden
+from tritloom.compiler.ir.program import OutputSpec, Program, Tensor
+from tritloom.errors import UserError
+from tritloom.session import PROVIDERS
+from tritloom.sim.backends import open_backend
+from tritloom.sim.compare import Difference, TensorComparison, compare_tensors, first_difference, top1_agreement
+from tritloom.sim.witness import run_witness
+
+__all__ = ["DEFAULT_SAMPLES", "Verification", "verify"]
+
+DEFAULT_SAMPLES = 20
+
+CHUNK = 16
+"""Samples traced between two reports of progress."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how many samples are done, and how many there are (0 when that is not known)."""
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Result of :func:`verify`. ``exact`` speaks of the candidates against golden, not of the outside witness."""
+
+    samples: int
+    comparisons: tuple[TensorComparison, ...]
+
+    @property
+    def exact(self) -> bool:
+        return all(comparison.mismatches == 0 for comparison in self.against("golden"))
+
+    @property
+    def first(self) -> Difference | None:
+        """The first difference between a candidate and golden."""
+        return first_difference(list(self.against("golden")))
+
+    def against(self, reference: str) -> tuple[TensorComparison, ...]:
+        """Comparisons with one reference, ``golden`` or ``onnx``."""
+        return tuple(comparison for comparison in self.comparisons if comparison.reference == reference)
+
+
+def verify(
+    model: CompiledModel | Source,
+    *,
+    on: Sequence[str] = ("golden", "verilator"),
+    board: str = DEFAULT_BOARD,
+    feeds: Mapping[str, np.ndarray] | None = None,
+    samples: int | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Verification:
+    """Compare every tensor of every candidate in ``on`` with golden, and golden with the outside witness.
+
+    Parameters
+    ----------
+    model
+        A compiled model, or whatever :class:`tritloom.InferenceSession` accepts.
+    on
+        Names from :data:`tritloom.session.PROVIDERS`; golden is always the reference.
+    feeds
+        Inputs by name, first axis the batch. By default ``samples`` (20) random inputs on the model's own input grid.
+    samples
+        With ``feeds``, only so many of them from the first.
+    seed
+        Of the random inputs.
+
+    Raises :class:`UserError` for a wrong argument, :class:`MissingToolError` when a candidate cannot run.
+    """
+    for name in on:
+        if name not in PROVIDERS:
+            raise UserError(f"candidate must be one of {', '.join(PROVIDERS)}, not {name!r}")
+    if samples is not None and samples < 1:
+        raise UserError(f"samples must be 1 or more, not {samples}")
+    if seed < 0:
+        raise UserError(f"seed must be 0 or more, not {seed}")
+    tell = progress or (lambda name, done, total: None)
+    compiled = open_model(model)
+    program = compiled.program
+    if feeds is None:
+        feeds = golden.random_feeds(program, samples or DEFAULT_SAMPLES, seed)
+    elif samples is not None:
+        feeds = {name: np.asarray(array)[:samples] for name, array in feeds.items()}
+    codes = golden.quantise_inputs(program, dict(feeds))
+    count = len(next(iter(codes.values())))
+    expected = golden.run(program, codes)
+    comparisons: list[TensorComparison] = []
+    for name in dict.fromkeys(on):
+        if name != "golden":
+            got = _trace(compiled, name, board, codes, count, tell)
+            comparisons += compare_tensors(program, {key: expected[key] for key in expected if key not in codes}, got, candidate=name)
+    tell("outside witness", 0, count)
+    comparisons += _against_witness(compiled, _on_grid(program, feeds, codes), expected)
+    tell("outside witness", count, count)
+    return Verification(count, tuple(comparisons))
+
+
+def _trace(
+    compiled: CompiledModel, name: str, board: str, codes: dict[str, np.ndarray], count: int, tell: Progress
+) -> dict[str, np.ndarray]:
+    """Every tensor of a candidate."""
+    tell(name, 0, count)
+    parts: list[dict[str, np.ndarray]] = []
+    with open_backend(name, compiled.program, compiled.schedule(board), digest=bytes.fromhex(compiled.digest)[:8]) as backend:
+        for start in range(0, count, CHUNK):
+            parts.append(backend.trace({tensor: array[start : start + CHUNK] for tensor, array in codes.items()}))
+            tell(name, min(start + CHUNK, count), count)
+    return {tensor: np.concatenate([part[tensor] for part in parts]) for tensor in parts[0]}
+
+
+def _on_grid(program: Program, feeds: Mapping[str, np.ndarray], codes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Feeds for the witness: an input whose grid the model itself does not state is moved to the grid it was given."""
+    moved = {}
+    for spec in program.inputs:
+        array = np.asarray(feeds[spec.name])
+        tensor = program.tensors[spec.tensor]
+        if tensor.source == "calibration" and len(spec.prologue) == 1:
+            flat = codes[spec.tensor].reshape(len(array), -1)
+            reals = _reals(tensor, flat, np.arange(flat.shape[1]))
+            if spec.index is not None:
+                placed = np.empty_like(reals)
+                placed[:, spec.index.ravel()] = reals
+                reals = placed
+            array = reals.reshape(array.shape).astype(array.dtype)
+        moved[spec.name] = array
+    return moved
+
+
+def _grid(tensor: Tensor, elements: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale and zero point, float64, of elements given by their flat (C, H, W) index."""
+    channels = elements // (tensor.shape[1] * tensor.shape[2])
+    scale = np.array([float(value) for value in tensor.scale])
+    zero = np.array(tensor.zero_point, dtype=np.float64)
+    return scale[channels % len(scale)], zero[channels % len(zero)]
+
+
+def _reals(tensor: Tensor, codes: np.ndarray, elements: np.ndarray) -> np.ndarray:
+    scale, zero = _grid(tensor, elements)
+    return scale * (codes - zero)
+
+
+def _against_witness(compiled: CompiledModel, feeds: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> list[TensorComparison]:
+    specs = compiled.program.outputs
+    names = [spec.witness or spec.name for spec in specs]
+    found = run_witness(compiled.source, feeds, outputs=list(dict.fromkeys(names)))
+    return [
+        _against_floats(compiled.program, spec, expected[spec.tensor], np.asarray(found[name]))
+        for spec, name in zip(specs, names, strict=True)
+    ]
+
+
+def _against_floats(program: Program, spec: OutputSpec, codes: np.ndarray, floats: np.ndarray) -> TensorComparison:
+    """Codes of one graph output against the witness's floats on the same grid, ``clamp(rint(x / scale) + zero_point)``."""
+    tensor = program.tensors[spec.tensor]
+    samples = len(codes)
+    elements = np.arange(tensor.elements) if spec.index is None else np.asarray(spec.index).ravel()
+    ours = codes.reshape(samples, -1)[:, elements].astype(np.int64)
+    reference = floats.reshape(samples, -1).astype(np.float64)
+    result = {"reference": "onnx", "candidate": "golden", "tensor": spec.name, "values": ours.size}
+    if reference.shape != ours.shape:
+        return TensorComparison(**result, mismatches=ours.size, top1_agreement=0.0, first=None)
+    scale, zero = _grid(tensor, elements)
+    theirs = np.clip(np.rint(reference / scale) + zero, tensor.low, tensor.high).astype(np.int64)
+    wrong = np.argwhere(theirs != ours)
+    first = None
+    if len(wrong):
+        sample, position = (int(value) for value in wrong[0])
+        index = tuple(int(value) for value in np.unravel_index(int(elements[position]), tensor.shape))
+        producers = program.producer(spec.tensor)
+        first = Difference(
+            layer=producers[-1].name if producers else spec.name,
+            tensor=spec.name,
+            sample=sample,
+            index=(index[0], index[1], index[2]),
+            expected=int(theirs[sample, position]),
+            got=int(ours[sample, position]),
+        )
+    agreement = top1_agreement(_reals(tensor, theirs, elements), _reals(tensor, ours, elements))
+    return TensorComparison(**result, mismatches=len(wrong), top1_agreement=agreement, first=first)
