@@ -1,0 +1,210 @@
+"""A program for one core: instructions, memory images, placements, cycle and multiply-accumulate counts."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from tritloom.compiler.ir.program import Convolution, Program, SumPool
+from tritloom.compiler.schedule.layout import Placement, place
+from tritloom.compiler.schedule.lower import Lowering, count_macs
+from tritloom.errors import ModelError
+from tritloom.hw.arch.isa import Instruction, Opcode, assemble
+from tritloom.hw.arch.parameters import CoreParameters
+from tritloom.hw.arch.record import RECORD_BYTES
+from tritloom.hw.arch.timing import instruction_cycles
+
+__all__ = ["Needs", "Schedule", "ScheduledLayer", "accumulator_bits", "memory_needs", "schedule", "sim_parameters"]
+
+LARGEST_MEMORY = 1 << 22
+LARGEST_REGISTER = 1 << 16
+"""Reach of the 16-bit program counter and record register."""
+
+SIM_SMALLEST = {"weight_words": 1024, "activation_words": 1024, "record_words": 256, "program_words": 1024}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduledLayer:
+    """The instructions of one operation and what they cost.
+
+    ``operation`` is its index in the program, ``pc`` its first program word, ``words`` their length, ``instructions`` their number.
+    ``outputs`` names the tensors that are complete when the last one has run, and readable until another layer reuses their bytes.
+    ``utilisation`` is ``macs / (rows * columns * cycles)``.
+    """
+
+    name: str
+    operation: int
+    pc: int
+    words: int
+    instructions: int
+    macs: int
+    cycles: int
+    utilisation: float
+    outputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """What the memories of one core hold for a program.
+
+    ``weights`` is uint8 (words, bytes of a weight word), ``records`` the bytes of the record memory; ``cycles`` counts a whole run,
+    HALT included, and equals the core's counter; ``macs`` counts each multiply-accumulate once.
+    """
+
+    parameters: CoreParameters
+    instructions: tuple[Instruction, ...]
+    layers: tuple[ScheduledLayer, ...]
+    placements: dict[str, Placement]
+    program_words: list[int]
+    weights: np.ndarray
+    records: bytes
+    cycles: int
+    macs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """Smallest memories (in words) and accumulator that hold a program on an array of some shape."""
+
+    weight_words: int
+    activation_words: int
+    record_words: int
+    program_words: int
+    accumulator_bits: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Lowered:
+    instructions: list[list[Instruction]]
+    placements: dict[str, Placement]
+    weights: np.ndarray
+    records: bytes
+    needs: Needs
+
+
+def accumulator_bits(program: Program) -> int:
+    """Width of the signed accumulator that every layer's proven bounds need, at least 16."""
+    bits = 16
+    for operation in program.operations:
+        if isinstance(operation, (Convolution, SumPool)):
+            bits = max(bits, _signed_bits(operation.acc_low), _signed_bits(operation.acc_high))
+    return bits
+
+
+def _signed_bits(value: int) -> int:
+    return (value if value >= 0 else ~value).bit_length() + 1
+
+
+def _lower(program: Program, *, rows: int, columns: int, weight_encoding: str) -> _Lowered:
+    placements, activation_bytes = place(program, rows)
+    lowering = Lowering(program=program, placements=placements, rows=rows, columns=columns, encoding=weight_encoding)
+    instructions = [lowering.lower(operation) for operation in program.operations]
+    weights, records = lowering.weights, lowering.records
+    needs = Needs(
+        weight_words=len(weights),
+        activation_words=activation_bytes // rows,
+        record_words=len(records) // RECORD_BYTES,
+        program_words=sum(instruction.words for group in instructions for instruction in group) + 1,
+        accumulator_bits=accumulator_bits(program),
+    )
+    return _Lowered(instructions=instructions, placements=placements, weights=weights, records=records, needs=needs)
+
+
+def memory_needs(program: Program, *, rows: int, columns: int, weight_encoding: str) -> Needs:
+    """Memories and accumulator width that ``program`` needs on an array of this shape; nothing is checked against a core."""
+    return _lower(program, rows=rows, columns=columns, weight_encoding=weight_encoding).needs
+
+
+def sim_parameters(program: Program) -> CoreParameters:
+    """Core of the board ``sim``: a fixed 16x16 array with memories of a few sizes (powers of four), so that simulators are shared.
+
+    Raises :class:`ModelError` for a program that no core can address.
+    """
+    needs = memory_needs(program, rows=16, columns=16, weight_encoding="trit2")
+    depths = {}
+    for field, depth in SIM_SMALLEST.items():
+        needed = getattr(needs, field)
+        limit = _limit(field)
+        while depth < needed:
+            depth *= 4
+        if needed > limit:
+            raise ModelError(f"model {program.name!r} needs {needed} {_NOUNS[field]}, more than the {limit} that a core can address; use a smaller model")
+        depths[field] = min(depth, limit)
+    return CoreParameters(rows=16, columns=16, accumulator_bits=32, weight_encoding="trit2", weight_storage="block", **depths)
+
+
+_NOUNS = {
+    "weight_words": "weight words",
+    "activation_words": "activation words",
+    "record_words": "requantisation records",
+    "program_words": "program words",
+}
+
+
+def _limit(field: str) -> int:
+    return LARGEST_REGISTER if field in ("record_words", "program_words") else LARGEST_MEMORY
+
+
+def _check_fit(program: Program, needs: Needs, parameters: CoreParameters) -> None:
+    """Raise :class:`ModelError` with one sentence when a memory or the accumulator is too small."""
+    for operation in program.operations:
+        if isinstance(operation, (Convolution, SumPool)):
+            bits = max(_signed_bits(operation.acc_low), _signed_bits(operation.acc_high))
+            if bits > parameters.accumulator_bits:
+                raise ModelError(
+                    f"layer {operation.name!r} reaches accumulator values from {operation.acc_low} to {operation.acc_high} and needs {bits} bits, "
+                    f"but the core's accumulators have {parameters.accumulator_bits}; use a core with accumulator_bits of {bits} or more"
+                )
+    advice = {
+        "weight_words": "a larger part, fewer digit planes or a smaller model",
+        "activation_words": "a larger part or smaller feature maps",
+        "record_words": "a larger part or fewer channels",
+        "program_words": "a larger part or fewer layers",
+    }
+    for field, hint in advice.items():
+        needed, available = getattr(needs, field), min(getattr(parameters, field), _limit(field))
+        if needed > available:
+            raise ModelError(
+                f"model {program.name!r} needs {needed} {_NOUNS[field]} on a {parameters.rows}x{parameters.columns} array, but the core has {available}; use {hint}"
+            )
+
+
+def schedule(program: Program, parameters: CoreParameters) -> Schedule:
+    """Schedule an integer program on a core.
+
+    Raises :class:`ModelError` with one sentence when a memory or the accumulator is too small (which, needed, available, what to do), or an
+    operation does not fit the instruction set. The result depends on the arguments only.
+    """
+    lowered = _lower(program, rows=parameters.rows, columns=parameters.columns, weight_encoding=parameters.weight_encoding)
+    _check_fit(program, lowered.needs, parameters)
+    last_writer = {operation.output: index for index, operation in enumerate(program.operations)}
+    layers, pc = [], 0
+    for index, (operation, group) in enumerate(zip(program.operations, lowered.instructions, strict=True)):
+        cycles = sum(instruction_cycles(instruction, parameters) for instruction in group)
+        macs = count_macs(program, operation)
+        words = sum(instruction.words for instruction in group)
+        layers.append(
+            ScheduledLayer(
+                name=operation.name,
+                operation=index,
+                pc=pc,
+                words=words,
+                instructions=len(group),
+                macs=macs,
+                cycles=cycles,
+                utilisation=macs / (parameters.macs_per_cycle * cycles) if cycles else 0.0,
+                outputs=(operation.output,) if last_writer[operation.output] == index else (),
+            )
+        )
+        pc += words
+    halt = Instruction(opcode=Opcode.HALT)
+    instructions = (*(instruction for group in lowered.instructions for instruction in group), halt)
+    return Schedule(
+        parameters=parameters,
+        instructions=instructions,
+        layers=tuple(layers),
+        placements=lowered.placements,
+        program_words=assemble(list(instructions)),
+        weights=lowered.weights,
+        records=lowered.records,
+        cycles=sum(layer.cycles for layer in layers) + instruction_cycles(halt, parameters),
+        macs=sum(layer.macs for layer in layers),
+    )
