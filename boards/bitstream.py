@@ -1,0 +1,338 @@
+"""From core parameters to a bitstream: elaborate, synthesise, place and route, pack; repeated until the clock holds.
+
+The clock of a board comes from its clock generator, so the frequency and the bits per second of the serial port are part of
+the design: a new frequency is a new netlist. :func:`build` asks for a good guess first, reads the achieved frequency from
+nextpnr's report, and builds again at the highest legal frequency not above it, until one holds and no worthwhile gain is left.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import platformdirs
+from filelock import FileLock
+
+from tritloom.boards.board import Board, serial_rate
+from tritloom.boards.pll import PllSetting
+from tritloom.boards.toolchain import run_tool, run_yosys, tool_version
+from tritloom.errors import BuildError, UserError
+from tritloom.hw.arch.parameters import CoreParameters
+
+__all__ = ["BuildResult", "build", "cache_folder"]
+
+Progress = Callable[[str], None]
+
+_FORMAT = 1
+"""Raised whenever the flow changes, so that no bitstream of an older flow is taken from the cache."""
+
+_ATTEMPTS = 5
+_WORTHWHILE = Fraction(103, 100)
+"""A clock that holds is given up for a faster one only for a gain of 3 % or more: an attempt costs a whole place-and-route run."""
+
+_TOOLS = {
+    "ice40": ("yosys", "nextpnr-ice40", "icepack"),
+    "ecp5": ("yosys", "nextpnr-ecp5", "ecppack"),
+    "gowin": ("yosys", "nextpnr-himbaechel-gowin", "gowin_pack"),
+}
+_SUFFIX = {"ice40": "bin", "ecp5": "bit", "gowin": "fs"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildResult:
+    """A finished build; everything but ``bitstream``, ``seconds`` and ``cached`` also stands in ``build.json``.
+
+    Parameters
+    ----------
+    bitstream
+        The file to load: ``.bin`` (iCE40), ``.bit`` (ECP5) or ``.fs`` (Gowin).
+    fmax_mhz
+        Highest frequency at which nextpnr's timing analysis of the routed design holds.
+    clock_mhz
+        What the clock generator makes; not above ``fmax_mhz``.
+    utilisation
+        nextpnr's cell names, each with ``used`` and ``available``.
+    macs_per_cycle
+        Ternary multiply-accumulates a clock: rows times columns.
+    seconds
+        Wall time of this call.
+    baud
+        Bits per second of the serial port.
+    parameters
+        The core that was built.
+    tools
+        Version of each tool.
+    cached
+        Whether the bitstream was found finished.
+    """
+
+    board: str
+    bitstream: Path
+    fmax_mhz: float
+    clock_mhz: float
+    utilisation: dict[str, dict[str, int]]
+    macs_per_cycle: int
+    seconds: float
+    baud: int
+    seed: int
+    parameters: CoreParameters
+    tools: dict[str, str] = field(default_factory=dict)
+    cached: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "bitstream": str(self.bitstream), "parameters": self.parameters.to_json()}
+
+
+def cache_folder() -> Path:
+    """Folder of finished builds: environment variable ``TRITLOOM_CACHE``, else the user's cache folder."""
+    return Path(os.environ.get("TRITLOOM_CACHE") or platformdirs.user_cache_dir("tritloom"))
+
+
+@contextmanager
+def _scratch(parent: Path) -> Iterator[Path]:
+    """A folder for one build, removed whatever happens."""
+    parent.mkdir(parents=True, exist_ok=True)
+    folder = Path(tempfile.mkdtemp(prefix="unfinished-", dir=parent))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _design(board: Board, parameters: CoreParameters, setting: PllSetting) -> tuple[dict[str, str], int]:
+    """Input files of the flow (netlist ``top.il``, pin constraints) and the serial rate."""
+    from tritloom.boards.top import Top  # loads all of the gateware, which only a build needs
+
+    baud, divisor = serial_rate(setting.frequency)
+    top = Top(board=board, parameters=parameters, setting=setting, divisor=divisor)
+    plan = board.make_platform().build(top, "top", do_build=False, emit_src=False)
+    wanted = {"ice40": "pcf", "ecp5": "lpf", "gowin": "cst"}[board.family]
+    return {name: _text(plan.files[name]) for name in ("top.il", f"top.{wanted}")}, baud
+
+
+def _text(content: str | bytes) -> str:
+    return content.decode() if isinstance(content, bytes) else content
+
+
+def _synthesis_script(board: Board, parameters: CoreParameters) -> str:
+    options = list(board.synthesis)
+    if board.family == "ice40" and parameters.weight_storage == "spram":
+        options.append("-spram")
+    command = f"synth_{board.family} {' '.join(options)}"
+    # Where the hierarchy still stands, adders become carry chains one by one. On the flattened design yosys would first merge
+    # chained adders into carry-save trees of tables, which costs 18 to 36 % more logic. Multipliers stay for the DSP cells.
+    begin_end = {"ice40": "flatten", "ecp5": "coarse", "gowin": "coarse"}[board.family]
+    return "\n".join(
+        [
+            "read_rtlil top.il",
+            f"{command} -top top -run begin:{begin_end}",
+            "proc",
+            "opt_expr",
+            "opt_clean",
+            "wreduce",
+            "opt_clean",
+            "alumacc * t:$mul %d",
+            "opt_clean",
+            f"{command} -top top -json top.json -run {begin_end}:",
+            "",
+        ]
+    )
+
+
+def _place_and_route(board: Board, cwd: Path, *, seed: int, mhz: float) -> None:
+    common = ["--json", "top.json", "--seed", str(seed), "--freq", f"{mhz:.6f}", "--timing-allow-fail", "--report", "report.json"]
+    files = {
+        "ice40": ["--pcf", "top.pcf", "--asc", "top.asc"],
+        "ecp5": ["--lpf", "top.lpf", "--textcfg", "top.config"],
+        "gowin": ["--vopt", "cst=top.cst", "--write", "routed.json"],
+    }[board.family]
+    run_tool(_TOOLS[board.family][1], [*board.place, *common, *files], cwd=cwd, log="nextpnr.log")
+
+
+def _pack(board: Board, cwd: Path) -> None:
+    bitstream = f"top.{_SUFFIX[board.family]}"
+    arguments = {
+        "ice40": ["top.asc", bitstream],
+        "ecp5": [*board.pack, "--input", "top.config", "--bit", bitstream],
+        "gowin": [*board.pack, "-o", bitstream, "routed.json"],
+    }[board.family]
+    run_tool(_TOOLS[board.family][2], arguments, cwd=cwd, log="pack.log")
+
+
+def _read_report(path: Path) -> tuple[float, dict[str, dict[str, int]]]:
+    """Lowest achieved frequency over all clocks, MHz, and the cells used and available."""
+    report = json.loads(path.read_text())
+    if not report.get("fmax"):
+        raise BuildError("nextpnr reports no clock in the design")
+    fmax = min(clock["achieved"] for clock in report["fmax"].values())
+    utilisation = {name: {"used": cell["used"], "available": cell["available"]} for name, cell in sorted(report["utilization"].items())}
+    return round(fmax, 3), utilisation
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Attempt:
+    setting: PllSetting
+    baud: int
+    fmax_mhz: float
+    utilisation: dict[str, dict[str, int]]
+    folder: Path
+
+    @property
+    def holds(self) -> bool:
+        return self.setting.mhz <= self.fmax_mhz
+
+
+def _attempt(board: Board, parameters: CoreParameters, setting: PllSetting, folder: Path, seed: int, say: Progress) -> _Attempt:
+    folder.mkdir()
+    files, baud = _design(board, parameters, setting)
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    say(f"synthesis for a clock of {setting.mhz:g} MHz")
+    run_yosys(_synthesis_script(board, parameters), cwd=folder)
+    say("place and route")
+    _place_and_route(board, folder, seed=seed, mhz=setting.mhz)
+    fmax, utilisation = _read_report(folder / "report.json")
+    say(f"{setting.mhz:g} MHz asked for, {fmax:g} MHz achieved")
+    return _Attempt(setting=setting, baud=baud, fmax_mhz=fmax, utilisation=utilisation, folder=folder)
+
+
+def _settle(board: Board, attempt: Callable[[PllSetting, int], _Attempt]) -> _Attempt:
+    """Attempts until a clock holds and nothing worthwhile is left to gain; the fastest that holds.
+
+    The next clock is the highest legal one not above what the last attempt achieved, and below all that failed; each failure
+    takes another 1 % off, because results scatter by a few per cent from netlist to netlist.
+    """
+    held: _Attempt | None = None
+    failed: list[Fraction] = []
+    setting = board.clock(board.guess_mhz * 1e6)
+    for number in range(1, _ATTEMPTS + 1):
+        done = attempt(setting, number)
+        if not done.holds:
+            failed.append(setting.frequency)
+        elif held is None or setting.frequency > held.setting.frequency:
+            held = done
+        limit = Fraction(done.fmax_mhz) * 1_000_000 * Fraction(100 - len(failed), 100)
+        setting = board.clock(min([limit, *(frequency - 1 for frequency in failed)]))
+        if held and setting.frequency < held.setting.frequency * _WORTHWHILE:
+            break
+    if held is None:
+        raise BuildError(f"no clock holds on {board.name}: {done.fmax_mhz:g} MHz achieved where {done.setting.mhz:g} MHz was asked for")
+    return held
+
+
+def build(
+    board: Board, parameters: CoreParameters, out_dir: Path | str, *, seed: int = 1, progress: Progress | None = None, cache: bool = True
+) -> BuildResult:
+    """Build the bitstream of a core for a board into ``out_dir``.
+
+    Written there: ``top.bin``, ``top.bit`` or ``top.fs``, ``report.json`` (nextpnr), ``build.json``, the netlist ``top.il``, the
+    constraints, and the logs ``yosys.log``, ``nextpnr.log`` and ``pack.log``; nothing when the build fails. The same board,
+    parameters, seed and tool versions give the same bytes in all of them. ``progress`` is called with one sentence a stage. With ``cache`` a finished build
+    of the same design is taken from :func:`cache_folder`.
+
+    Raises :class:`BuildError` with the tools' own error lines, :class:`MissingToolError`, or :class:`UserError` for a board
+    without an FPGA.
+    """
+    started = time.monotonic()
+    if board.family == "none":
+        raise UserError(f"board {board.name!r} is simulated and has no bitstream; choose a board with an FPGA")
+    if not 0 <= seed < 1 << 31:
+        raise UserError(f"seed must be from 0 to {(1 << 31) - 1}, not {seed}")
+    say = progress or (lambda message: None)
+    tools = {name: tool_version(name) for name in _TOOLS[board.family]}
+    key = _digest(board, parameters, seed, tools)
+    target = Path(out_dir)
+    if target.exists() and not target.is_dir():
+        raise UserError(f"{target} exists and is not a folder")
+
+    if not cache:
+        with tempfile.TemporaryDirectory(prefix="tritloom-") as folder:
+            _build_into(Path(folder) / "done", board, parameters, seed, tools, say)
+            return _publish(Path(folder) / "done", target, started, cached=False)
+    store = cache_folder() / "bitstreams"
+    store.mkdir(parents=True, exist_ok=True)
+    with FileLock(store / f"{key}.lock"):
+        found = (store / key / "build.json").is_file()
+        if not found:
+            with _scratch(store) as folder:
+                _build_into(folder / "done", board, parameters, seed, tools, say)
+                os.replace(folder / "done", store / key)
+        else:
+            say("taken from the cache of finished builds")
+        return _publish(store / key, target, started, cached=found)
+
+
+def _digest(board: Board, parameters: CoreParameters, seed: int, tools: dict[str, str]) -> str:
+    """Name of a build in the cache: everything that the bytes depend on. The netlist at the first clock stands for the gateware."""
+    files, _ = _design(board, parameters, board.clock(board.guess_mhz * 1e6))
+    inputs = {
+        "format": _FORMAT,
+        "board": asdict(board),
+        "core": parameters.digest.hex(),
+        "files": files,
+        "script": _synthesis_script(board, parameters),
+        "seed": seed,
+        "tools": tools,
+    }
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _build_into(folder: Path, board: Board, parameters: CoreParameters, seed: int, tools: dict[str, str], say: Progress) -> None:
+    """Build into ``folder``, which is made; attempts live beside it."""
+
+    def attempt(setting: PllSetting, number: int) -> _Attempt:
+        return _attempt(board, parameters, setting, folder.parent / f"attempt-{number}", seed, say)
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    best = _settle(board, attempt)
+    say("packing the bitstream")
+    _pack(board, best.folder)
+    folder.mkdir()
+    summary = {
+        "board": board.name,
+        "bitstream": f"top.{_SUFFIX[board.family]}",
+        "fmax_mhz": best.fmax_mhz,
+        "clock_mhz": best.setting.mhz,
+        "utilisation": best.utilisation,
+        "macs_per_cycle": parameters.macs_per_cycle,
+        "baud": best.baud,
+        "seed": seed,
+        "parameters": parameters.to_json(),
+        "core_digest": parameters.digest.hex(),
+        "tools": tools,
+    }
+    constraints = {"ice40": "top.pcf", "ecp5": "top.lpf", "gowin": "top.cst"}[board.family]
+    for name in (summary["bitstream"], "report.json", "top.il", constraints):
+        shutil.copyfile(best.folder / name, folder / name)
+    for name in ("yosys.log", "nextpnr.log", "pack.log"):
+        # Run times would make two equal builds differ.
+        text = (best.folder / name).read_text(errors="replace")
+        (folder / name).write_text(re.sub(r"\b\d+(\.\d+)?\s?(s|ms|sec|seconds)\b", "- s", text))
+    (folder / "build.json").write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n")
+
+
+def _publish(source: Path, target: Path, started: float, *, cached: bool) -> BuildResult:
+    """Copy a finished build to the user's folder, each file whole or not at all, ``build.json`` last."""
+    target.mkdir(parents=True, exist_ok=True)
+    summary = json.loads((source / "build.json").read_text())
+    for path in sorted(source.iterdir(), key=lambda path: (path.name == "build.json", path.name)):
+        partial = target / f".{path.name}.part"
+        shutil.copyfile(path, partial)
+        os.replace(partial, target / path.name)
+    fields = {name: summary[name] for name in ("board", "fmax_mhz", "clock_mhz", "utilisation", "macs_per_cycle", "baud", "seed", "tools")}
+    return BuildResult(
+        **fields,
+        bitstream=target / summary["bitstream"],
+        parameters=CoreParameters.from_json(summary["parameters"]),
+        seconds=round(time.monotonic() - started, 3),
+        cached=cached,
+    )
