@@ -3,13 +3,13 @@
 Link frames, opcodes and error codes are defined in :mod:`tritloom.hw.arch.link`.
 """
 
-from amaranth.hdl import C, Cat, Module, Mux, Signal
+from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from tritloom.hw.arch.link import ERROR_OPCODE, MAX_DATA, REPLY, ErrorCode, LinkOpcode, Space, State
 from tritloom.hw.arch.parameters import CoreParameters
-from tritloom.hw.link.framing import CRC16, FRAME_START, FrameReceiver, SlipEncoder
+from tritloom.hw.link.framing import FRAME_START, Crc16, FrameReceiver, SlipEncoder
 
 __all__ = ["READ_LATENCY", "LinkEngine"]
 
@@ -99,7 +99,7 @@ class LinkEngine(wiring.Component):
         m = Module()
         m.submodules.receiver = receiver = FrameReceiver()
         m.submodules.encoder = encoder = SlipEncoder()
-        m.submodules.crc = crc = CRC16.create()
+        m.submodules.crc = crc = Crc16()
         m.d.comb += [self.rx.ready.eq(1), receiver.rx_valid.eq(self.rx.valid), receiver.rx_data.eq(self.rx.payload)]
         wiring.connect(m, encoder.o, wiring.flipped(self.tx))
 
@@ -182,15 +182,19 @@ class LinkEngine(wiring.Component):
                             fail(ErrorCode.LENGTH)
                         with m.Elif(running):
                             fail(ErrorCode.BUSY)
+                        with m.Else():
+                            m.d.sync += remaining.eq(receiver.length)
                 with m.Default():
                     fail(ErrorCode.OPCODE)
 
+        # One adder steps the address, one counts down; the states only say when.
+        step = Signal(signed(3))
+        consume = Signal()
+        counter = address[:address_bits]
+        m.d.sync += [counter.eq(counter + step), remaining.eq(remaining - consume)]
+
         in_flight = Signal(READ_LATENCY)
-        ahead = Signal(range(READ_LATENCY + 1))
-        m.d.comb += [
-            ahead.eq(sum(in_flight)),
-            self.read_address.eq(Cat(address[:address_bits] + ahead, C(0, 32))[:32]),
-        ]
+        m.d.comb += self.read_address.eq(counter)
         m.d.sync += in_flight.eq(Cat(self.read_strobe, in_flight[:-1]))
 
         with m.FSM(name="control"):
@@ -227,9 +231,9 @@ class LinkEngine(wiring.Component):
                     for place in range(5):
                         with m.Case(ARGUMENTS + place):
                             m.d.sync += arguments.word_select(place, 8).eq(byte)
+                            m.d.comb += consume.eq(1)  # leaves the length of what is written behind the arguments
                             if place == 4:
                                 with m.If(opcode == LinkOpcode.WRITE):
-                                    m.d.sync += remaining.eq(receiver.length - WRITE_HEADER)
                                     m.next = "WALK"
                                 with m.Elif(opcode == LinkOpcode.START):
                                     m.next = "START"
@@ -244,12 +248,10 @@ class LinkEngine(wiring.Component):
 
             with m.State("WALK"):
                 with m.If(remaining != 0):
-                    m.d.comb += self.write_valid.eq(acting)
+                    m.d.comb += [self.write_valid.eq(acting), consume.eq(1), step.eq(last_of_word)]
                     m.d.sync += [
-                        remaining.eq(remaining - 1),
                         illegal.eq(illegal | outside | (is_read & (remaining > MAX_DATA))),
                         offset.eq(Mux(last_of_word, 0, offset + 1)),
-                        address[:address_bits].eq(address[:address_bits] + last_of_word),
                     ]
                 with m.Elif(acting):
                     reply(0)
@@ -301,16 +303,19 @@ class LinkEngine(wiring.Component):
                 with m.Else():
                     m.d.comb += value.eq(digest)
 
-                # READ keeps the memory's pipeline full. A byte that the encoder cannot take is fetched again, with all behind it.
-                m.d.comb += self.read_strobe.eq(is_read & ~failed & ~(in_flight[-1] & ~encoder.i.ready))
-                with m.If(in_flight[-1] & ~encoder.i.ready):
-                    m.d.sync += in_flight.eq(0)
+                # READ keeps the memory's pipeline full. When the encoder cannot take a byte, that one and the ones behind it are read again.
+                with m.If(is_read & ~failed):
+                    with m.If(in_flight[-1] & ~encoder.i.ready):
+                        m.d.comb += step.eq(-READ_LATENCY)
+                        m.d.sync += in_flight.eq(0)
+                    with m.Else():
+                        m.d.comb += [self.read_strobe.eq(1), step.eq(1)]
                 m.d.comb += [
                     encoder.i.valid.eq(valid), encoder.i.payload.data.eq(value),
-                    crc.valid.eq(valid & encoder.i.ready), crc.data.eq(value),
+                    consume.eq(valid & encoder.i.ready), crc.valid.eq(consume), crc.data.eq(value),
                 ]  # fmt: skip
-                with m.If(valid & encoder.i.ready):
-                    m.d.sync += [remaining.eq(remaining - 1), address[:address_bits].eq(address[:address_bits] + 1), status.eq(status >> 8)]
+                with m.If(consume):
+                    m.d.sync += status.eq(status >> 8)
                     with m.If(from_artefact & (opcode == LinkOpcode.IDENTITY) & ~failed):
                         m.d.sync += artefact.eq(artefact.rotate_right(8))
                 with m.If(remaining == 0):

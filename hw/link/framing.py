@@ -4,15 +4,12 @@ The frame format stands in :mod:`tritloom.hw.arch.link`.
 """
 
 from amaranth.hdl import Cat, Module, Mux, Signal
-from amaranth.lib import crc, data, memory, stream, wiring
+from amaranth.lib import data, memory, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from tritloom.hw.arch import link
 
-__all__ = ["BUFFER_DEPTH", "CRC16", "FRAME_START", "FrameByte", "FrameReceiver", "SlipDecoder", "SlipEncoder"]
-
-CRC16 = crc.catalog.CRC16_IBM_3740(data_width=8)
-"""CRC-16/CCITT-FALSE, the hardware twin of :func:`tritloom.hw.arch.link.crc16`."""
+__all__ = ["BUFFER_DEPTH", "FRAME_START", "Crc16", "FrameByte", "FrameReceiver", "SlipDecoder", "SlipEncoder"]
 
 BUFFER_DEPTH = 1024
 FRAME_START = BUFFER_DEPTH - 6
@@ -21,6 +18,35 @@ address (modulo the depth) and, at the end of the frame, the number of data byte
 
 FrameByte = data.StructLayout({"data": 8, "end": 1})
 """What the encoder takes: a body byte, or with ``end`` a frame delimiter (``data`` is then ignored)."""
+
+
+class Crc16(wiring.Component):
+    """CRC-16/CCITT-FALSE of a byte a clock, the twin of :func:`tritloom.hw.arch.link.crc16`.
+
+    Half the size of ``amaranth.lib.crc``: the polynomial folds a whole byte in three shifts, and the two controls never meet.
+
+    Members
+    -------
+    start : :py:`In(1)`
+        Begin again; has priority over ``valid``.
+    valid : :py:`In(1)`, data : :py:`In(8)`
+        A byte to add.
+    crc : :py:`Out(16)`
+        CRC of the bytes added until the clock before.
+    """
+
+    def __init__(self) -> None:
+        super().__init__({"start": In(1), "valid": In(1), "data": In(8), "crc": Out(16, init=0xFFFF)})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        high = self.crc[8:] ^ self.data
+        folded = high ^ (high >> 4)
+        with m.If(self.start):
+            m.d.sync += self.crc.eq(0xFFFF)
+        with m.Elif(self.valid):
+            m.d.sync += self.crc.eq((self.crc[:8] << 8) ^ (folded << 12) ^ (folded << 5) ^ folded)
+        return m
 
 
 class SlipDecoder(wiring.Component):
@@ -131,7 +157,7 @@ class FrameReceiver(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         m.submodules.decoder = decoder = SlipDecoder()
-        m.submodules.crc = check = CRC16.create()
+        m.submodules.crc = check = Crc16()
         m.submodules.buffer = buffer = memory.Memory(shape=8, depth=BUFFER_DEPTH, init=[])
         write, read = buffer.write_port(), buffer.read_port()
         m.d.comb += [decoder.rx_valid.eq(self.rx_valid), decoder.rx_data.eq(self.rx_data), read.addr.eq(self.address)]
