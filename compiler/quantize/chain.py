@@ -10,7 +10,8 @@ from typing import NamedTuple, TypeVar
 from tritloom.errors import ModelError
 
 __all__ = [
-    "ROUNDINGS", "Affine", "Clip", "LeakyRelu", "Quantiser", "Relu", "Run", "Segment", "Step", "compose", "entry", "find_runs", "round_exact",
+    "ROUNDINGS", "Affine", "Clip", "LeakyRelu", "Quantiser", "Relu", "Run", "Segment", "Step", "compose", "entry", "find_runs",
+    "round_exact",
 ]  # fmt: skip
 
 ROUNDINGS = ("half_even", "half_up", "half_away", "half_toward_zero", "floor", "ceil", "toward_zero", "away_from_zero")
