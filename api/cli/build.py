@@ -36,4 +36,42 @@ def build(
 
     tritloom build model.loom --board icebreaker -o build/ --array 8x4 --seed 2 --json
     """
-    raise NotImplementedError(Console(json=json, verbose=verbose, quiet=quiet))
+    from tritloom.boards import build as build_board
+    from tritloom.boards import fit, get_board
+    from tritloom.compiled import open_model
+    from tritloom.compiler.schedule import schedule
+
+    console = Console(json=json, verbose=verbose, quiet=quiet)
+    found = get_board(board)
+    size = None if array is None else _array_size(array)
+    compiled = open_model(model)
+    plan = compiled.schedule(found.name) if size is None else schedule(compiled.program, fit(found, compiled.program, array=size))
+    core = plan.parameters
+    console.say(f"{compiled.program.name} on {found.title}: an array of {core.rows} x {core.columns}, {plan.cycles} cycles an inference")
+    with console.progress() as progress:
+        result = build_board(found, core, output, seed=seed, progress=progress.tell)
+    target = output / f"{model.stem}.loom"
+    compiled.with_schedule(found.name, plan).save(target)
+    rows = [(name, use["used"], use["available"], _share(use)) for name, use in result.utilisation.items() if use["used"]]
+    console.table("", ("cells", "used", "available", ""), rows)
+    console.say(
+        f"highest clock {result.fmax_mhz:g} MHz, clock generator {result.clock_mhz:g} MHz, {result.macs_per_cycle} multiply-accumulates a clock"
+    )
+    console.say(f"{result.clock_mhz * 1e6 / plan.cycles:.0f} inferences a second")
+    console.say(f"wrote {result.bitstream} and {target}" + (" (cached)" if result.cached else ""))
+    fields = {**result.to_json(), "seconds": round(result.seconds, 1), "model": str(target), "cycles": plan.cycles}
+    console.result(fields)
+
+
+def _share(use: dict[str, int]) -> str:
+    return f"{use['used'] / use['available']:.0%}" if use["available"] else ""
+
+
+def _array_size(text: str) -> tuple[int, int]:
+    """``8x4`` as (8, 4)."""
+    from tritloom.errors import UserError
+
+    rows, cross, columns = text.lower().partition("x")
+    if not (cross and rows.isdecimal() and columns.isdecimal()):
+        raise UserError(f"array must be ROWSxCOLS such as 16x8, not {text!r}")
+    return int(rows), int(columns)

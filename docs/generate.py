@@ -1,0 +1,163 @@
+"""Writes the generated pages of this folder; ``--check`` only says whether they are up to date.
+
+Pages: ``cli.md`` from the command line itself, ``op-support.md`` from the front end's registry, ``pipeline.svg`` drawn here.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Iterator
+from html import escape
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+NOTICE = "<!-- Written by docs/generate.py; do not edit. -->"
+
+
+def cli_page() -> str:
+    """Every verb with its usage, text, examples and options."""
+    import typer
+
+    from tritloom.cli.main import app
+
+    group = typer.main.get_command(app)
+    lines = ["# Command line", "", NOTICE, "", group.help or "", ""]
+    lines += ["Text goes to stderr; with `--json` one JSON object, with the version of its fields as `schema`, goes to stdout.", ""]
+    lines += ["| exit code | meaning |", "| --- | --- |", "| 0 | done |", "| 1 | wrong option, file or model |", "| 2 | build failed |"]
+    lines += ["| 3 | tool missing |", "| 4 | a candidate differs from golden |", "| 130 | interrupted |", ""]
+    for name, command in group.commands.items():
+        lines += [f"## tritloom {name}", ""]
+        text, _, examples = (command.help or "").partition("[bold]Examples[/bold]")
+        for paragraph in filter(None, (block.strip() for block in text.split("\n\n"))):
+            lines += [re.sub(r"\s+", " ", paragraph), ""]
+        lines += ["```sh", *filter(None, (line.strip() for line in examples.splitlines())), "```", ""]
+        lines += ["| argument or option | meaning | default |", "| --- | --- | --- |"]
+        for parameter in command.params:
+            if parameter.name == "help":
+                continue
+            lines.append(f"| {_spelling(parameter)} | {_cell(parameter.help)} | {_default(parameter)} |")
+        lines.append("")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _spelling(parameter) -> str:
+    if parameter.param_type_name == "argument":
+        return f"`{_cell(parameter.metavar or parameter.name)}`"
+    names = ", ".join(f"`{option}`" for option in parameter.opts)
+    return f"{names} `{_cell(parameter.metavar)}`" if parameter.metavar else names
+
+
+def _default(parameter) -> str:
+    if parameter.required:
+        return "required"
+    plain = parameter.default is None or isinstance(parameter.default, bool) or getattr(parameter, "count", False)
+    return "" if plain else f"`{parameter.default}`"
+
+
+def _cell(text: str | None) -> str:
+    return (text or "").replace("|", "\\|")
+
+
+STAGES = (
+    ("model.onnx", "float, QDQ, QONNX", "source"),
+    ("front end", "one canonical graph", "compiler"),
+    ("quantisers", "ternary digit planes", "compiler"),
+    ("integer program", "exact step functions", "compiler"),
+    ("schedule", "tiles, memory, cycles", "compiler"),
+    ("model.loom", "one file", "source"),
+)
+TARGETS = (
+    ("golden", "NumPy, defines every integer"),
+    ("Amaranth, Verilator", "the core's RTL, bit by bit"),
+    ("yosys, nextpnr", "bitstream, Fmax, LUTs"),
+)
+
+
+def pipeline_picture() -> str:
+    """The way from a model to golden, simulators and a bitstream, with the array that it runs on."""
+    parts = [
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 1000 430" font-family="system-ui, sans-serif" role="img" '
+        'aria-label="From an ONNX model to a bitstream">',
+        "<style>text{fill:#1d2330;font-size:14px}.s{fill:#5d6675;font-size:11px}.b{fill:#ffffff;stroke:#b9b4a6}.c{fill:#e3f1ee;stroke:#0f7b6c}"
+        ".l{stroke:#5d6675;stroke-width:1.5;fill:none}.p{fill:#0f7b6c}.n{fill:#c4562f}.z{fill:#ddd9cd}.w{fill:#ffffff;font-size:13px}</style>",
+        '<rect width="1000" height="430" rx="12" fill="#fbfaf7"/>',
+        '<defs><marker id="a" viewBox="0 0 8 8" refX="7" refY="4" markerWidth="7" markerHeight="7" orient="auto">'
+        '<path d="M0 0L8 4L0 8z" fill="#5d6675"/></marker></defs>',
+    ]
+    parts += _stages()
+    parts += _targets()
+    parts += _array(x=560, y=150)
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _stages() -> Iterator[str]:
+    width, gap = 142, 20
+    for index, (title, text, kind) in enumerate(STAGES):
+        x = 24 + index * (width + gap)
+        yield from _box(x, 30, width, 56, title, text, "c" if kind == "compiler" else "b")
+        if index:
+            yield f'<path class="l" marker-end="url(#a)" d="M{x - gap} 58H{x - 2}"/>'
+
+
+def _targets() -> Iterator[str]:
+    yield '<path class="l" d="M905 86V118H60V348"/>'
+    for index, (title, text) in enumerate(TARGETS):
+        y = 150 + index * 84
+        yield from _box(110, y, 250, 60, title, text, "b")
+        yield f'<path class="l" marker-end="url(#a)" d="M60 {y + 30}H108"/>'
+    yield '<text class="s" x="470" y="256" text-anchor="middle">core, generated in Amaranth</text>'
+    for y in (264, 348):
+        yield f'<path class="l" stroke-dasharray="4 4" marker-end="url(#a)" d="M575 {y}H364"/>'
+
+
+def _array(x: int, y: int) -> Iterator[str]:
+    """Cells with weights -1, 0 and 1 between activations from the left and sums at the bottom."""
+    trits = ("+0-+0+", "0++-0-", "-0+0+0", "+-00-+")
+    yield f'<text x="{x + 40}" y="{y - 8}">add, subtract or skip: no multipliers</text>'
+    for row, line in enumerate(trits):
+        top = y + 10 + row * 44
+        yield f'<text class="s" x="{x + 30}" y="{top + 22}" text-anchor="end">a{row}</text>'
+        yield f'<path class="l" marker-end="url(#a)" d="M{x + 34} {top + 18}H{x + 50}"/>'
+        for column, trit in enumerate(line):
+            left = x + 54 + column * 52
+            name = {"+": "p", "-": "n", "0": "z"}[trit]
+            yield f'<rect class="{name}" x="{left}" y="{top}" width="44" height="36" rx="5"/>'
+            text = {"+": "+1", "-": "\u22121", "0": "0"}[trit]
+            yield f'<text {"" if trit == "0" else "class=" + chr(34) + "w" + chr(34) + " "}x="{left + 22}" y="{top + 23}" text-anchor="middle">{text}</text>'
+    bottom = y + 10 + len(trits) * 44
+    for column in range(len(trits[0])):
+        left = x + 54 + column * 52
+        yield f'<path class="l" marker-end="url(#a)" d="M{left + 22} {bottom - 6}V{bottom + 10}"/>'
+    yield from _box(x + 54, bottom + 12, 304, 40, "accumulators, exact step functions", "", "c")
+
+
+def _box(x: int, y: int, width: int, height: int, title: str, text: str, kind: str) -> Iterator[str]:
+    middle = x + width / 2
+    yield f'<rect class="{kind}" x="{x}" y="{y}" width="{width}" height="{height}" rx="8"/>'
+    yield f'<text x="{middle:g}" y="{y + height / 2 + (-3 if text else 5):g}" text-anchor="middle">{escape(title)}</text>'
+    if text:
+        yield f'<text class="s" x="{middle:g}" y="{y + height / 2 + 16:g}" text-anchor="middle">{escape(text)}</text>'
+
+
+PAGES = {"cli.md": cli_page, "pipeline.svg": pipeline_picture}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 when a page is out of date")
+    stale = []
+    check = parser.parse_args().check
+    for name, make in PAGES.items():
+        text, path = make(), FOLDER / name
+        if path.exists() and path.read_text(encoding="utf-8") == text:
+            continue
+        stale.append(name)
+        if not check:
+            path.write_text(text, encoding="utf-8")
+    if stale:
+        print(("out of date, run 'make docs': " if check else "wrote ") + ", ".join(stale))
+    return 1 if check and stale else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
