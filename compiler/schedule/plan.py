@@ -12,7 +12,7 @@ from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.record import RECORD_BYTES
 from tritloom.hw.arch.timing import instruction_cycles
 
-__all__ = ["Needs", "Schedule", "ScheduledLayer", "accumulator_bits", "memory_needs", "schedule", "sim_parameters"]
+__all__ = ["Needs", "Schedule", "ScheduledLayer", "accumulator_bits", "complete", "memory_needs", "schedule", "sim_parameters"]
 
 LARGEST_MEMORY = 1 << 22
 LARGEST_REGISTER = 1 << 16
@@ -175,9 +175,24 @@ def schedule(program: Program, parameters: CoreParameters) -> Schedule:
     """
     lowered = _lower(program, rows=parameters.rows, columns=parameters.columns, weight_encoding=parameters.weight_encoding)
     _check_fit(program, lowered.needs, parameters)
+    return complete(
+        program, parameters, groups=lowered.instructions, placements=lowered.placements, weights=lowered.weights, records=lowered.records
+    )  # fmt: skip
+
+
+def complete(
+    program: Program,
+    parameters: CoreParameters,
+    *,
+    groups: list[list[Instruction]],
+    placements: dict[str, Placement],
+    weights: np.ndarray,
+    records: bytes,
+) -> Schedule:
+    """Schedule from the instructions of each operation: program words, layers and counts follow from them."""
     last_writer = {operation.output: index for index, operation in enumerate(program.operations)}
     layers, pc = [], 0
-    for index, (operation, group) in enumerate(zip(program.operations, lowered.instructions, strict=True)):
+    for index, (operation, group) in enumerate(zip(program.operations, groups, strict=True)):
         cycles = sum(instruction_cycles(instruction, parameters) for instruction in group)
         macs = count_macs(program, operation)
         words = sum(instruction.words for instruction in group)
@@ -196,15 +211,15 @@ def schedule(program: Program, parameters: CoreParameters) -> Schedule:
         )
         pc += words
     halt = Instruction(opcode=Opcode.HALT)
-    instructions = (*(instruction for group in lowered.instructions for instruction in group), halt)
+    instructions = (*(instruction for group in groups for instruction in group), halt)
     return Schedule(
         parameters=parameters,
         instructions=instructions,
         layers=tuple(layers),
-        placements=lowered.placements,
+        placements=placements,
         program_words=assemble(list(instructions)),
-        weights=lowered.weights,
-        records=lowered.records,
+        weights=weights,
+        records=records,
         cycles=sum(layer.cycles for layer in layers) + instruction_cycles(halt, parameters),
         macs=sum(layer.macs for layer in layers),
     )
