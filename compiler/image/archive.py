@@ -1,0 +1,87 @@
+"""The outer file: a zip with every byte determined by its entries.
+
+Entries are stored uncompressed in the order of their names, dated 1980-01-01, without extra fields or comments. The reader takes
+only files that equal what the writer makes of their entries, so any damaged byte is found.
+"""
+
+import io
+import os
+import struct
+import zipfile
+from pathlib import Path
+
+from tritloom.errors import ModelError, UserError
+
+__all__ = ["MAX_BYTES", "pack", "read_file", "unpack", "write_file"]
+
+MAX_BYTES = 1 << 31
+"""Largest artefact that is read."""
+
+_MAX_ENTRIES = 65535
+
+
+def pack(entries: dict[str, bytes]) -> bytes:
+    """Bytes of the archive."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for name in sorted(entries):
+            info = zipfile.ZipInfo(name, date_time=(1980, 1, 1, 0, 0, 0))
+            info.create_system = 3
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, entries[name])
+    return buffer.getvalue()
+
+
+def unpack(data: bytes, where: str) -> dict[str, bytes]:
+    """Entries of an archive, by name. Raises :class:`ModelError` (``where`` names the file) for anything that :func:`pack` does not write."""
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            infos = archive.infolist()
+            if len(infos) > _MAX_ENTRIES:
+                raise ModelError(f"{where} has {len(infos)} entries; an artefact has at most {_MAX_ENTRIES}")
+            if any(info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size for info in infos):
+                raise ModelError(f"{where} has compressed entries; an artefact is stored uncompressed")
+            if sum(info.file_size for info in infos) > len(data):
+                raise ModelError(f"{where} declares more data than it has; it is damaged, compile the model again")
+            names = [info.filename for info in infos]
+            twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) != len(names) else None
+            if twice is not None:
+                raise ModelError(f"{where} has two entries called {twice!r}")
+            entries = {info.filename: archive.read(info) for info in infos}
+    except (
+        zipfile.BadZipFile, zipfile.LargeZipFile, OSError, EOFError, ValueError, LookupError, NotImplementedError, RuntimeError, OverflowError, struct.error,
+    ) as error:  # fmt: skip
+        raise ModelError(f"{where} is not a tritloom artefact or is damaged ({_reason(error)}); compile the model again") from None
+    return entries
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:120] or type(error).__name__
+
+
+def read_file(path: str | os.PathLike[str]) -> bytes:
+    """Bytes of a file. Raises :class:`UserError` when it cannot be read, :class:`ModelError` when it is too large."""
+    try:
+        size = os.stat(path).st_size
+        if size > MAX_BYTES:
+            raise ModelError(f"{os.fspath(path)} has {size} bytes; an artefact has at most {MAX_BYTES}")
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise UserError(f"cannot read {os.fspath(path)}: {reason}") from None
+
+
+def write_file(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a file as a whole or not at all. Raises :class:`UserError` when that fails; nothing is left behind."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+        os.replace(temporary, target)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(f"cannot write {target}: {error.strerror or error}") from None
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

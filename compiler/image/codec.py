@@ -1,0 +1,419 @@
+"""JSON for programs: every class of :mod:`tritloom.compiler.ir.program`, with arrays as ``.npy`` entries beside it.
+
+Decoding trusts nothing: each field has a decoder that checks its type and range, and raises :class:`Malformed`.
+"""
+
+import io
+import math
+from collections.abc import Callable
+from dataclasses import fields
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+from tritloom.compiler.ir.program import (
+    Add,
+    Convolution,
+    Copy,
+    HostOp,
+    InputSpec,
+    MaxPool,
+    Operation,
+    OutputSpec,
+    Program,
+    Proof,
+    Rescale,
+    StepFunction,
+    SumPool,
+    Tensor,
+    Window,
+)
+from tritloom.hw.arch.record import Record
+
+__all__ = ["ArrayReader", "ArrayWriter", "Malformed", "decode_program", "encode_program", "integer", "mapping", "sequence", "text"]
+
+DTYPES = ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
+HOST_OPS = (
+    "Add", "ArgMax", "BatchNormalization", "Clip", "Dequantize", "Div", "LeakyRelu", "Mul", "Neg", "Quantize", "Relu", "Reshape", "Sigmoid", "Softmax", "Sub",
+    "Transpose",
+)  # fmt: skip
+_INT64 = 1 << 63
+
+
+class Malformed(ValueError):
+    """A value that is not what the format says; the message says which."""
+
+
+# ---- arrays ---------------------------------------------------------------------------------------------------------
+
+
+class ArrayWriter:
+    """Collects arrays as ``.npy`` entries ``arrays/00000.npy`` ...; equal arrays are stored once."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, bytes] = {}
+        self._names: dict[bytes, str] = {}
+
+    def add(self, array: np.ndarray) -> dict[str, Any]:
+        """Reference to put in JSON. Raises :class:`TypeError` for a dtype that the format does not have."""
+        array = np.asarray(array)
+        array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"))).reshape(array.shape)
+        if array.dtype.str not in DTYPES:
+            raise TypeError(f"array dtype must be one of {DTYPES}, not {array.dtype.str}")
+        data = _npy_header(array.dtype.str, array.shape) + array.tobytes()
+        if data not in self._names:
+            self._names[data] = f"arrays/{len(self._names):05}.npy"
+            self.entries[self._names[data]] = data
+        return {"array": self._names[data], "dtype": array.dtype.str, "shape": list(array.shape)}
+
+
+class ArrayReader:
+    """Inverse of :class:`ArrayWriter`: :attr:`unused` holds the names of entries that no reference has named yet."""
+
+    def __init__(self, entries: dict[str, bytes]) -> None:
+        self._entries = entries
+        self.unused = set(entries)
+
+    def get(self, reference: Any) -> np.ndarray:
+        fields_ = mapping(reference, {"array": text, "dtype": text, "shape": lambda value: sequence(value, lambda size: integer(size, 0, 1 << 40))})
+        name, dtype, shape = fields_["array"], fields_["dtype"], fields_["shape"]
+        if name not in self._entries or dtype not in DTYPES or len(shape) > 8:
+            raise Malformed(f"array {name!r} of dtype {dtype!r} does not exist")
+        data, header = self._entries[name], _npy_header(dtype, shape)
+        size = math.prod(shape) * np.dtype(dtype).itemsize
+        if len(data) != len(header) + size or not data.startswith(header):
+            raise Malformed(f"array {name!r} is not of dtype {dtype!r} and shape {shape}")
+        self.unused.discard(name)
+        return np.frombuffer(data, dtype, offset=len(header)).reshape(shape).copy()
+
+
+def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    buffer = io.BytesIO()
+    np.lib.format.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": tuple(shape)})
+    return buffer.getvalue()
+
+
+# ---- decoders of plain values -----------------------------------------------------------------------------------------
+
+
+def integer(value: Any, low: int = -_INT64, high: int = _INT64 - 1) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise Malformed(f"{_short(value)} is not an integer from {low} to {high}")
+    return value
+
+
+def text(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > 10000:
+        raise Malformed(f"{_short(value)} is not a string")
+    return value
+
+
+def _boolean(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise Malformed(f"{_short(value)} is not true or false")
+    return value
+
+
+def _number(value: Any) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < math.inf:
+        raise Malformed(f"{_short(value)} is not a number")
+    return float(value)
+
+
+def _fraction(value: Any) -> Fraction:
+    numerator, slash, denominator = text(value).partition("/")
+    digits = numerator.removeprefix("-")
+    if not slash or not (digits.isascii() and digits.isdigit() and denominator.isascii() and denominator.isdigit()) or len(value) > 4000 or not int(denominator):
+        raise Malformed(f"{_short(value)} is not a fraction")
+    return Fraction(int(numerator), int(denominator))
+
+
+def sequence(value: Any, item: Callable[[Any], Any], length: int | None = None) -> tuple[Any, ...]:
+    if not isinstance(value, list) or (length is not None and len(value) != length):
+        raise Malformed(f"{_short(value)} is not a list{'' if length is None else f' of {length}'}")
+    return tuple(item(entry) for entry in value)
+
+
+def mapping(value: Any, decoders: dict[str, Callable[[Any], Any]]) -> dict[str, Any]:
+    """A JSON object with exactly these keys."""
+    if not isinstance(value, dict) or set(value) != set(decoders):
+        raise Malformed(f"{_short(value)} is not an object with the keys {', '.join(decoders)}")
+    result = {}
+    for key, decoder in decoders.items():
+        try:
+            result[key] = decoder(value[key])
+        except Malformed as error:
+            raise Malformed(f"{key}: {error}") from None
+    return result
+
+
+def _short(value: Any) -> str:
+    shown = ascii(value) if not isinstance(value, (dict, list)) else type(value).__name__
+    return shown if len(shown) <= 40 else shown[:37] + "..."
+
+
+# ---- attributes: any plain value ----------------------------------------------------------------------------------------
+
+
+def _encode_plain(value: Any, arrays: ArrayWriter) -> Any:
+    """Plain Python and NumPy values; those that JSON has not are objects with one key that names their kind."""
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, (int, np.integer)):
+        return int(value)
+    if isinstance(value, (float, np.floating)):
+        return float(value) if math.isfinite(value) else {"float": str(float(value))}
+    if isinstance(value, Fraction):
+        return {"fraction": _fraction_text(value)}
+    if isinstance(value, np.ndarray):
+        return {"ndarray": arrays.add(value)}
+    if isinstance(value, tuple):
+        return {"tuple": [_encode_plain(entry, arrays) for entry in value]}
+    if isinstance(value, list):
+        return [_encode_plain(entry, arrays) for entry in value]
+    if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+        return {"dict": {key: _encode_plain(value[key], arrays) for key in sorted(value)}}
+    raise TypeError(f"an attribute must be a plain value, not {type(value).__name__}")
+
+
+def _decode_plain(value: Any, arrays: ArrayReader) -> Any:
+    if value is None or isinstance(value, (bool, str)):
+        return value
+    if isinstance(value, int):
+        return integer(value)
+    if isinstance(value, float):
+        return _number(value)
+    if isinstance(value, list):
+        return [_decode_plain(entry, arrays) for entry in value]
+    if not isinstance(value, dict) or len(value) != 1:
+        raise Malformed(f"{_short(value)} is not an attribute value")
+    kind, inner = next(iter(value.items()))
+    if kind == "float" and inner in ("inf", "-inf", "nan"):
+        return float(inner)
+    if kind == "fraction":
+        return _fraction(inner)
+    if kind == "ndarray":
+        return arrays.get(inner)
+    if kind == "tuple":
+        return sequence(inner, lambda entry: _decode_plain(entry, arrays))
+    if kind == "dict" and isinstance(inner, dict):
+        return {key: _decode_plain(entry, arrays) for key, entry in inner.items()}
+    raise Malformed(f"{_short(kind)} is not a kind of attribute value")
+
+
+def _fraction_text(value: Fraction) -> str:
+    return f"{value.numerator}/{value.denominator}"
+
+
+# ---- programs -----------------------------------------------------------------------------------------------------------
+
+
+def encode_program(program: Program, arrays: ArrayWriter) -> dict[str, Any]:
+    """JSON of a program; its arrays go to ``arrays``."""
+    return {
+        "name": program.name,
+        "tensors": [_encode_tensor(tensor) for tensor in program.tensors.values()],
+        "operations": [_encode_operation(operation, arrays) for operation in program.operations],
+        "inputs": [_encode_spec(spec, arrays) for spec in program.inputs],
+        "outputs": [_encode_spec(spec, arrays) for spec in program.outputs],
+    }
+
+
+def _encode_tensor(tensor: Tensor) -> dict[str, Any]:
+    values = {field.name: getattr(tensor, field.name) for field in fields(tensor)}
+    return values | {"shape": list(tensor.shape), "scale": [_fraction_text(value) for value in tensor.scale], "zero_point": list(tensor.zero_point)}
+
+
+def _encode_step(step: StepFunction, arrays: ArrayWriter) -> dict[str, Any]:
+    rows = [
+        [(record.start, record.multiplier, record.bias, record.shift, int(record.half_even)) for record in pieces]
+        for pieces in (step.records[:1] if all(pieces == step.records[0] for pieces in step.records) else step.records)
+    ]
+    proof = {field.name: getattr(step.proof, field.name) for field in fields(step.proof)}
+    return {"channels": len(step.records), "records": arrays.add(np.array(rows, np.int64)), "low": step.low, "high": step.high, "proof": proof}
+
+
+def _encode_operation(operation: Operation, arrays: ArrayWriter) -> dict[str, Any]:
+    encoded: dict[str, Any] = {"type": type(operation).__name__}
+    for field in fields(operation):
+        value = getattr(operation, field.name)
+        if isinstance(value, Window):
+            value = {part.name: list(getattr(value, part.name)) for part in fields(value)}
+        elif isinstance(value, StepFunction):
+            value = _encode_step(value, arrays)
+        elif isinstance(value, np.ndarray):
+            value = arrays.add(value)
+        elif field.name == "regions":
+            value = [{"region": list(region), "step": _encode_step(step, arrays)} for region, step in value]
+        encoded[field.name] = value
+    return encoded
+
+
+def _encode_host_op(operation: HostOp, arrays: ArrayWriter) -> dict[str, Any]:
+    return {
+        "kind": operation.kind,
+        "constants": {name: arrays.add(operation.constants[name]) for name in sorted(operation.constants)},
+        "attributes": {name: _encode_plain(operation.attributes[name], arrays) for name in sorted(operation.attributes)},
+    }
+
+
+def _encode_spec(spec: InputSpec | OutputSpec, arrays: ArrayWriter) -> dict[str, Any]:
+    encoded: dict[str, Any] = {}
+    for field in fields(spec):
+        value = getattr(spec, field.name)
+        if field.name == "shape":
+            value = list(value)
+        elif field.name in ("prologue", "epilogue"):
+            value = [_encode_host_op(operation, arrays) for operation in value]
+        elif field.name == "index" and value is not None:
+            value = arrays.add(np.asarray(value, np.int64))
+        encoded[field.name] = value
+    return encoded
+
+
+def decode_program(value: Any, arrays: ArrayReader) -> Program:
+    """Inverse of :func:`encode_program`. Raises :class:`Malformed`; that the parts fit together is not checked here."""
+
+    def window(value: Any) -> Window:
+        def pair(value: Any) -> tuple[Any, ...]:
+            return sequence(value, lambda size: integer(size, 1, 1 << 15), 2)
+
+        pads = lambda value: sequence(value, lambda size: integer(size, 0, 1 << 15), 4)  # noqa: E731
+        return Window(**mapping(value, {"kernel": pair, "strides": pair, "dilations": pair, "pads": pads}))
+
+    def step(value: Any) -> StepFunction:
+        parts = mapping(value, {"channels": _size, "records": arrays.get, "low": _code, "high": _code, "proof": _proof})
+        table = parts["records"]
+        if table.dtype != np.int64 or table.ndim != 3 or table.shape[0] not in (1, parts["channels"]) or not table.shape[1] or table.shape[2] != 5:
+            raise Malformed(f"step function has a record table of shape {table.shape}")
+        if parts["low"] > parts["high"]:
+            raise Malformed("step function has low above high")
+        try:
+            records = tuple(tuple(Record(*row[:4], half_even=bool(row[4])) for row in pieces) for pieces in table.tolist())
+        except ValueError as error:
+            raise Malformed(str(error)) from None
+        if len(records) == 1:
+            records *= parts["channels"]
+        return StepFunction(records=records, low=parts["low"], high=parts["high"], proof=parts["proof"])
+
+    def region(value: Any) -> tuple[tuple[int, ...], StepFunction]:
+        parts = mapping(value, {"region": lambda value: sequence(value, lambda edge: integer(edge, 0, 1 << 15), 4), "step": step})
+        return parts["region"], parts["step"]
+
+    def weights(value: Any) -> np.ndarray:
+        array = arrays.get(value)
+        if array.dtype != np.int16 or array.ndim != 4:
+            raise Malformed("weights are not a 4-dimensional int16 array")
+        return array
+
+    def index(value: Any) -> np.ndarray:
+        array = arrays.get(value)
+        if array.dtype != np.int64:
+            raise Malformed("index is not an int64 array")
+        return array
+
+    def optional(decoder: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        return lambda value: None if value is None else decoder(value)
+
+    def host_op(value: Any) -> HostOp:
+        def constants(value: Any) -> dict[str, np.ndarray]:
+            return {name: arrays.get(reference) for name, reference in _object(value).items()}
+
+        def attributes(value: Any) -> dict[str, Any]:
+            return {name: _decode_plain(entry, arrays) for name, entry in _object(value).items()}
+
+        parts = mapping(value, {"kind": text, "constants": constants, "attributes": attributes})
+        if parts["kind"] not in HOST_OPS:
+            raise Malformed(f"{_short(parts['kind'])} is not a host operation")
+        return HostOp(**parts)
+
+    base = {"name": text, "output": text}
+    kinds: dict[str, tuple[type[Operation], dict[str, Callable[[Any], Any]]]] = {
+        "Convolution": (Convolution, {
+            **base, "input": text, "weights": weights, "planes": lambda value: integer(value, 1, 11), "window": window, "groups": _size, "pad_code": _code,
+            "step": optional(step), "acc_low": _accumulator, "acc_high": _accumulator, "weight_method": text, "weight_error": _number,
+        }),
+        "MaxPool": (MaxPool, {**base, "input": text, "window": window}),
+        "SumPool": (SumPool, {
+            **base, "input": text, "window": window, "pad_code": _code, "regions": lambda value: sequence(value, region),
+            "acc_low": _accumulator, "acc_high": _accumulator,
+        }),
+        "Rescale": (Rescale, {**base, "input": text, "step": step, "channel_offset": lambda value: integer(value, 0, 1 << 30)}),
+        "Add": (Add, {**base, "left": text, "right": text, "step": step}),
+        "Copy": (Copy, {**base, "input": text, "index": index}),
+    }  # fmt: skip
+
+    def operation(value: Any) -> Operation:
+        kind = _object(value).get("type")
+        if not isinstance(kind, str) or kind not in kinds:
+            raise Malformed(f"{_short(kind)} is not an operation")
+        made, decoders = kinds[kind]
+        parts = mapping(value, {"type": text, **decoders})
+        del parts["type"]
+        return made(**parts)
+
+    def dimension(value: Any) -> int | str:
+        return text(value) if isinstance(value, str) else integer(value, 0, 1 << 30)
+
+    spec: dict[str, Callable[[Any], Any]] = {
+        "name": text, "shape": lambda value: sequence(value, dimension), "dtype": text, "tensor": text, "index": optional(index),
+    }  # fmt: skip
+
+    def host_ops(value: Any) -> tuple[HostOp, ...]:
+        return sequence(value, host_op)
+
+    parts = mapping(
+        value,
+        {
+            "name": text,
+            "tensors": lambda value: sequence(value, _tensor),
+            "operations": lambda value: sequence(value, operation),
+            "inputs": lambda value: sequence(value, lambda entry: InputSpec(**mapping(entry, {**spec, "prologue": host_ops}))),
+            "outputs": lambda value: sequence(value, lambda entry: OutputSpec(**mapping(entry, {**spec, "epilogue": host_ops, "witness": text}))),
+        },
+    )
+    tensors = {tensor.name: tensor for tensor in parts["tensors"]}
+    if len(tensors) != len(parts["tensors"]):
+        raise Malformed("two tensors have one name")
+    return Program(**{**parts, "tensors": tensors})
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise Malformed(f"{_short(value)} is not an object")
+    return value
+
+
+def _size(value: Any) -> int:
+    return integer(value, 1, 1 << 30)
+
+
+def _code(value: Any) -> int:
+    return integer(value, -128, 127)
+
+
+def _accumulator(value: Any) -> int:
+    return integer(value, -(1 << 31), (1 << 31) - 1)
+
+
+def _proof(value: Any) -> Proof:
+    count = lambda value: integer(value, 0)  # noqa: E731
+    return Proof(**mapping(value, {"exact": _boolean, "reachable": count, "differing": count, "largest": count}))
+
+
+def _tensor(value: Any) -> Tensor:
+    return Tensor(
+        **mapping(
+            value,
+            {
+                "name": text,
+                "shape": lambda value: sequence(value, _size, 3),
+                "bits": lambda value: integer(value, 1, 32),
+                "low": _accumulator,
+                "high": _accumulator,
+                "scale": lambda value: sequence(value, _fraction),
+                "zero_point": lambda value: sequence(value, lambda entry: integer(entry, -(1 << 40), 1 << 40)),
+                "source": text,
+            },
+        )
+    )

@@ -1,0 +1,113 @@
+"""Whether the parts of a program fit together, so that golden, scheduler and host need not ask again."""
+
+import numpy as np
+from tritloom.compiler.image.codec import Malformed
+from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Operation, Program, Rescale, StepFunction, SumPool, Tensor, Window
+
+__all__ = ["validate_program"]
+
+MAX_ELEMENTS = 1 << 28
+"""Most elements of one tensor: no core has a larger activation memory."""
+
+
+def validate_program(program: Program) -> None:
+    """Raise :class:`Malformed` for a program that no front end makes: unknown tensors, shapes that disagree, weights beyond their planes."""
+    for tensor in program.tensors.values():
+        channels = tensor.shape[0]
+        _need(tensor.elements <= MAX_ELEMENTS, f"tensor {tensor.name!r} has more than {MAX_ELEMENTS} elements")
+        _need(tensor.bits <= 8 or tensor.bits == 32, f"tensor {tensor.name!r} has {tensor.bits} bits")
+        _need(tensor.low <= tensor.high, f"tensor {tensor.name!r} has an empty range")
+        _need(tensor.bits == 32 or (tensor.low >= -128 and tensor.high <= 127), f"tensor {tensor.name!r} has codes beyond 8 bits")
+        _need(len(tensor.scale) in (1, channels) and len(tensor.zero_point) in (1, channels), f"tensor {tensor.name!r} has {len(tensor.scale)} scales")
+    known = set()
+    for spec in program.inputs:
+        _need(spec.tensor in program.tensors and spec.tensor not in known, f"input {spec.name!r} has no tensor of its own")
+        known.add(spec.tensor)
+        _need(bool(spec.prologue) and spec.prologue[-1].kind == "Quantize", f"input {spec.name!r} is not quantised")
+        _check_index(spec.index, program.tensors[spec.tensor].elements, program.tensors[spec.tensor].elements, f"input {spec.name!r}")
+    written: dict[str, np.ndarray] = {}
+    for operation in program.operations:
+        where = f"layer {operation.name!r}"
+        _need(operation.output in program.tensors, f"{where} writes a tensor that does not exist")
+        _need(all(name in known for name in operation.inputs), f"{where} reads a tensor before it is made")
+        _need(all(program.tensors[name].bits <= 8 for name in operation.inputs), f"{where} reads raw accumulators")
+        output = program.tensors[operation.output]
+        if operation.output not in written:
+            _need(operation.output not in known, f"{where} writes a tensor that exists already")
+            written[operation.output] = np.zeros(output.shape[0], bool)
+        first, last = _check_operation(operation, program, output, where)
+        _need(not written[operation.output][first:last].any(), f"{where} writes channels that exist already")
+        written[operation.output][first:last] = True
+        if written[operation.output].all():
+            known.add(operation.output)
+    _need(len(known) == len(program.tensors), "a tensor is never made")
+    _need(bool(program.inputs and program.outputs), "there is no input or no output")
+    for spec in program.outputs:
+        _need(spec.tensor in known, f"output {spec.name!r} has no tensor")
+        _check_index(spec.index, None, program.tensors[spec.tensor].elements, f"output {spec.name!r}")
+    for kind, specs in (("inputs", program.inputs), ("outputs", program.outputs)):
+        _need(len({spec.name for spec in specs}) == len(specs), f"two {kind} have one name")
+
+
+def _need(ok: bool, what: str) -> None:
+    if not ok:
+        raise Malformed(what)
+
+
+def _check_index(index: np.ndarray | None, length: int | None, elements: int, where: str) -> None:
+    if index is not None:
+        _need(length is None or index.size == length, f"{where} has an index of {index.size} elements")
+        _need(not index.size or (index.min() >= 0 and index.max() < elements), f"{where} has an index beyond its tensor")
+
+
+def _check_step(step: StepFunction, channels: int, output: Tensor, where: str) -> None:
+    _need(len(step.records) == channels, f"{where} has step functions for {len(step.records)} of {channels} channels")
+    _need(output.bits <= 8, f"{where} writes codes into a raw tensor")
+
+
+def _check_window(window: Window, source: Tensor, output: Tensor, where: str) -> None:
+    _need(window.output_size(*source.shape[1:]) == output.shape[1:], f"{where} has a window that does not give its output's size")
+
+
+def _check_operation(operation: Operation, program: Program, output: Tensor, where: str) -> tuple[int, int]:
+    """Check one operation; returns the first and end channel that it writes."""
+    channels = output.shape[0]
+    source = program.tensors[operation.inputs[0]]
+    if isinstance(operation, Convolution):
+        weights = operation.weights
+        _check_window(operation.window, source, output, where)
+        _need(weights.shape[2:] == operation.window.kernel and weights.shape[0] == channels, f"{where} has weights of shape {weights.shape}")
+        _need(channels % operation.groups == 0 and weights.shape[1] * operation.groups == source.shape[0], f"{where} has {operation.groups} groups")
+        _need(2 * int(np.abs(weights.astype(np.int32)).max(initial=0)) < 3**operation.planes, f"{where} has weights beyond {operation.planes} digit planes")
+        _need(operation.acc_low <= operation.acc_high, f"{where} has an empty accumulator range")
+        if operation.step is None:
+            _need(output.bits == 32, f"{where} writes accumulators into a tensor of codes")
+        else:
+            _check_step(operation.step, channels, output, where)
+    elif isinstance(operation, SumPool):
+        _check_window(operation.window, source, output, where)
+        _need(source.shape[0] == channels and operation.acc_low <= operation.acc_high, f"{where} does not keep its channels")
+        covered = np.zeros(output.shape[1:], np.int64)
+        for (y0, y1, x0, x1), step in operation.regions:
+            _need(y0 < y1 <= output.shape[1] and x0 < x1 <= output.shape[2], f"{where} has a region outside its output")
+            _check_step(step, channels, output, where)
+            covered[y0:y1, x0:x1] += 1
+        _need(bool((covered == 1).all()), f"{where} has regions that do not tile its output")
+    elif isinstance(operation, MaxPool):
+        _check_window(operation.window, source, output, where)
+        _need(source.shape[0] == channels and output.bits <= 8, f"{where} does not keep its channels")
+    elif isinstance(operation, Rescale):
+        first = operation.channel_offset
+        _need(source.shape[1:] == output.shape[1:] and first + source.shape[0] <= channels, f"{where} does not fit its output")
+        _check_step(operation.step, source.shape[0], output, where)
+        return first, first + source.shape[0]
+    elif isinstance(operation, Add):
+        _need(source.shape == output.shape == program.tensors[operation.right].shape, f"{where} adds tensors of unlike shapes")
+        _check_step(operation.step, channels, output, where)
+        _need(operation.step.pieces == 2, f"{where} has {operation.step.pieces} records for two operands")
+    elif isinstance(operation, Copy):
+        _need(output.bits <= 8, f"{where} copies into a raw tensor")
+        _check_index(operation.index, output.elements, source.elements, where)
+    else:
+        raise Malformed(f"{where} is no known operation")
+    return 0, channels
