@@ -103,9 +103,9 @@ def decode_artefact(data: bytes, where: str) -> Artefact:
             raise Malformed("its bytes are not those of its entries")
         arrays = ArrayReader({name: content for name, content in entries.items() if name.startswith("arrays/")})
         program = decode_program(_read_json(entries["program.json"]), arrays)
+        validate_program(program)
         if arrays.unused:
             raise Malformed(f"nothing refers to {min(arrays.unused)}")
-        validate_program(program)
         schedules = {}
         for board in sorted({match[1] for name in entries if (match := _SCHEDULE_ENTRY.fullmatch(name))}):
             files: dict[str, Any] = {}

@@ -68,7 +68,10 @@ def decode_schedule(files: dict[str, Any], program: Program, where: str) -> Sche
     bits = accumulator_bits(program)
     if bits > parameters.accumulator_bits:
         raise Malformed(f"the program needs accumulators of {bits} bits, the core has {parameters.accumulator_bits}")
-    instructions = _decode_instructions(files["program.bin"], parameters, where)
+    instructions = _decode_instructions(files["program.bin"], parameters)
+    loaded = {"weight_words": len(weights) // parameters.weight_word_bytes, "record_words": len(records) // RECORD_BYTES}
+    for index, instruction in enumerate(instructions):
+        check_instruction(instruction, parameters, f"{where}: instruction {index} ({instruction.opcode.name})", **loaded)
     counts = _instruction_counts(files["layers.json"], program)
     if sum(counts) != len(instructions):
         raise Malformed(f"layers.json counts {sum(counts)} instructions, program.bin has {len(instructions)}")
@@ -127,8 +130,8 @@ def _decode_placements(value: Any, program: Program, parameters: CoreParameters)
     return placements
 
 
-def _decode_instructions(data: bytes, parameters: CoreParameters, where: str) -> list[Instruction]:
-    """Instructions before the closing HALT, each checked against the memories."""
+def _decode_instructions(data: bytes, parameters: CoreParameters) -> list[Instruction]:
+    """Instructions before the closing HALT."""
     if len(data) % 4 or not data or len(data) // 4 > parameters.program_words:
         raise Malformed(f"program.bin has {len(data)} bytes for {parameters.program_words} words of 4")
     words = np.frombuffer(data, "<u4").tolist()
@@ -141,8 +144,6 @@ def _decode_instructions(data: bytes, parameters: CoreParameters, where: str) ->
     *body, last = instructions
     if last.opcode != Opcode.HALT or any(instruction.opcode == Opcode.HALT for instruction in body):
         raise Malformed("program.bin does not end at its only HALT")
-    for index, instruction in enumerate(body):
-        check_instruction(instruction, parameters, f"{where}: instruction {index} ({instruction.opcode.name})")
     return body
 
 

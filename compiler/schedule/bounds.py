@@ -12,10 +12,10 @@ __all__ = ["check_instruction"]
 _LARGEST_WALK = 1 << 22
 
 
-def check_instruction(instruction: Instruction, parameters: CoreParameters, where: str) -> None:
+def check_instruction(instruction: Instruction, parameters: CoreParameters, where: str, *, weight_words: int, record_words: int) -> None:
     """Raise :class:`ModelError` unless every access of a compute instruction is inside its memory and aligned as it must be.
 
-    ``where`` names the instruction in the message. The bounds are exact, and the time is that of walking the coordinates of one axis.
+    ``where`` names the instruction in the message, ``weight_words`` and ``record_words`` say how much of those memories is loaded. The bounds are exact, and the time is that of walking the coordinates of one axis.
     """
     rows, columns = parameters.rows, parameters.columns
     opcode, reduce_loops, count = instruction.opcode, instruction.reduce_loops, len(instruction.loops)
@@ -27,7 +27,7 @@ def check_instruction(instruction: Instruction, parameters: CoreParameters, wher
             raise ModelError(f"{where} {what}; the artefact is damaged or was made by another program")
 
     def inside(what: str, low: int, high: int, depth: int) -> None:
-        need(0 <= low and high < depth, f"uses {what} {low if low < 0 else high}, beyond the core's {depth}")
+        need(0 <= low and high < depth, f"uses {what} {low if low < 0 else high}, but there are {depth}")
 
     def span(register: str, first: int, loops: Iterable[int]) -> tuple[int, int]:
         offsets = [strides[register][index] * lasts[index] for index in loops]
@@ -44,7 +44,7 @@ def check_instruction(instruction: Instruction, parameters: CoreParameters, wher
             inside("activation byte", *span("b", instruction.b, every), parameters.activation_bytes)
         inside("activation byte", *span("o", instruction.o, every), parameters.activation_bytes)
         low, high = span("p", instruction.p, every)
-        inside("record", low, high + instruction.records - 1, parameters.record_words)
+        inside("record", low, high + instruction.records - 1, record_words)
         return
 
     need(all(value % rows == 0 for value in (instruction.a, *strides["a"])), "reads activation words at addresses that are no multiple of the word")
@@ -61,7 +61,7 @@ def check_instruction(instruction: Instruction, parameters: CoreParameters, wher
     need(instruction.plane_loop == NO_LOOP or instruction.plane_loop < reduce_loops, "has its plane loop outside the reduction")
     need(tile == NO_LOOP or reduce_loops <= tile < count, "has its tile loop inside the reduction")
     need(1 <= instruction.last_columns <= columns, f"writes {instruction.last_columns} columns of {columns}")
-    inside("weight word", *span("b", instruction.b, every), parameters.weight_words)
+    inside("weight word", *span("b", instruction.b, every), weight_words)
     size = 4 if instruction.raw else 1
     need(size == 1 or all(value % 4 == 0 for value in (instruction.o, *strides["o"])), "writes accumulators at addresses that are no multiple of 4")
     others = range(count) if tile == NO_LOOP else [index for index in range(count) if index != tile]
@@ -72,7 +72,7 @@ def check_instruction(instruction: Instruction, parameters: CoreParameters, wher
     for first, last, used in groups:
         for register, what, depth, unit in (
             ("o", "activation byte", parameters.activation_bytes, size),
-            ("p", "record", parameters.record_words, instruction.records),
+            ("p", "record", record_words, instruction.records),
         ):
             if register == "p" and instruction.raw:
                 continue

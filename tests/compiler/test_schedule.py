@@ -1,0 +1,365 @@
+"""Scheduled programs run on the NumPy twin of the core, compared with plain loops on every tensor."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from program_cases import ProgramBuilder, random_codes, random_program, reference
+from tritloom.compiler.ir.program import HostOp
+from tritloom.compiler.schedule import Placement, memory_needs, schedule, sim_parameters, tensor_from_bytes, tensor_to_bytes
+from tritloom.compiler.schedule.bounds import check_instruction
+from tritloom.compiler.schedule.layout import lifetimes
+from tritloom.errors import ModelError
+from tritloom.hw.arch.isa import Opcode, disassemble
+from tritloom.hw.arch.link import Space, State
+from tritloom.hw.arch.parameters import CoreParameters
+from tritloom.hw.model import CoreModel
+
+
+def tight(program, rows=4, columns=3, encoding="trit2"):
+    """The smallest core of a shape that holds the program, so that any access out of place is found."""
+    needs = memory_needs(program, rows=rows, columns=columns, weight_encoding=encoding)
+    return CoreParameters(
+        rows=rows, columns=columns, accumulator_bits=needs.accumulator_bits, weight_encoding=encoding, weight_words=max(1, needs.weight_words),
+        activation_words=max(1, needs.activation_words), record_words=max(1, needs.record_words), program_words=needs.program_words,
+    )  # fmt: skip
+
+
+def run(program, parameters, seed=0):
+    """Schedule, load on dirty memory, run layer by layer, compare every tensor when it is complete; returns the schedule."""
+    rng = np.random.default_rng(seed)
+    result = schedule(program, parameters)
+    model = CoreModel(parameters)
+    model.write(Space.ACTIVATIONS, 0, rng.integers(0, 256, parameters.activation_bytes).astype(np.uint8).tobytes())
+    model.write(Space.PROGRAM, 0, np.array(result.program_words, "<u4").tobytes())
+    model.write(Space.WEIGHTS, 0, result.weights.tobytes())
+    model.write(Space.RECORDS, 0, result.records)
+    codes = random_codes(program, rng)
+    expected = reference(program, codes)
+
+    def compare(name):
+        place = result.placements[name]
+        got = tensor_from_bytes(place, model.read(place.address, place.bytes), parameters)
+        np.testing.assert_array_equal(got, expected[name], err_msg=name)
+
+    for name, values in codes.items():
+        model.write(Space.ACTIVATIONS, result.placements[name].address, tensor_to_bytes(result.placements[name], values, parameters))
+    model.cycles = 0
+    for layer in result.layers:
+        model.run(layer.pc, layer.instructions, clear=False)
+        for name in layer.outputs:
+            compare(name)
+    model.run(model.pc, clear=False)
+    assert (model.state, model.cycles, result.cycles) == (State.IDLE, result.cycles, model.cycles)
+    for spec in program.outputs:
+        compare(spec.tensor)
+    for index, instruction in enumerate(result.instructions[:-1]):
+        check_instruction(instruction, parameters, f"instruction {index}", weight_words=len(result.weights), record_words=len(result.records) // 16)
+    assert disassemble(result.program_words) == list(result.instructions)
+    return result
+
+
+@settings(deadline=None, max_examples=120)
+@given(
+    st.integers(0, 2**32 - 1), st.sampled_from([4, 8, 16]), st.sampled_from([1, 3, 8, 16]), st.sampled_from(["trit2", "trit5"]), st.integers(1, 9),
+)  # fmt: skip
+def test_random_programs(seed, rows, columns, encoding, operations):
+    program = random_program(seed, operations)
+    run(program, tight(program, rows, columns, encoding), seed)
+
+
+CONVOLUTIONS = {
+    "one_by_one": ((5, 3, 3), 7, {}),
+    "odd_sizes": ((5, 7, 5), 11, {"kernel": (3, 3), "strides": (2, 2), "pads": (1, 1, 1, 1)}),
+    "asymmetric_pads": ((3, 5, 6), 4, {"kernel": (3, 2), "pads": (2, 0, 1, 1)}),
+    "stride_beyond_kernel": ((3, 9, 9), 2, {"kernel": (2, 2), "strides": (4, 3)}),
+    "dilation": ((6, 9, 8), 5, {"kernel": (3, 2), "dilations": (2, 3), "pads": (2, 1, 2, 3)}),
+    "one_dimension": ((9, 1, 13), 6, {"kernel": (1, 5), "strides": (1, 2), "pads": (0, 2, 0, 2)}),
+    "only_padding": ((2, 1, 1), 3, {"kernel": (3, 3), "pads": (3, 3, 3, 3), "strides": (2, 2)}),
+    "dense": ((5, 3, 2), 13, {"kernel": (3, 2)}),
+    "dense_with_padding": ((5, 2, 2), 4, {"kernel": (2, 2), "pads": (1, 1, 1, 1)}),
+    "planes": ((5, 4, 3), 7, {"kernel": (2, 2), "planes": 5, "pads": (1, 0, 0, 1)}),
+    "two_groups": ((6, 4, 4), 10, {"kernel": (3, 3), "groups": 2, "pads": (1, 1, 1, 1)}),
+    "groups_that_divide_nothing": ((15, 3, 3), 35, {"kernel": (2, 2), "groups": 5, "planes": 2}),
+    "depthwise": ((19, 5, 5), 19, {"kernel": (3, 3), "groups": 19, "pads": (1, 1, 1, 1)}),
+    "depthwise_with_multiplier": ((7, 4, 4), 21, {"kernel": (3, 3), "groups": 7}),
+    "one_channel": ((1, 6, 6), 1, {"kernel": (3, 3), "pads": (1, 1, 1, 1)}),
+    "raw": ((5, 3, 3), 7, {"kernel": (2, 2), "raw": True, "planes": 3}),
+}
+
+
+@pytest.mark.parametrize("rows,columns,encoding", [(4, 1, "trit2"), (4, 3, "trit5"), (8, 8, "trit2"), (16, 16, "trit5"), (16, 5, "trit2")])
+@pytest.mark.parametrize("case", CONVOLUTIONS)
+def test_convolution_geometry(case, rows, columns, encoding):
+    shape, outputs, options = CONVOLUTIONS[case]
+    builder = ProgramBuilder(len(case) + rows + columns)
+    builder.output(builder.convolution(builder.input(shape), outputs, **options))
+    program = builder.program()
+    result = run(program, tight(program, rows, columns, encoding))
+    assert result.macs == program.operations[0].weights.size * np.prod(program.tensors["t1"].shape[1:])
+
+
+@pytest.mark.parametrize("split", [False, True])
+@pytest.mark.parametrize("rows,columns", [(4, 1), (4, 3), (8, 16), (16, 16)])
+def test_pools(rows, columns, split):
+    builder = ProgramBuilder(rows)
+    source = builder.input((11, 7, 6))
+    one = builder.max_pool(source, (3, 2), (2, 2), (1, 2), (1, 0, 1, 1))
+    two = builder.sum_pool(source, (3, 2), (2, 1), (1, 1, 0, 1), split=split)
+    three = builder.sum_pool(source, (7, 6), split=False)
+    for name in (one, two, three):
+        builder.output(name)
+    result = run(builder.program(), tight(builder.program(), rows, columns))
+    assert result.macs == 0
+
+
+def test_sum_pool_stores_one_word_for_all_taps_tiles_and_layers():
+    builder = ProgramBuilder()
+    source = builder.input((64, 4, 4))
+    builder.output(builder.sum_pool(builder.sum_pool(source, (2, 2)), (3, 3), split=False))
+    needs = memory_needs(builder.program(), rows=16, columns=16, weight_encoding="trit2")
+    assert needs.weight_words == 1
+
+
+def test_depthwise_layers_read_only_their_own_words():
+    builder = ProgramBuilder()
+    builder.output(builder.convolution(builder.input((64, 3, 3)), 64, kernel=(3, 3), groups=64))
+    result = run(builder.program(), tight(builder.program(), 16, 16))
+    assert len(result.instructions) == 2
+    assert len(result.weights) == 4 * 9
+    result = run(builder.program(), tight(builder.program(), 16, 8))
+    assert len(result.instructions) == 3, "tiles that share an input word are taken alternately"
+
+
+def test_dense_layer_is_one_reduction_over_a_packed_input():
+    builder = ProgramBuilder()
+    source = builder.input((1, 28, 28))
+    builder.output(builder.convolution(source, 16, kernel=(28, 28)))
+    result = run(builder.program(), tight(builder.program(), 16, 16))
+    assert len(result.weights) == 784 // 16
+    assert [loop.last + 1 for loop in result.instructions[0].loops] == [49]
+    assert result.placements[source].bytes == 784
+
+
+def test_an_input_read_by_a_dense_and_by_a_windowed_layer_keeps_whole_words():
+    builder = ProgramBuilder()
+    source = builder.input((3, 4, 4))
+    builder.output(builder.convolution(source, 5, kernel=(4, 4)))
+    builder.output(builder.convolution(source, 5, kernel=(2, 2)))
+    result = run(builder.program(), tight(builder.program(), 8, 4))
+    assert result.placements[source].pixel_bytes == 8
+
+
+def test_weight_words_are_shared_between_equal_layers():
+    builder = ProgramBuilder()
+    source = builder.input((8, 3, 3))
+    builder.output(builder.convolution(source, 8, kernel=(2, 2)))
+    again = replace(builder.operations[0], name="again", output=builder.tensor((8, 2, 2)))
+    builder.operations.append(again)
+    builder.output(again.output)
+    program = builder.program()
+    one = memory_needs(replace(program, operations=program.operations[:1]), rows=8, columns=8, weight_encoding="trit2")
+    both = memory_needs(program, rows=8, columns=8, weight_encoding="trit2")
+    assert (both.weight_words, both.record_words) == (one.weight_words, one.record_words)
+    run(program, tight(program, 8, 8))
+
+
+def test_elementwise_operations_with_many_channels_and_records():
+    builder = ProgramBuilder(3)
+    source = builder.input((37, 3, 2))
+    other = builder.convolution(source, 37, step=builder.step(37, pieces=7, shared=False))
+    builder.output(builder.concat(builder.add(source, other), source, other))
+    builder.output(builder.add(source, source))
+    run(builder.program(), tight(builder.program(), 8, 3))
+
+
+def test_record_steps_wrap_back_over_more_than_32767_records():
+    builder = ProgramBuilder(4)
+    source = builder.input((2, 2, 2))
+    builder.output(builder.convolution(source, 1100, step=builder.step(1100, pieces=31, shared=False)))
+    result = run(builder.program(), tight(builder.program(), 4, 16))
+    assert len(result.records) // 16 == 1100 * 31
+
+
+COPIES = {
+    "transpose": ((5, 3, 4), (3, 4, 5), lambda values: values.transpose(1, 2, 0)),
+    "flatten": ((6, 4, 4), (96, 1, 1), lambda values: values),
+    "unflatten": ((60, 1, 1), (5, 3, 4), lambda values: values),
+    "reshape": ((12, 5, 5), (10, 30, 1), lambda values: values),
+    "flip": ((3, 4, 5), (3, 4, 5), lambda values: values[:, ::-1, ::-1]),
+    "repeat": ((3, 1, 1), (3, 4, 4), lambda values: np.broadcast_to(values, (3, 4, 4))),
+    "slice": ((9, 5, 5), (2, 2, 3), lambda values: values[3:7:2, 1:4:2, 2:]),
+    "shuffle": ((12, 3, 3), (12, 3, 3), lambda values: values.reshape(3, 4, 3, 3).swapaxes(0, 1)),
+    "single": ((1, 1, 1), (1, 1, 1), lambda values: values),
+}
+
+
+@pytest.mark.parametrize("case", COPIES)
+def test_copies(case):
+    shape, target, view = COPIES[case]
+    builder = ProgramBuilder()
+    index = np.ascontiguousarray(view(np.arange(np.prod(shape)).reshape(shape))).ravel()
+    builder.output(builder.copy(builder.input(shape), index, target))
+    result = run(builder.program(), tight(builder.program(), 8, 4))
+    assert len(result.instructions) <= (30 if case == "reshape" else 2)
+
+
+def test_random_permutation_takes_many_instructions_and_an_absurd_one_is_refused():
+    builder = ProgramBuilder()
+    builder.output(builder.copy(builder.input((40, 1, 1)), np.random.default_rng(0).permutation(40), (40, 1, 1)))
+    run(builder.program(), tight(builder.program(), 8, 4))
+    builder = ProgramBuilder()
+    builder.output(builder.copy(builder.input((5000, 1, 1)), np.random.default_rng(0).permutation(5000), (5000, 1, 1)))
+    with pytest.raises(ModelError, match=r"^layer 'copy_t1' moves its elements in more than 1000 separate runs; use a regular"):
+        memory_needs(builder.program(), rows=8, columns=4, weight_encoding="trit2")
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([4, 16]))
+def test_tensors_that_live_at_one_time_never_overlap(seed, rows):
+    program = random_program(seed, 12)
+    parameters = tight(program, rows)
+    placements, alive = schedule(program, parameters).placements, lifetimes(program)
+    spans = {name: (place.address, place.address + place.bytes) for name, place in placements.items()}
+    for one in alive:
+        for two in alive:
+            if one < two and alive[one][0] <= alive[two][1] and alive[two][0] <= alive[one][1]:
+                assert spans[one][1] <= spans[two][0] or spans[two][1] <= spans[one][0], (one, two)
+
+
+def test_memory_is_reused():
+    builder = ProgramBuilder()
+    name = builder.input((16, 8, 8))
+    for _ in range(6):
+        name = builder.convolution(name, 16)
+    builder.output(name)
+    needs = memory_needs(builder.program(), rows=16, columns=16, weight_encoding="trit2")
+    assert needs.activation_words == 2 * 64
+    run(builder.program(), tight(builder.program(), 16, 16))
+
+
+def test_inputs_that_are_outputs_stay():
+    builder = ProgramBuilder()
+    source = builder.input((5, 3, 3))
+    builder.output(source)
+    builder.output(builder.convolution(builder.convolution(source, 5), 5))
+    result = run(builder.program(), tight(builder.program(), 4, 4))
+    assert len({place.address for place in result.placements.values()}) == 3
+
+
+def test_a_tensor_written_in_parts_is_complete_after_the_last():
+    builder = ProgramBuilder()
+    source = builder.input((5, 3, 3))
+    builder.output(builder.concat(source, source))
+    result = run(builder.program(), tight(builder.program()))
+    assert [layer.outputs for layer in result.layers] == [(), ("t1",)]
+
+
+def test_layers_add_up():
+    program = random_program(5, 9)
+    parameters = tight(program, 8, 8)
+    result = run(program, parameters)
+    assert [layer.name for layer in result.layers] == [operation.name for operation in program.operations]
+    assert sum(layer.words for layer in result.layers) + 1 == len(result.program_words) == parameters.program_words
+    assert sum(layer.instructions for layer in result.layers) + 1 == len(result.instructions)
+    assert result.instructions[-1].opcode == Opcode.HALT
+    assert result.macs == sum(layer.macs for layer in result.layers)
+    for layer in result.layers:
+        assert layer.utilisation == layer.macs / (64 * layer.cycles) <= 1
+
+
+def small(raw=False):
+    builder = ProgramBuilder()
+    builder.output(builder.convolution(builder.input((40, 5, 5)), 12, kernel=(3, 3), raw=raw, step=None if raw else builder.step(12, pieces=2, shared=False)))
+    return builder.program()
+
+
+@pytest.mark.parametrize(
+    "field,message",
+    [
+        ("weight_words", r"model 'case' needs 90 weight words on a 8x6 array, but the core has 89; use a larger part, fewer digit planes or a smaller model"),
+        ("activation_words", r"model 'case' needs 143 activation words on a 8x6 array, but the core has 142; use a larger part or smaller feature maps"),
+        ("record_words", r"model 'case' needs 24 requantisation records on a 8x6 array, but the core has 23; use a larger part or fewer channels"),
+        ("program_words", r"model 'case' needs \d+ program words on a 8x6 array, but the core has \d+; use a larger part or fewer layers"),
+    ],
+)
+def test_a_memory_that_is_too_small_is_named(field, message):
+    program = small()
+    parameters = tight(program, 8, 6)
+    schedule(program, parameters)
+    with pytest.raises(ModelError, match=f"^{message}$"):
+        schedule(program, replace(parameters, **{field: getattr(parameters, field) - 1}))
+
+
+@pytest.mark.parametrize("low,high,bits", [(-(1 << 16), 0, 17), (0, 1 << 16, 18), (0, (1 << 16) - 1, 17), (-(1 << 16) - 1, 0, 18)])
+def test_accumulator_width_is_exact(low, high, bits):
+    program = small()
+    program = replace(program, operations=(replace(program.operations[0], acc_low=low, acc_high=high),))
+    assert memory_needs(program, rows=8, columns=6, weight_encoding="trit2").accumulator_bits == bits
+    schedule(program, tight(program, 8, 6))
+    with pytest.raises(ModelError, match=rf"^layer 'conv_t1' reaches accumulator values from {low} to {high} and needs {bits} bits, but the core's .* have {bits - 1}"):
+        schedule(program, replace(tight(program, 8, 6), accumulator_bits=bits - 1))
+
+
+def test_raw_accumulators_and_operations_without_instruction_are_refused():
+    program = small(raw=True)
+    builder = ProgramBuilder()
+    builder.input((40, 5, 5))
+    builder.tensors, builder.operations = dict(program.tensors), list(program.operations)
+    builder.output(builder.convolution("t1", 3))
+    with pytest.raises(ModelError, match=r"^layer 'conv_t2' reads the raw accumulators 't1'; only a graph output may be raw$"):
+        memory_needs(builder.program(), rows=8, columns=6, weight_encoding="trit2")
+    builder = ProgramBuilder()
+    builder.output(builder.max_pool(builder.input((1, 1, 20000)), (1, 2)))
+    with pytest.raises(ModelError, match=r"tensor 't0' is 1x20000; the core addresses at most 16384 rows and columns$"):
+        memory_needs(builder.program(), rows=8, columns=6, weight_encoding="trit2")
+
+
+def test_sim_parameters_come_in_a_few_sizes():
+    program = small()
+    parameters = sim_parameters(program)
+    assert parameters == CoreParameters(
+        rows=16, columns=16, accumulator_bits=32, weight_encoding="trit2", weight_words=1024, activation_words=1024, record_words=256, program_words=1024
+    )  # fmt: skip
+    run(program, parameters)
+    builder = ProgramBuilder()
+    builder.output(builder.convolution(builder.input((16, 40, 40)), 300, step=builder.step(300, pieces=1, shared=False)))
+    larger = sim_parameters(builder.program())
+    assert (larger.activation_words, larger.record_words) == (1 << 16, 1024)
+
+
+def test_schedules_are_deterministic():
+    program = random_program(11, 10)
+    one, two = (schedule(program, tight(program, 8, 3)) for _ in range(2))
+    assert one.program_words == two.program_words
+    assert one.records == two.records
+    assert np.array_equal(one.weights, two.weights)
+
+
+def test_tensor_bytes_are_checked():
+    place = Placement(address=0, pixel_bytes=8, element_bytes=1, shape=(3, 2, 2))
+    parameters = CoreParameters(rows=8)
+    codes = np.arange(-6, 6).reshape(3, 2, 2)
+    data = tensor_to_bytes(place, codes, parameters)
+    assert len(data) == 32
+    assert data[:4] == bytes([256 - 6, 256 - 2, 2, 0])
+    np.testing.assert_array_equal(tensor_from_bytes(place, data, parameters), codes)
+    with pytest.raises(ValueError, match=r"^codes must be from -128 to 127$"):
+        tensor_to_bytes(place, codes + 200, parameters)
+    with pytest.raises(ValueError, match=r"^tensor must have shape \(3, 2, 2\), not \(12,\)$"):
+        tensor_to_bytes(place, codes.ravel(), parameters)
+    with pytest.raises(ValueError, match=r"^data must be at least 32 bytes, not 31$"):
+        tensor_from_bytes(place, data[:31], parameters)
+    raw = Placement(address=0, pixel_bytes=16, element_bytes=4, shape=(3, 1, 2))
+    values = np.array([[[-(1 << 31), 1]], [[(1 << 31) - 1, -1]], [[0, 256]]])
+    np.testing.assert_array_equal(tensor_from_bytes(raw, tensor_to_bytes(raw, values, parameters), parameters), values)
+    packed = Placement(address=0, pixel_bytes=3, element_bytes=1, shape=(3, 1, 3))
+    assert len(tensor_to_bytes(packed, np.zeros((3, 1, 3)), parameters)) == 16
+
+
+def test_host_steps_do_not_matter_to_the_schedule():
+    program = small()
+    changed = replace(program, outputs=(replace(program.outputs[0], epilogue=(HostOp(kind="Dequantize"), HostOp(kind="Softmax"))),))
+    assert schedule(program, tight(program)).program_words == schedule(changed, tight(program)).program_words
