@@ -29,12 +29,14 @@ class LinkEngine(wiring.Component):
     WRITE of ``n`` bytes takes ``2 * n + 24`` clocks from the closing delimiter to the first byte of its reply; in the second
     walk it delivers one byte a clock. READ sends up to one byte a clock.
 
-    Checks come in this order: LENGTH (the length field, the length that the opcode needs), OPCODE, BUSY (WRITE, READ and START while
+    Checks come in this order: LENGTH (fewer than 6 or more than 1022 bytes), CRC, LENGTH (the length field), OPCODE, LENGTH (not what the
+    opcode needs), BUSY (WRITE, READ and START while
     the core runs), ARGUMENT (space, address range, count, ``pc`` outside the program memory), LENGTH (no whole number of words).
     A WRITE without bytes and a READ of 0 bytes are legal at any address. Any non-zero ``clear`` clears the cycle counter.
 
-    One sound frame is held while an earlier reply is under way; the next one is answered OVERRUN. Damaged frames are answered
-    when the engine is idle; errors that come faster than they can be sent merge into the latest.
+    One sound frame is held while an earlier reply is under way. A frame that begins before the engine has finished with the one that it
+    holds is answered OVERRUN. Damaged frames are answered when the engine is idle; errors that come faster than they can be sent merge
+    into the latest.
 
     Parameters
     ----------
@@ -221,13 +223,7 @@ class LinkEngine(wiring.Component):
                     with m.Case(1):
                         m.d.sync += opcode.eq(byte)
                     with m.Case(2):
-                        m.d.sync += illegal.eq(byte != receiver.length[:8])
-                    with m.Case(3):
-                        m.d.sync += illegal.eq(0)
-                        with m.If(illegal | (byte != receiver.length[8:])):
-                            fail(ErrorCode.LENGTH)
-                        with m.Else():
-                            dispatch()
+                        dispatch()
                     for place in range(5):
                         with m.Case(ARGUMENTS + place):
                             m.d.sync += arguments.word_select(place, 8).eq(byte)
@@ -239,7 +235,7 @@ class LinkEngine(wiring.Component):
                                     m.next = "START"
                     with m.Case(ARGUMENTS + 5):
                         m.d.sync += remaining[:8].eq(byte)
-                    with m.Default():
+                    with m.Case(ARGUMENTS + 6):
                         m.d.sync += [remaining[8:].eq(byte), illegal.eq(byte[2:] != 0)]
                         m.next = "WALK"
                         with m.If(acting):

@@ -138,8 +138,8 @@ class FrameReceiver(wiring.Component):
     -------
     rx_valid : :py:`In(1)`, rx_data : :py:`In(8)`
         One received byte of the wire.
-    full : :py:`Out(1)`, length : :py:`Out(10)`, release : :py:`In(1)`
-        A frame with ``length`` bytes of data and correct CRC is held; its own length field is not yet compared.
+    full : :py:`Out(1)`, length : :py:`Out(16)`, release : :py:`In(1)`
+        A frame with ``length`` bytes of data, correct CRC and length field is held.
     address : :py:`In(10)`, byte : :py:`Out(8)`
         Read port of the buffer, two clocks from address to byte; the body begins at :data:`FRAME_START`.
     error : :py:`Out(1)`, error_code : :py:`Out(3)`, error_sequence : :py:`Out(8)`, error_taken : :py:`In(1)`
@@ -149,7 +149,7 @@ class FrameReceiver(wiring.Component):
     def __init__(self) -> None:
         super().__init__({
             "rx_valid": In(1), "rx_data": In(8),
-            "full": Out(1), "length": Out(10), "release": In(1),
+            "full": Out(1), "length": Out(16), "release": In(1),
             "address": In(10), "byte": Out(8),
             "error": Out(1), "error_code": Out(3), "error_sequence": Out(8), "error_taken": In(1),
         })  # fmt: skip
@@ -183,6 +183,12 @@ class FrameReceiver(wiring.Component):
             m.d.sync += [last_two.eq(Cat(last_two[8:], decoder.data)), blocked.eq(blocked | self.full), count.eq(count + ~too_long)]
             with m.If(count == -6 & 0x7FF):
                 m.d.sync += sequence.eq(decoder.data)
+        # The length field of a frame that is not stored needs no check: whatever it says, the frame is lost.
+        with m.If(write.en):
+            with m.If(count == -4 & 0x7FF):
+                m.d.sync += self.length[:8].eq(decoder.data)
+            with m.If(count == -3 & 0x7FF):
+                m.d.sync += self.length[8:].eq(decoder.data)
 
         with m.If(self.release):
             m.d.sync += self.full.eq(0)
@@ -197,8 +203,10 @@ class FrameReceiver(wiring.Component):
                 m.d.comb += code.eq(link.ErrorCode.CRC)
             with m.Elif(blocked):
                 m.d.comb += code.eq(link.ErrorCode.OVERRUN)
+            with m.Elif(self.length != count):
+                m.d.comb += code.eq(link.ErrorCode.LENGTH)
             with m.If(code == 0):
-                m.d.sync += [self.full.eq(1), self.length.eq(count)]
+                m.d.sync += self.full.eq(1)
             with m.Elif(begun):
                 m.d.sync += [self.error.eq(1), self.error_code.eq(code), self.error_sequence.eq(sequence)]
             m.d.sync += [count.eq(-6), damaged.eq(0), blocked.eq(0), sequence.eq(0)]
