@@ -7,7 +7,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 
 export PIP_PROGRESS_BAR ?= off
 
@@ -27,7 +27,9 @@ lint: $(VENV)/test.stamp
 
 # Types and import contracts are judged on the installed package: static tools do not follow the folder mapping of pyproject.toml.
 types: $(VENV)/project.stamp $(VENV)/test.stamp
-	$(BIN)/basedpyright --project pyproject.toml --pythonpath $(BIN)/python $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib") + "/tritloom")')
+	@rm -rf build/types && mkdir -p build/types
+	@cp -R "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tritloom" build/types/
+	$(BIN)/basedpyright --pythonpath $(BIN)/python
 
 contracts: $(VENV)/project.stamp $(VENV)/test.stamp
 	$(BIN)/lint-imports

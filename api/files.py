@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkstemp
+from typing import IO
 
 import numpy as np
 
@@ -64,7 +65,7 @@ def read_arrays(path: str | os.PathLike[str], what: str = "array file") -> dict[
     return arrays
 
 
-def _read_array(stream: zipfile.ZipExtFile, size: int) -> np.ndarray:  # type: ignore[type-arg]
+def _read_array(stream: IO[bytes], size: int) -> np.ndarray:
     """One ``.npy`` member; its header may not promise more bytes than the member holds."""
     version = np.lib.format.read_magic(stream)
     header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0

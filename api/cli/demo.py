@@ -162,8 +162,8 @@ def _held_out() -> "tuple[np.ndarray, np.ndarray]":
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise MissingToolError("the demo needs scikit-learn: pip install 'tritloom[models]'") from error
-    digits = load_digits()
-    return digits.images[HELD_OUT], digits.target[HELD_OUT]
+    rows, labels = load_digits(return_X_y=True)
+    return rows[HELD_OUT].reshape(-1, 8, 8), labels[HELD_OUT]
 
 
 def _samples(pictures: "np.ndarray", labels: "np.ndarray", predicted: "np.ndarray") -> "list[Sample]":
