@@ -1,0 +1,206 @@
+"""The outside witness: the float model as others execute it, ONNX Runtime or, for QONNX operators, the executor of ``qonnx``.
+
+Batches run at once although most models declare a batch of one: the batch axis of the graph's inputs is changed and every
+constant ``Reshape`` that repeats the declared batch keeps the axis of its operand instead. The first and the last sample are then
+run alone in the unchanged model; where a batch gives something else, or fails, every sample is run alone.
+"""
+
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import onnx
+import onnxruntime
+from onnx import numpy_helper
+
+from tritloom.errors import MissingToolError, ModelError, UserError
+
+__all__ = ["run_witness", "uses_custom_operators"]
+
+_RUNTIME_IR_VERSION = 13
+"""Newest file format version that the supported releases of ONNX Runtime read."""
+
+_STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+_OLD_QONNX_DOMAINS = ("onnx.brevitas", "finn.custom_op.general")
+_QONNX_DOMAIN = "qonnx.custom_op.general"
+_CHUNK_ELEMENTS = 1 << 22
+"""Input elements that are executed together at most."""
+
+
+def uses_custom_operators(model: onnx.ModelProto) -> bool:
+    """Whether a node lies in a domain that ONNX Runtime does not execute."""
+    return any(node.domain not in _STANDARD_DOMAINS for node in model.graph.node)
+
+
+def _free_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    """Graph inputs that are not initializers."""
+    fixed = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in fixed]
+
+
+def _declared_batch(model: onnx.ModelProto) -> int | None:
+    sizes = {value.type.tensor_type.shape.dim[0].dim_value for value in _free_inputs(model) if value.type.tensor_type.shape.dim}
+    return sizes.pop() if len(sizes) == 1 and 0 not in sizes else None
+
+
+def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelProto:
+    """A copy whose graph outputs are ``names``, in that order. Raises :class:`UserError` for a name that no node computes."""
+    known = {output for node in model.graph.node for output in node.output}
+    known |= {value.name for value in model.graph.input}
+    for name in names:
+        if name not in known:
+            raise UserError(f"the model has no value {name!r}")
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    declared = {value.name: value for value in [*model.graph.output, *model.graph.value_info, *model.graph.input]}
+    del copy.graph.output[:]
+    copy.graph.output.extend([declared.get(name, onnx.ValueInfoProto(name=name)) for name in names])
+    return copy
+
+
+def _with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
+    """A copy whose inputs have ``batch`` samples; shapes behind them are left to inference."""
+    declared = _declared_batch(model)
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    graph = copy.graph
+    for value in _free_inputs(copy):
+        if value.type.tensor_type.shape.dim:
+            value.type.tensor_type.shape.dim[0].dim_value = batch
+    for value in graph.output:
+        value.type.tensor_type.ClearField("shape")
+    del graph.value_info[:]
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            constants |= {node.output[0]: attribute.t for attribute in node.attribute if attribute.name == "value"}
+    for index, node in enumerate(graph.node):
+        if node.op_type != "Reshape" or node.input[1] not in constants or node.input[0] in constants:
+            continue
+        shape = numpy_helper.to_array(constants[node.input[1]]).copy()
+        if declared is not None and shape.ndim == 1 and len(shape) and shape[0] == declared:
+            shape[0] = 0
+            name = f"{node.input[1]}_batch_{index}"
+            graph.initializer.append(numpy_helper.from_array(shape, name))
+            node.input[1] = name
+    return copy
+
+
+def _run_onnxruntime(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    copy.ir_version = min(copy.ir_version, _RUNTIME_IR_VERSION)
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    # Fused kernels for quantised operators compute something else than the float graph says.
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return [np.asarray(array) for array in session.run(None, dict(feeds))]
+
+
+def _run_qonnx(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    # qonnx makes one-node models in the newest format that onnx knows, which ONNX Runtime may not read yet.
+    newest, onnx.IR_VERSION = onnx.IR_VERSION, min(onnx.IR_VERSION, _RUNTIME_IR_VERSION)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                from qonnx.core.modelwrapper import ModelWrapper
+                from qonnx.core.onnx_exec import execute_onnx
+                from qonnx.util.cleanup import cleanup_model
+            except ImportError as error:
+                raise MissingToolError(
+                    f"this model has QONNX operators and the qonnx package is missing ({error}); run: pip install 'tritloom[qonnx]'"
+                ) from error
+            copy = onnx.ModelProto()
+            copy.CopyFrom(model)
+            for node in copy.graph.node:
+                if node.domain in _OLD_QONNX_DOMAINS:
+                    node.domain = _QONNX_DOMAIN
+            names = [value.name for value in _free_inputs(copy)]
+            wrapper = cleanup_model(ModelWrapper(copy))
+            # The clean-up renames inputs and outputs and keeps their order.
+            renamed = {new.name: feeds[name] for name, new in zip(names, wrapper.graph.input, strict=True)}
+            results = execute_onnx(wrapper, renamed)
+            return [np.asarray(results[value.name]) for value in wrapper.graph.output]
+    finally:
+        onnx.IR_VERSION = newest
+
+
+def _execute(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+    custom = uses_custom_operators(model)
+    try:
+        return _run_qonnx(model, feeds) if custom else _run_onnxruntime(model, feeds)
+    except MissingToolError:
+        raise
+    except Exception as error:
+        # Neither executor has a base class for its errors; qonnx raises bare Exception.
+        executor = "the qonnx executor" if custom else "ONNX Runtime"
+        raise ModelError(f"{executor} cannot run this model: {' '.join(str(error).split())[:300]}") from error
+
+
+def _agree(batch: Sequence[np.ndarray], alone: Sequence[np.ndarray], sample: int) -> bool:
+    """Whether a sample of a batch is what it is alone, but for float rounding and the few quantiser steps that it may move."""
+    for whole, single in zip(batch, alone, strict=True):
+        one, other = np.asarray(whole[sample], np.float64).ravel(), np.asarray(single, np.float64).ravel()
+        if one.shape != other.shape:
+            return False
+        tolerance = 1e-3 * (np.abs(other).max(initial=0.0) + 1e-6)
+        if np.count_nonzero(np.abs(one - other) > tolerance) > 0.1 * one.size:
+            return False
+    return True
+
+
+def _one_by_one(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], samples: Iterable[int]) -> list[list[np.ndarray]]:
+    return [_execute(model, {name: array[index : index + 1] for name, array in feeds.items()}) for index in samples]
+
+
+def _run_chunk(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], samples: int) -> list[np.ndarray]:
+    declared = _declared_batch(model)
+    if declared == samples:
+        return _execute(model, feeds)
+    batch: list[np.ndarray] | None
+    try:
+        batch = _execute(_with_batch(model, samples), feeds)
+    except ModelError:
+        if declared != 1:
+            raise
+        batch = None
+    if declared != 1:
+        return batch or []
+    if batch is not None and all(len(array.shape) and len(array) == samples for array in batch):
+        ends = (0, samples - 1)
+        if all(_agree(batch, alone, index) for index, alone in zip(ends, _one_by_one(model, feeds, ends), strict=True)):
+            return batch
+    return [np.concatenate(arrays) for arrays in zip(*_one_by_one(model, feeds, range(samples)), strict=True)]
+
+
+def run_witness(data: bytes, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+    """Values of an ONNX model, computed in float by ONNX Runtime or the ``qonnx`` executor.
+
+    ``feeds`` maps the model's inputs to arrays whose first axis is the batch, of any size from 1; they are converted to
+    the declared types. ``outputs`` names values of the graph (intermediate ones too), by default the graph's outputs. Raises
+    :class:`UserError` for unknown names, :class:`ModelError` when the executor refuses the model, :class:`MissingToolError` when the
+    model needs ``qonnx`` and it is not installed.
+    """
+    model = onnx.load_from_string(data)
+    names = list(outputs) if outputs is not None else [value.name for value in model.graph.output]
+    model = _with_outputs(model, names)
+    inputs = {value.name: value for value in _free_inputs(model)}
+    if sorted(feeds) != sorted(inputs):
+        raise UserError(f"inputs must be {', '.join(inputs)}; given are {', '.join(sorted(feeds)) or 'none'}")
+    arrays = {
+        name: np.ascontiguousarray(feeds[name], onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type))
+        for name, value in inputs.items()
+    }
+    counts = {len(array) for array in arrays.values()}
+    if len(counts) != 1 or 0 in counts:
+        raise UserError(f"inputs must have one batch size of at least 1, not {sorted(counts)}")
+    samples = counts.pop()
+    largest = max(array.size // samples for array in arrays.values())
+    step = max(1, min(samples, _CHUNK_ELEMENTS // max(1, largest)))
+    parts = []
+    for begin in range(0, samples, step):
+        chunk = {name: array[begin : begin + step] for name, array in arrays.items()}
+        parts.append(_run_chunk(model, chunk, min(step, samples - begin)))
+    return {name: np.concatenate(values) for name, values in zip(names, zip(*parts, strict=True), strict=True)}
