@@ -21,6 +21,7 @@ from tritloom.hw.arch.isa import HEADER_WORDS, LOOP_WORDS, NO_LOOP, Instruction,
 from tritloom.hw.arch.link import Fault, Space, State
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.record import BIAS_BITS, MULTIPLIER_BITS, RECORD_BYTES, SHIFT_BITS, START_BITS
+from tritloom.hw.arch.timing import instruction_cycles
 from tritloom.hw.arch.trits import decode_trit2, decode_trit5
 
 __all__ = ["CoreModel", "walk"]
@@ -101,8 +102,6 @@ class CoreModel:
 
         ``clear`` zeroes :attr:`cycles` first. Raises :class:`ValueError` for an address beyond a memory.
         """
-        from tritloom.hw.arch.timing import instruction_cycles
-
         self.state, self.fault, self.pc = State.RUNNING, Fault.NONE, pc
         if clear:
             self.cycles = 0

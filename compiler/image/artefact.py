@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+
 from tritloom.compiler.image.archive import pack, read_file, unpack, write_file
 from tritloom.compiler.image.codec import ArrayReader, ArrayWriter, Malformed, decode_program, encode_program, integer, mapping, text
 from tritloom.compiler.image.schedules import SCHEDULE_FILES, decode_schedule, encode_schedule

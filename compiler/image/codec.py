@@ -11,6 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
+
 from tritloom.compiler.ir.program import (
     Add,
     Convolution,
@@ -278,7 +279,9 @@ def decode_program(value: Any, arrays: ArrayReader) -> Program:
         def pair(value: Any) -> tuple[Any, ...]:
             return sequence(value, lambda size: integer(size, 1, 1 << 15), 2)
 
-        pads = lambda value: sequence(value, lambda size: integer(size, 0, 1 << 15), 4)  # noqa: E731
+        def pads(value: Any) -> tuple[Any, ...]:
+            return sequence(value, lambda size: integer(size, 0, 1 << 15), 4)
+
         return Window(**mapping(value, {"kernel": pair, "strides": pair, "dilations": pair, "pads": pads}))
 
     def step(value: Any) -> StepFunction:
@@ -397,8 +400,11 @@ def _accumulator(value: Any) -> int:
 
 
 def _proof(value: Any) -> Proof:
-    count = lambda value: integer(value, 0)  # noqa: E731
-    return Proof(**mapping(value, {"exact": _boolean, "reachable": count, "differing": count, "largest": count}))
+    return Proof(**mapping(value, {"exact": _boolean, "reachable": _count, "differing": _count, "largest": _count}))
+
+
+def _count(value: Any) -> int:
+    return integer(value, 0)
 
 
 def _tensor(value: Any) -> Tensor:

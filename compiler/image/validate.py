@@ -1,6 +1,7 @@
 """Whether the parts of a program fit together, so that golden, scheduler and host need not ask again."""
 
 import numpy as np
+
 from tritloom.compiler.image.codec import Malformed
 from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Operation, Program, Rescale, StepFunction, SumPool, Tensor, Window
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 
 import numpy as np
+
 from tritloom.errors import ModelError
 from tritloom.hw.arch.isa import NO_LOOP, Instruction, Opcode
 from tritloom.hw.arch.parameters import CoreParameters

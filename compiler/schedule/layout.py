@@ -9,6 +9,7 @@ padded. Every tensor begins on a word. The bytes of the padding are never used a
 from dataclasses import dataclass
 
 import numpy as np
+
 from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Operation, Program, Rescale
 from tritloom.hw.arch.parameters import CoreParameters
 

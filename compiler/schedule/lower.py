@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import numpy as np
+
 from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Operation, Program, Rescale, StepFunction, SumPool, Window
 from tritloom.compiler.schedule.layout import Placement, is_dense
 from tritloom.compiler.schedule.nest import Axis, affine_prefix, build
@@ -65,7 +66,7 @@ class Lowering:
     def lower(self, operation: Operation) -> list[Instruction]:
         """Instructions of one operation. Raises :class:`ModelError` for one that the core cannot do."""
         for name in (*operation.inputs, operation.output):
-            channels, height, width = self._program.tensors[name].shape
+            _, height, width = self._program.tensors[name].shape
             if max(height, width) > LARGEST_SIZE:
                 raise ModelError(f"layer {operation.name!r}: tensor {name!r} is {height}x{width}; the core addresses at most {LARGEST_SIZE} rows and columns")
         for name in operation.inputs:

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 
 import numpy as np
+
 from tritloom.errors import ModelError
 from tritloom.hw.arch.isa import MAX_LOOPS, NO_LOOP, Instruction, Loop, Opcode, loop_steps
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import numpy as np
+
 from tritloom.compiler.ir.program import Convolution, Program, SumPool
 from tritloom.compiler.schedule.layout import Placement, place
 from tritloom.compiler.schedule.lower import Lowering, count_macs

@@ -3,6 +3,7 @@
 from fractions import Fraction
 
 import numpy as np
+
 from tritloom.compiler.ir.program import (
     Add,
     Convolution,
@@ -128,7 +129,10 @@ def random_program(seed, operations=6):
     """A program over small tensors of odd sizes with every kind of operation."""
     builder = ProgramBuilder(seed)
     rng = builder.rng
-    size = lambda low, high: int(rng.integers(low, high + 1))  # noqa: E731
+
+    def size(low, high):
+        return int(rng.integers(low, high + 1))
+
     names = [builder.input((size(1, 19), size(1, 7), size(1, 7)))]
     if rng.integers(0, 2):
         names.append(builder.input(builder.tensors[names[0]].shape))

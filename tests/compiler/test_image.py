@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from program_cases import ProgramBuilder, random_program
+
 from tritloom.compiler.image import Artefact, artefact_digest, decode_artefact, encode_artefact, read_artefact, write_artefact
 from tritloom.compiler.image.archive import pack, unpack
 from tritloom.compiler.ir.program import Convolution, Copy, HostOp, Proof
@@ -172,7 +173,7 @@ def test_failed_writes_leave_nothing(tmp_path, monkeypatch):
 
 def test_unreadable_paths(tmp_path):
     for path in (tmp_path / "absent.loom", tmp_path, "nul\0byte"):
-        with pytest.raises(UserError, match="^cannot read "):
+        with pytest.raises(UserError, match=r"^cannot read "):
             read_artefact(path)
 
 

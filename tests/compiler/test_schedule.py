@@ -7,6 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from program_cases import ProgramBuilder, random_codes, random_program, reference
+
+from tritloom.compiler import golden
 from tritloom.compiler.ir.program import HostOp
 from tritloom.compiler.schedule import Placement, memory_needs, schedule, sim_parameters, tensor_from_bytes, tensor_to_bytes
 from tritloom.compiler.schedule.bounds import check_instruction
@@ -38,6 +40,8 @@ def run(program, parameters, seed=0):
     model.write(Space.RECORDS, 0, result.records)
     codes = random_codes(program, rng)
     expected = reference(program, codes)
+    for name, values in golden.run(program, {name: values[None] for name, values in codes.items()}).items():
+        np.testing.assert_array_equal(values[0], expected[name], err_msg=f"golden {name}")
 
     def compare(name):
         place = result.placements[name]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tritloom.hw.arch.isa import NO_LOOP, Instruction, Loop, Opcode, assemble, loop_steps
 from tritloom.hw.arch.link import Fault, Space, State
 from tritloom.hw.arch.parameters import CoreParameters
