@@ -5,17 +5,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import numpy as np
 
 from tritloom.boards import fit, get_board
 from tritloom.compiler.frontend import lower
-from tritloom.compiler.image import Artefact, artefact_digest, read_artefact, write_artefact
+from tritloom.compiler.image import Artefact, artefact_digest, decode_artefact, encode_artefact
 from tritloom.compiler.ir.program import Program
 from tritloom.compiler.schedule import Schedule, schedule
 from tritloom.errors import UserError
-from tritloom.files import read_arrays, read_bytes, replacing
+from tritloom.files import read_arrays, read_bytes, write_bytes
 
 __all__ = ["DEFAULT_BOARD", "METHODS", "CompiledModel", "compile", "open_model"]
 
@@ -50,17 +49,12 @@ class CompiledModel:
     def load(cls, source: Source) -> "CompiledModel":
         """Read a ``.loom`` file, or its bytes. Raises :class:`UserError` or :class:`ModelError`."""
         if isinstance(source, bytes):
-            with TemporaryDirectory(prefix="tritloom-") as folder:
-                path = Path(folder) / "model.loom"
-                path.write_bytes(source)
-                return cls(read_artefact(path))
-        read_bytes(source, "compiled model")
-        return cls(read_artefact(Path(source)))
+            return cls(decode_artefact(source, "compiled model"))
+        return cls(decode_artefact(read_bytes(source, "compiled model"), os.fspath(source)))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write a ``.loom`` file, whole or not at all; the same model gives the same bytes."""
-        with replacing(path) as temporary:
-            write_artefact(temporary, self._artefact)
+        write_bytes(path, encode_artefact(self._artefact))
 
     @property
     def artefact(self) -> Artefact:
@@ -87,9 +81,8 @@ class CompiledModel:
 
     @property
     def digest(self) -> str:
-        """Hexadecimal digest of everything that decides the results."""
-        digest = artefact_digest(self._artefact)
-        return digest.hex() if isinstance(digest, bytes) else digest
+        """Digest of everything in the file, 16 hexadecimal digits; a loaded core reports it."""
+        return artefact_digest(self._artefact).hex()
 
     def schedule(self, board: str = DEFAULT_BOARD) -> Schedule:
         """The schedule for ``board``, made if it is not stored. Raises :class:`UserError`, or :class:`ModelError` when nothing fits."""

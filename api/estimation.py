@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tritloom.boards import get_board
+from tritloom.boards.area import logic_cells
 from tritloom.compiled import DEFAULT_BOARD, CompiledModel
 
 __all__ = ["Estimate", "LayerEstimate", "estimate"]
@@ -40,4 +41,6 @@ def estimate(model: CompiledModel, *, board: str = DEFAULT_BOARD) -> Estimate:
     found = get_board(board)
     plan = model.schedule(board)
     layers = tuple(LayerEstimate(layer.name, layer.cycles, layer.macs, float(layer.utilisation)) for layer in plan.layers)
-    return Estimate(found.name, plan.cycles, plan.macs, layers, None, None)
+    if found.family == "none":
+        return Estimate(found.name, plan.cycles, plan.macs, layers, None, None)
+    return Estimate(found.name, plan.cycles, plan.macs, layers, logic_cells(found, plan.parameters), found.guess_mhz)

@@ -81,7 +81,7 @@ class InferenceSession:
         missing: MissingToolError | None = None
         for name, board in wanted:
             try:
-                digest = bytes.fromhex(self._model.digest)[:8]
+                digest = bytes.fromhex(self._model.digest)
                 return name, open_backend(name, self._model.program, self._model.schedule(board), digest=digest)
             except MissingToolError as error:
                 missing = missing or error

@@ -112,7 +112,7 @@ def _trace(
     """Every tensor of a candidate."""
     tell(name, 0, count)
     parts: list[dict[str, np.ndarray]] = []
-    with open_backend(name, compiled.program, compiled.schedule(board), digest=bytes.fromhex(compiled.digest)[:8]) as backend:
+    with open_backend(name, compiled.program, compiled.schedule(board), digest=bytes.fromhex(compiled.digest)) as backend:
         for start in range(0, count, CHUNK):
             parts.append(backend.trace({tensor: array[start : start + CHUNK] for tensor, array in codes.items()}))
             tell(name, min(start + CHUNK, count), count)

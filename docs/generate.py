@@ -58,6 +58,22 @@ def _cell(text: str | None) -> str:
     return (text or "").replace("|", "\\|")
 
 
+DOMAINS = {"": "ONNX", "ai.onnx": "ONNX"}
+
+
+def operator_page() -> str:
+    """Every operator that the front end lowers, from its own table."""
+    from tritloom.compiler.frontend import supported_operators
+
+    lines = ["# Supported operators", "", NOTICE, ""]
+    lines += ["`tritloom check MODEL` says for a given model which nodes are not supported, why, and what to use instead.", ""]
+    lines += ["| operator | domain | supported forms |", "| --- | --- | --- |"]
+    for operator in supported_operators():
+        domain = DOMAINS.get(operator.domain, f"`{operator.domain}`")
+        lines.append(f"| `{operator.name}` | {domain} | {_cell(operator.forms)} |")
+    return "\n".join(lines) + "\n"
+
+
 STAGES = (
     ("model.onnx", "float, QDQ, QONNX", "source"),
     ("front end", "one canonical graph", "compiler"),
@@ -139,7 +155,7 @@ def _box(x: int, y: int, width: int, height: int, title: str, text: str, kind: s
         yield f'<text class="s" x="{middle:g}" y="{y + height / 2 + 16:g}" text-anchor="middle">{escape(text)}</text>'
 
 
-PAGES = {"cli.md": cli_page, "pipeline.svg": pipeline_picture}
+PAGES = {"cli.md": cli_page, "op-support.md": operator_page, "pipeline.svg": pipeline_picture}
 
 
 def main() -> int:
