@@ -206,23 +206,24 @@ class HostOp:
 
     Arrays are (N, ...), axis 0 the batch. ``kind`` is the ONNX operator and decides what is read:
 
-    ======================= ============================== =========================================================
-    kind                    constants                      attributes
-    ======================= ============================== =========================================================
-    Add, Sub, Mul, Div      ``value`` (broadcasts)         ``constant_first``: the constant is the left operand
+    ======================= ================================== =====================================================
+    kind                    constants                          attributes
+    ======================= ================================== =====================================================
+    Add, Sub, Mul, Div      ``A`` or ``B``: the constant side
     Neg, Relu, Sigmoid
-    LeakyRelu                                              ``alpha``
-    Clip                                                   ``low``, ``high`` (``None``: open)
-    BatchNormalization      ``scale bias mean var``        ``epsilon``; axis 1 is the channel
-    Softmax                                                ``axis`` (0 is the batch)
-    ArgMax                                                 ``axis``, ``keepdims``, ``select_last_index``
-    Reshape                                                ``shape`` without the batch axis
-    Transpose                                              ``perm``, its first entry is 0
-    Quantize                ``scale``, ``zero_point``      ``low high rounding bipolar clip_first offset`` of the quantiser,
-                            (model dtype, broadcast)       see :class:`tritloom.compiler.quantize.steps.Quantiser`
-    Dequantize                                             the tensor's own ``scale`` and ``zero_point``
-    Cast                                                   ``to``: NumPy dtype name
-    ======================= ============================== =========================================================
+    LeakyRelu                                                  ``alpha``
+    Clip                    ``min``, ``max``; absent is open
+    BatchNormalization      ``scale B input_mean input_var``   ``epsilon``; axis 1 is the channel
+    Softmax                                                    ``axis``
+    ArgMax                                                     ``axis keepdims select_last_index``
+    Reshape                                                    ``shape`` without the batch axis
+    Transpose                                                  ``perm``, its first entry is 0
+    Quantize                ``scale``, ``zero_point``          ``axis``, ``low high rounding bipolar clip_first offset``
+    Dequantize              ``scale``, ``zero_point``          ``axis``
+    ======================= ================================== =====================================================
+
+    ``scale`` and ``zero_point`` are single, or vectors along ``axis`` (default 1); the quantiser's attributes are those of
+    :class:`tritloom.compiler.quantize.steps.Quantiser`.
     """
 
     kind: str

@@ -1,0 +1,12 @@
+"""Rewrites of an integer program, one a file; each keeps what the program computes."""
+
+from collections.abc import Callable
+
+from tritloom.compiler.ir.program import Program
+from tritloom.compiler.passes.fold_input_copies import fold_input_copies
+from tritloom.compiler.passes.flatten_inputs import flatten_inputs
+
+__all__ = ["PASSES", "flatten_inputs", "fold_input_copies"]
+
+PASSES: tuple[Callable[[Program], Program], ...] = (fold_input_copies, flatten_inputs)
+"""In the order in which the compiler runs them."""

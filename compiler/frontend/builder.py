@@ -1,0 +1,367 @@
+"""The program under construction: names, tensors, operations, and the way from a symbolic value to an integer tensor."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from fractions import Fraction
+
+import numpy as np
+
+from tritloom.compiler.frontend.problems import RefusalError
+from tritloom.compiler.frontend.values import (
+    Codes,
+    Pending,
+    Source,
+    Tail,
+    Value,
+    affine_of,
+    canonical_shape,
+    dequantising,
+    identity_view,
+    moves_only,
+    take_channels,
+)
+from tritloom.compiler.ir.program import Copy, HostOp, InputSpec, Operation, Proof, Rescale, StepFunction, Tensor
+from tritloom.compiler.quantize.chain import compose, entry
+from tritloom.compiler.quantize.steps import Affine, Quantiser, Step, derive_add, derive_step
+from tritloom.errors import ModelError
+
+__all__ = ["Builder", "Settings", "grid_quantiser"]
+
+GridOf = Callable[[str, int], tuple[Fraction, int]]
+"""ONNX value name and bits to scale and zero point; raises :class:`ModelError` when there are no calibration samples."""
+
+
+class Settings:
+    """What the user chose.
+
+    Parameters
+    ----------
+    method, planes
+        Of :func:`tritloom.compiler.quantize.weights.lower_weights`.
+    activation_bits
+        Width of the codes of calibrated tensors, 2 to 8.
+    """
+
+    def __init__(self, *, method: str = "auto", planes: int | None = None, activation_bits: int = 8) -> None:
+        if not 2 <= activation_bits <= 8:
+            raise ModelError(f"activation bits must be from 2 to 8, not {activation_bits}")
+        self.method, self.planes, self.activation_bits = method, planes, activation_bits
+
+
+def grid_quantiser(scale: Fraction, zero_point: int, bits: int) -> Quantiser:
+    """Quantiser of a calibrated tensor: nearest code, ties to even, signed range of ``bits``."""
+    return Quantiser(scale, zero_point, -(1 << (bits - 1)), (1 << (bits - 1)) - 1, "half_even")
+
+
+def _signed_bits(low: int, high: int) -> int:
+    bits = 1
+    while not -(1 << (bits - 1)) <= low <= high < 1 << (bits - 1):
+        bits += 1
+    return bits
+
+
+class Builder:
+    """Collects operations. With ``dry`` nothing is derived or proven: step functions are empty and weights stay zero (for ``check``).
+
+    Parameters
+    ----------
+    settings
+        The user's choices.
+    grid_of
+        Where the grid of a value without a quantiser comes from.
+    """
+
+    def __init__(self, *, settings: Settings, grid_of: GridOf, dry: bool = False) -> None:
+        self.settings, self.dry = settings, dry
+        self.tensors: dict[str, Tensor] = {}
+        self.operations: list[Operation] = []
+        self.inputs: list[InputSpec] = []
+        self.notes: list[str] = []
+        self._grid_of = grid_of
+        self._names: set[str] = set()
+        self._copies: dict[tuple[str, bytes, tuple[int, int, int]], Tensor] = {}
+
+    def unique(self, name: str) -> str:
+        """``name``, or with a number behind it when it was given out before."""
+        candidate, number = name or "unnamed", 1
+        while candidate in self._names:
+            number += 1
+            candidate = f"{name}_{number}"
+        self._names.add(candidate)
+        return candidate
+
+    def emit(self, operation: Operation) -> None:
+        self.operations.append(operation)
+
+    def operation_name(self, label: str) -> str:
+        """A name for an operation; operations and tensors are two name spaces."""
+        candidate, number = label, 1
+        while any(operation.name == candidate for operation in self.operations):
+            number += 1
+            candidate = f"{label}_{number}"
+        return candidate
+
+    def step(
+        self, chain: tuple[Step, ...], quantiser: Quantiser, low: int | Sequence[int], high: int | Sequence[int], channels: int
+    ) -> StepFunction:
+        if self.dry:
+            return StepFunction(
+                records=((),) * channels,
+                low=quantiser.low + quantiser.offset,
+                high=quantiser.high + quantiser.offset,
+                proof=Proof(exact=False, reachable=0),
+            )
+        return derive_step(chain, quantiser, low, high, channels)
+
+    def sum_step(self, left: Value, right: Value, chain: tuple[Step, ...], quantiser: Quantiser, channels: int) -> StepFunction:
+        first, second = affine_of(left.chain), affine_of(right.chain)
+        assert isinstance(left.base, Codes) and isinstance(right.base, Codes) and first is not None and second is not None
+        if self.dry:
+            return self.step(chain, quantiser, 0, 0, channels)
+        ranges = [(value.base.tensor.low, value.base.tensor.high) for value in (left, right) if isinstance(value.base, Codes)]
+        return derive_add(first, second, chain, quantiser, ranges[0], ranges[1], channels)
+
+    def tensor(
+        self, name: str, shape: tuple[int, int, int], quantiser: Quantiser, step: StepFunction | None, source: str = "quantiser"
+    ) -> Tensor:
+        """A new tensor of codes on the grid of ``quantiser``."""
+        scale = quantiser.scale if isinstance(quantiser.scale, tuple) else (quantiser.scale,)
+        zero = quantiser.zero_point if isinstance(quantiser.zero_point, tuple) else (quantiser.zero_point,)
+        low, high = quantiser.low + quantiser.offset, quantiser.high + quantiser.offset
+        return self.add(
+            Tensor(
+                name=self.unique(name),
+                shape=shape,
+                bits=_signed_bits(low, high),
+                low=low if step is None else step.low,
+                high=high if step is None else step.high,
+                scale=scale,
+                zero_point=tuple(value + quantiser.offset for value in zero),
+                source=source,
+            )
+        )
+
+    def add(self, tensor: Tensor) -> Tensor:
+        self.tensors[tensor.name] = tensor
+        return tensor
+
+    def settle(self, value: Value) -> Value:
+        """The value after its quantiser: codes with nothing but their scale behind them. Values without one stay as they are."""
+        if value.quantiser is None:
+            return value
+        if value.settled is None:
+            tensor = self._quantised(value, value.quantiser)
+            value.settled = _on_codes(value, tensor, value.quantiser)
+        return value.settled
+
+    def _quantised(self, value: Value, quantiser: Quantiser) -> Tensor:
+        base = value.base
+        if isinstance(base, Tail):
+            raise RefusalError(
+                f"{base.operator} before a quantiser is not supported",
+                f"{base.operator} may stand only after the last quantised layer; use Relu, LeakyRelu or Clip inside the network",
+            )
+        if isinstance(base, Source):
+            return self._input(value, base, quantiser)
+        if value.chain is None:
+            raise RefusalError("a constant that differs between the pixels of a channel stands before this quantiser",
+                               "use constants that are the same for all pixels of a channel")  # fmt: skip
+        if isinstance(base, Codes):
+            if _keeps_codes(value.chain, quantiser, base.tensor):
+                return base.tensor
+            step = self.step(value.chain, quantiser, base.tensor.low, base.tensor.high, base.shape[0])
+            tensor = self.tensor(value.name, base.shape, quantiser, step, value.source)
+            label = self.operation_name(value.label or value.name)
+            self.emit(Rescale(name=label, output=tensor.name, input=base.tensor.name, step=step))
+            return tensor
+        assert isinstance(base, Pending)
+        return base.finish(self, value.chain, quantiser, value.name, value.source)
+
+    def _input(self, value: Value, base: Source, quantiser: Quantiser) -> Tensor:
+        """The host quantises a graph input, before or after the float steps that stand in front of the quantiser."""
+        if value.trail is None:
+            raise RefusalError("the batch axis is moved between a graph input and its quantiser", "keep the batch on axis 0")
+        direct = moves_only(value.trail)
+        rank = len(base.declared) if direct else len(value.shape)
+        tensor = self.tensor(value.name, base.shape if direct else canonical_shape(value.shape), quantiser, None, value.source)
+        scales, zeros = (
+            np.array([float(part) for part in (part if isinstance(part, tuple) else (part,))]) for part in (quantiser.scale, quantiser.zero_point)
+        )
+        along = (1, -1) + (1,) * (rank - 2)
+        quantise = HostOp(
+            kind="Quantize",
+            constants={
+                "scale": (scales.reshape(along) if len(scales) > 1 else scales.reshape(())).astype(base.dtype if base.dtype.kind == "f" else np.float32),
+                "zero_point": (zeros.reshape(along) if len(zeros) > 1 else zeros.reshape(())).astype(np.int32),
+            },
+            attributes={
+                "low": quantiser.low,
+                "high": quantiser.high,
+                "rounding": quantiser.rounding,
+                "bipolar": quantiser.bipolar,
+                "clip_first": quantiser.clip_first,
+                "offset": quantiser.offset,
+            },
+        )
+        steps = () if direct else value.trail
+        self.inputs.append(InputSpec(name=base.name, shape=base.declared, dtype=str(base.dtype), tensor=tensor.name, prologue=(*steps, quantise)))
+        if not direct:
+            value.view = identity_view(value.shape)
+        return tensor
+
+    def codes(self, value: Value) -> Value:
+        """The value as codes with an affine chain; a quantiser comes from calibration where the model has none."""
+        value = self.settle(value)
+        if isinstance(value.base, Codes) and affine_of(value.chain) is not None:
+            return value
+        if value.settled is None:
+            value.settled = self._calibrated(value)
+        return value.settled
+
+    def requantised(self, value: Value) -> Value:
+        """Codes of one scale for the whole tensor and an integer zero point; ``value`` is codes with an affine chain."""
+        if value.settled is None:
+            value.settled = self._lossless(value) or self._chosen(value)
+        return value.settled
+
+    def _calibrated(self, value: Value) -> Value:
+        base = value.base
+        if isinstance(base, Tail):
+            raise RefusalError(f"{base.operator} inside the network is not supported",
+                               f"{base.operator} may stand only at the end; use Relu, LeakyRelu or Clip inside the network")  # fmt: skip
+        if isinstance(base, Source):
+            return self._calibrated_input(value, base)
+        if isinstance(base, Codes):
+            kept = self._lossless(value)
+            if kept is not None:
+                return kept
+        return self._chosen(value)
+
+    def _chosen(self, value: Value) -> Value:
+        """Put a quantiser behind the value, its grid from calibration samples."""
+        bits = self.settings.activation_bits
+        quantiser = grid_quantiser(*self._grid_of(value.name, bits), bits)
+        quantised = replace(value, quantiser=quantiser, source="calibration", integer=False)
+        return self.settle(quantised)
+
+    def _calibrated_input(self, value: Value, base: Source) -> Value:
+        """Quantise at the graph input itself where what follows is one scale and shift, else after the float steps."""
+        affine = affine_of(value.chain)
+        view = identity_view(tuple(dim if isinstance(dim, int) and position else 1 for position, dim in enumerate(base.declared)))
+        if value.chain is None:
+            return self._chosen(value)
+        if base.dtype.kind in "iu":
+            info = np.iinfo(base.dtype)
+            low, high = int(info.min), int(info.max)
+            quantiser = Quantiser(Fraction(1), 0, low, high, "half_even", offset=-128 if high > 127 else 0)
+            source = "declared"
+        elif affine is not None and len(affine.gain) == 1 and len(affine.offset) == 1 and affine.gain[0] != 0:
+            bits = self.settings.activation_bits
+            quantiser = grid_quantiser(*self._grid_of(base.name, bits), bits)
+            source = "calibration"
+        else:
+            return self._chosen(value)
+        existing = next((spec for spec in self.inputs if spec.name == base.name and self.tensors[spec.tensor].source == source), None)
+        if existing is None:
+            start = Value(name=base.name, base=base, view=view, chain=(), trail=(), start=view, witness=base.name, quantiser=quantiser, source=source)
+            tensor = self._input(start, base, quantiser)
+        else:
+            tensor = self.tensors[existing.tensor]
+        on_codes = replace(
+            value,
+            base=Codes(shape=tensor.shape, tensor=tensor),
+            chain=(dequantising(tensor), *value.chain),
+            trail=None if value.trail is None else (HostOp(kind="Dequantize"), *value.trail),
+        )
+        return self.codes(on_codes)
+
+    def _lossless(self, value: Value) -> Value | None:
+        """Steps behind codes that stay on one grid of 8 bits (Relu, Clip, a common scale) need no calibration."""
+        base = value.base
+        if not isinstance(base, Codes) or value.chain is None:
+            return None
+        channels = base.shape[0]
+        tensor = base.tensor
+        scale = entry(tensor.scale, 0)
+        points: set[Fraction] = set()
+        for channel in range(channels if _differs(value.chain) else 1):
+            segments = compose(value.chain, channel)
+            starts = [segment.start for segment in segments[1:]]
+            for code in range(tensor.low, tensor.high + 1):
+                segment = segments[sum(1 for start in starts if start is not None and start <= code)]
+                points.add((segment.gain * code + segment.offset) / scale)
+            if len(points) > 256:
+                return None
+        integers = sorted(points)
+        if any(point.denominator != 1 for point in integers):
+            return None
+        low, high = int(min(integers[0], 0)), int(max(integers[-1], 0))
+        if high - low > 255:
+            return None
+        offset = 0 if -128 <= low and high <= 127 else -128 - low
+        quantiser = Quantiser(scale, 0, low, high, "half_even", offset=offset)
+        return self.settle(replace(value, quantiser=quantiser, integer=False))
+
+    def placed(self, value: Value, shape: tuple[int, int, int]) -> Value:
+        """Codes whose tensor has ``shape`` and whose elements are the value's in order; a Copy where that is not so already."""
+        assert isinstance(value.base, Codes)
+        base, flat = value.base, value.view.ravel()
+        if base.shape == shape and np.array_equal(flat, np.arange(len(flat))):
+            return value
+        old = flat // base.pixels
+        pixels = shape[1] * shape[2]
+        first = old[::pixels]
+        uniform = bool((old.reshape(-1, pixels) == first[:, None]).all())
+        affine, tensor = affine_of(value.chain), base.tensor
+        assert affine is not None
+        if not uniform and max(len(affine.gain), len(affine.offset), len(tensor.scale), len(tensor.zero_point)) > 1:
+            raise RefusalError("a scale for each channel does not fit the new layout of the tensor", "use one scale for the whole tensor here")
+        key = (tensor.name, flat.tobytes(), shape)
+        if key not in self._copies:
+            name = self.unique(value.name)
+            self._copies[key] = self.add(
+                replace(tensor, name=name, shape=shape, scale=take_channels(tensor.scale, first), zero_point=take_channels(tensor.zero_point, first))
+            )
+            self.emit(Copy(name=self.operation_name(value.label or name), output=name, input=tensor.name, index=flat.copy()))
+        view = identity_view(value.shape)
+        moved = Affine(take_channels(affine.gain, first), take_channels(affine.offset, first))
+        return replace(value, base=Codes(shape=shape, tensor=self._copies[key]), view=view, chain=(moved,))
+
+
+def _differs(chain: tuple[Step, ...]) -> bool:
+    return any(isinstance(step, Affine) and max(len(step.gain), len(step.offset)) > 1 for step in chain)
+
+
+def _on_codes(value: Value, tensor: Tensor, quantiser: Quantiser) -> Value:
+    """What a value is once its codes exist."""
+    base = Codes(shape=tensor.shape, tensor=tensor)
+    if value.integer:
+        chain: tuple[Step, ...] = (Affine((Fraction(1),), (Fraction(-quantiser.offset),)),)
+        shift = HostOp(kind="Sub", constants={"B": np.array(quantiser.offset, np.float32)})
+        trail = (shift,) if quantiser.offset else ()
+        return replace(value, base=base, chain=chain, trail=trail, start=value.view, quantiser=None, head=len(trail))
+    return replace(
+        value,
+        base=base,
+        chain=(dequantising(tensor),),
+        trail=(HostOp(kind="Dequantize"),),
+        start=value.view,
+        witness=value.name,
+        quantiser=None,
+        head=1,
+    )
+
+
+def _keeps_codes(chain: tuple[Step, ...], quantiser: Quantiser, tensor: Tensor) -> bool:
+    """Whether the quantiser gives back every code of ``tensor`` unchanged, on the same grid."""
+    affine = affine_of(chain)
+    scale = quantiser.scale if isinstance(quantiser.scale, tuple) else (quantiser.scale,)
+    zero = quantiser.zero_point if isinstance(quantiser.zero_point, tuple) else (quantiser.zero_point,)
+    return (
+        affine == dequantising(tensor)
+        and scale == tensor.scale
+        and tuple(value + quantiser.offset for value in zero) == tensor.zero_point
+        and not quantiser.bipolar
+        and quantiser.low + quantiser.offset <= tensor.low
+        and tensor.high <= quantiser.high + quantiser.offset
+    )

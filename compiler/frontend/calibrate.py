@@ -1,0 +1,202 @@
+"""Sample values of any float in the graph, for the grids of tensors that the model itself does not quantise.
+
+The float graph is run by ONNX Runtime, sample by sample with a batch of one; QONNX quantisers are rewritten in standard operators first.
+"""
+
+from fractions import Fraction
+
+import numpy as np
+import onnx
+import onnx.helper
+import onnx.numpy_helper
+
+from tritloom.compiler.frontend.constants import RUNTIME_ERRORS, WITNESS_IR_VERSION, quiet_session
+from tritloom.compiler.frontend.operators_quantise import QONNX_DOMAINS, ROUNDING_MODES
+from tritloom.compiler.quantize.calibration import choose_grid
+from tritloom.errors import ModelError, UserError
+
+__all__ = ["Calibration"]
+
+_MOST_SAMPLES = 1024
+_MOST_VALUES = 1 << 24
+"""Values of one tensor that are looked at; more samples than that are left out."""
+
+
+class Calibration:
+    """Grids from samples. Raises :class:`UserError` for samples that do not fit the model's inputs.
+
+    Parameters
+    ----------
+    model
+        The validated model.
+    name
+        How the model is called in messages.
+    samples
+        Arrays by input name, first axis the samples; ``None`` when there are none.
+    """
+
+    def __init__(self, *, model: onnx.ModelProto, name: str, samples: dict[str, np.ndarray] | None) -> None:
+        self._model, self._name = model, name
+        initializers = {tensor.name for tensor in model.graph.initializer}
+        self._inputs = [value for value in model.graph.input if value.name not in initializers]
+        self._samples = None if samples is None else self._validated(samples)
+        self._known: dict[str, np.ndarray] = {}
+
+    def grid(self, value: str, bits: int) -> tuple[Fraction, int]:
+        """Scale and zero point for an ONNX value. Raises :class:`ModelError` when there are no samples."""
+        if self._samples is None:
+            raise ModelError(self._advice(value))
+        if value not in self._known:
+            self.prefetch([value])
+        return choose_grid(self._known[value], bits, name=f"calibration values of {value!r}")
+
+    def prefetch(self, values: list[str]) -> None:
+        """Run the graph once for several values."""
+        if self._samples is None:
+            return
+        missing = [value for value in dict.fromkeys(values) if value not in self._known]
+        for value in missing:
+            if value in self._samples:
+                self._known[value] = self._samples[value]
+        missing = [value for value in missing if value not in self._known]
+        if missing:
+            self._run(missing)
+
+    def _advice(self, value: str) -> str:
+        shapes = ", ".join(f"{entry.name}=array of shape (samples{''.join(f', {size}' for size in _sample_shape(entry))})" for entry in self._inputs)
+        keywords = shapes if all(entry.name.isidentifier() for entry in self._inputs) else "**{" + ", ".join(
+            f"{entry.name!r}: array of shape (samples{''.join(f', {size}' for size in _sample_shape(entry))})" for entry in self._inputs
+        ) + "}"  # fmt: skip
+        return (
+            f"{self._name} states no quantiser for {value!r}, so it needs calibration samples: save a few hundred typical inputs with "
+            f'numpy.savez("calibration.npz", {keywords}) and give --calibration calibration.npz'
+        )
+
+    def _validated(self, samples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        names = [entry.name for entry in self._inputs]
+        if sorted(samples) != sorted(names):
+            raise UserError(f"calibration samples must be named {', '.join(names)}; given are {', '.join(sorted(samples)) or 'none'}")
+        found, counts = {}, set()
+        for entry in self._inputs:
+            array = np.asarray(samples[entry.name])
+            expected = _sample_shape(entry)
+            if array.dtype.kind not in "fiub" or array.ndim != len(expected) + 1 or array.shape[1:] != expected or not len(array):
+                shape = f"(samples{''.join(f', {size}' for size in expected)})"
+                raise UserError(f"calibration samples of {entry.name!r} must be numbers of shape {shape}, not {array.dtype} {array.shape}")
+            if not np.isfinite(array.astype(np.float64)).all():
+                raise UserError(f"calibration samples of {entry.name!r} must be finite, but they hold NaN or infinity")
+            counts.add(len(array))
+            dtype = onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type)
+            found[entry.name] = array.astype(dtype)
+        if len(counts) > 1:
+            raise UserError(f"calibration samples must have one length for all inputs, not {sorted(counts)}")
+        return found
+
+    def _run(self, values: list[str]) -> None:
+        assert self._samples is not None
+        model = _witness(self._model, values)
+        try:
+            session = quiet_session(model)
+            count = min(len(next(iter(self._samples.values()))), _MOST_SAMPLES)
+            parts: dict[str, list[np.ndarray]] = {value: [] for value in values}
+            for sample in range(count):
+                feeds = {name: array[sample : sample + 1] for name, array in self._samples.items()}
+                for value, array in zip(values, session.run(values, feeds), strict=True):
+                    if (sample + 1) * array.size <= _MOST_VALUES or not sample:
+                        parts[value].append(np.asarray(array, np.float32).ravel())
+        except RUNTIME_ERRORS as error:
+            raise ModelError(f"{self._name} cannot be run for calibration: {str(error).splitlines()[0]}") from None
+        for value in values:
+            self._known[value] = np.concatenate(parts[value])
+
+
+def _sample_shape(entry: onnx.ValueInfoProto) -> tuple[int, ...]:
+    return tuple(dimension.dim_value for dimension in entry.type.tensor_type.shape.dim[1:])
+
+
+def _witness(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
+    """The model with other outputs, a batch of one, and QONNX nodes in standard operators."""
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    graph = copied.graph
+    initializers = {tensor.name for tensor in graph.initializer}
+    for entry in graph.input:
+        dimensions = entry.type.tensor_type.shape.dim
+        if entry.name not in initializers and dimensions:
+            dimensions[0].dim_value = 1
+    del graph.value_info[:]
+    del graph.output[:]
+    graph.output.extend(onnx.helper.make_empty_tensor_value_info(value) for value in outputs)
+    opset = max((entry.version for entry in copied.opset_import if entry.domain in ("", "ai.onnx")), default=13)
+    nodes = list(graph.node)
+    del graph.node[:]
+    for number, node in enumerate(nodes):
+        if node.domain in QONNX_DOMAINS:
+            graph.node.extend(_standard(node, f"calibration_{number}", opset))
+        else:
+            graph.node.append(node)
+    copied.ir_version = min(copied.ir_version, WITNESS_IR_VERSION)
+    return copied
+
+
+def _standard(node: onnx.NodeProto, prefix: str, opset: int) -> list[onnx.NodeProto]:
+    """A QONNX quantiser in standard operators of any opset from 9 on, on float32."""
+    made: list[onnx.NodeProto] = []
+
+    def add(op: str, *inputs: str, output: str = "", **attributes: object) -> str:
+        result = output or f"{prefix}_{len(made)}"
+        made.append(onnx.helper.make_node(op, list(inputs), [result], **attributes))
+        return result
+
+    def number(value: float) -> str:
+        return add("Constant", value=onnx.numpy_helper.from_array(np.array(value, np.float32)))
+
+    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    x, scale = node.input[0], node.input[1]
+    if node.op_type == "BipolarQuant":
+        sign = _bipolar(add, number, x)
+        add("Mul", sign, scale, output=node.output[0])
+        return made
+    zero, width = add("Cast", node.input[2], to=1), add("Cast", node.input[3], to=1)
+    signed, narrow = int(attributes.get("signed", 1)), int(attributes.get("narrow", 0))
+    two, one = number(2.0), number(1.0)
+    shifted = add("Add", add("Div", x, scale), zero)
+    if signed:
+        half = add("Pow", two, add("Sub", width, one))
+        high = add("Sub", half, one)
+        low = add("Add", add("Neg", half), number(float(narrow)))
+    else:
+        high = add("Sub", add("Pow", two, width), number(1.0 + narrow))
+        low = number(0.0)
+    clamped = add("Max", add("Min", shifted, high), low)
+    mode = attributes.get("rounding_mode", b"ROUND")
+    rounded = _rounded(add, number, clamped, ROUNDING_MODES.get(mode.decode().upper() if isinstance(mode, bytes) else str(mode).upper(), "half_even"), opset)
+    add("Mul", add("Sub", rounded, zero), scale, output=node.output[0])
+    return made
+
+
+def _bipolar(add, number, x: str) -> str:  # noqa: ANN001
+    """1 where ``x >= 0``, else -1."""
+    negative = add("Cast", add("Less", x, number(0.0)), to=1)
+    return add("Sub", number(1.0), add("Mul", number(2.0), negative))
+
+
+def _rounded(add, number, x: str, rounding: str, opset: int) -> str:  # noqa: ANN001
+    if rounding == "floor":
+        return add("Floor", x)
+    if rounding == "ceil":
+        return add("Ceil", x)
+    if rounding == "half_even" and opset >= 11:
+        return add("Round", x)
+    if rounding == "half_even":
+        # Before Round existed: adding and taking away 1.5 * 2**23 rounds a float32 to an integer, ties to even.
+        large = number(12582912.0)
+        return add("Sub", add("Add", x, large), large)
+    sign, size = add("Sign", x), add("Abs", x)
+    whole = {
+        "toward_zero": lambda: add("Floor", size),
+        "away_from_zero": lambda: add("Ceil", size),
+        "half_away": lambda: add("Floor", add("Add", size, number(0.5))),
+        "half_toward_zero": lambda: add("Ceil", add("Sub", size, number(0.5))),
+    }[rounding]()
+    return add("Mul", sign, whole)

@@ -1,0 +1,233 @@
+"""Convolution and dense layers as pending operations: integer weights, proven accumulator bounds, the exact affine behind them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from tritloom.compiler.frontend.builder import Builder
+from tritloom.compiler.frontend.problems import RefusalError
+from tritloom.compiler.frontend.values import Codes, Constant, Pending, Value, affine_of, fractions, identity_view
+from tritloom.compiler.ir.program import Convolution, HostOp, StepFunction, Tensor, Window
+from tritloom.compiler.quantize.chain import entry
+from tritloom.compiler.quantize.steps import Affine, Quantiser, Step
+from tritloom.compiler.quantize.weights import MAX_PLANES, IntegerWeights, lower_weights
+from tritloom.hw.arch.trits import plane_count
+
+__all__ = ["Accumulators", "accumulator_bounds", "accumulators_value", "integer_weights", "reachable_bounds"]
+
+_ACCUMULATOR_LIMIT = 1 << 31
+_LARGEST_CODE = (3**MAX_PLANES - 1) // 2
+
+
+@dataclass(eq=False, kw_only=True)
+class Accumulators(Pending):
+    """A convolution whose result is not yet requantised. ``low`` and ``high`` bound the accumulator of each output channel."""
+
+    input: Tensor
+    weights: np.ndarray
+    planes: int
+    window: Window
+    groups: int
+    pad_code: int
+    low: list[int]
+    high: list[int]
+    scale: tuple[Fraction, ...]
+    zero_point: tuple[int, ...]
+    method: str
+    error: float
+
+    def finish(self, builder: Builder, chain: tuple[Step, ...], quantiser: Quantiser, name: str, source: str) -> Tensor:
+        step = builder.step(chain, quantiser, self.low, self.high, self.shape[0])
+        tensor = builder.tensor(name, self.shape, quantiser, step, source)
+        self._emit(builder, tensor, step)
+        return tensor
+
+    def raw(self, builder: Builder, name: str) -> Tensor | None:
+        tensor = builder.add(
+            Tensor(
+                name=builder.unique(name),
+                shape=self.shape,
+                bits=32,
+                low=min(self.low),
+                high=max(self.high),
+                scale=self.scale,
+                zero_point=self.zero_point,
+                source="accumulator",
+            )
+        )
+        self._emit(builder, tensor, None)
+        return tensor
+
+    def _emit(self, builder: Builder, tensor: Tensor, step: StepFunction | None) -> None:
+        pads = (self.pad_code,) if any(self.window.pads) else ()
+        low, high = accumulator_bounds(self.weights, self.planes, min(self.input.low, *pads, 0), max(self.input.high, *pads, 0))
+        if max(-low, high) >= _ACCUMULATOR_LIMIT:
+            raise RefusalError(f"its sums may reach {max(-low, high)}, more than the 32 bits of the widest accumulator",
+                               "split the layer, or use fewer weight bits")  # fmt: skip
+        builder.emit(
+            Convolution(
+                name=builder.operation_name(self.label),
+                output=tensor.name,
+                input=self.input.name,
+                weights=self.weights,
+                planes=self.planes,
+                window=self.window,
+                groups=self.groups,
+                pad_code=self.pad_code,
+                step=step,
+                acc_low=low,
+                acc_high=high,
+                weight_method=self.method,
+                weight_error=self.error,
+            )
+        )
+
+
+def reachable_bounds(weights: np.ndarray, low: int, high: int) -> tuple[list[int], list[int]]:
+    """Bounds of ``sum(w * code)`` for each output channel, codes from ``low`` to ``high``."""
+    rows = weights.reshape(len(weights), -1).astype(np.int64)
+    positive, negative = np.maximum(rows, 0).sum(axis=1), np.minimum(rows, 0).sum(axis=1)
+    return (positive * low + negative * high).tolist(), (positive * high + negative * low).tolist()
+
+
+def accumulator_bounds(weights: np.ndarray, planes: int, low: int, high: int) -> tuple[int, int]:
+    """Bounds of every intermediate accumulator: any part of the sum, after each digit plane and the factor 3 before it.
+
+    Horner order, most significant plane first. While plane ``p`` is added, an input has been counted with the weight
+    ``3 * W[p+1]`` (its turn has not come) or ``W[p] = 3 * W[p+1] + t[p]``; ``low <= 0 <= high``.
+    """
+    rows = weights.reshape(len(weights), -1).astype(np.int64)
+    partial = []
+    rest = rows
+    for _ in range(planes):
+        partial.append(rest)
+        rest = (rest - ((rest + 1) % 3 - 1)) // 3
+    bottom = top = 0
+    before = np.zeros_like(rows)
+    for current in reversed(partial):
+        least = np.minimum(np.minimum(before * low, before * high), np.minimum(current * low, current * high))
+        most = np.maximum(np.maximum(before * low, before * high), np.maximum(current * low, current * high))
+        bottom = min(bottom, int(np.minimum(least, 0).sum(axis=1).min(initial=0)))
+        top = max(top, int(np.maximum(most, 0).sum(axis=1).max(initial=0)))
+        before = 3 * current
+    return bottom, top
+
+
+def integer_weights(builder: Builder, constant: Constant, label: str) -> IntegerWeights:
+    """Integer weights of a constant (O, ...): its own codes where it comes out of a quantiser, else as the user's method makes them."""
+    values = constant.array
+    if values.dtype.kind not in "fiu":
+        raise RefusalError(f"its weights are of type {values.dtype}", "use float32 weights")
+    settings = builder.settings
+    if builder.dry:
+        return IntegerWeights(codes=np.zeros(values.shape, np.int16), scale=(Fraction(1),), planes=1, method="exact", error=0.0)
+    grid = constant.grid
+    if grid is not None:
+        rows = grid.scale.reshape(len(values), -1)
+        if rows.shape[1] and (rows == rows[:, :1]).all():
+            largest = int(np.abs(grid.codes).max(initial=0))
+            if largest > _LARGEST_CODE:
+                raise RefusalError(f"its weights reach {largest} after the zero point, more than {MAX_PLANES} digit planes hold",
+                                   "quantise the weights to 9 bits or fewer")  # fmt: skip
+            scales = fractions(rows[:, 0])
+            scales = scales[:1] if len(set(scales)) == 1 else scales
+            return lower_weights(values, codes=grid.codes, scale=scales, method=settings.method, planes=settings.planes)
+    lowered = lower_weights(values, method=settings.method, planes=settings.planes)
+    if lowered.method != "exact":
+        planes = f"{lowered.planes} digit plane" + ("s" if lowered.planes > 1 else "")
+        builder.notes.append(f"{label}: float weights became {planes} by method {lowered.method}, relative squared error {lowered.error:.4f}")
+    return lowered
+
+
+def accumulators_value(
+    builder: Builder,
+    activation: Value,
+    weights: IntegerWeights,
+    kernel: np.ndarray,
+    window: Window,
+    groups: int,
+    bias: tuple[Fraction, ...] | None,
+    *,
+    name: str,
+    label: str,
+    arrange: Callable[[np.ndarray], np.ndarray],
+) -> Value:
+    """The pending convolution of codes; ``kernel`` is the integer weights in their final layout (O, I / groups, kh, kw).
+
+    ``activation`` is codes with an affine chain whose gain is the same within each group. ``arrange`` takes the element
+    numbers (O, H, W) to the view of the value.
+    """
+    assert isinstance(activation.base, Codes)
+    tensor = activation.base.tensor
+    affine = affine_of(activation.chain)
+    assert affine is not None
+    outputs, inputs = kernel.shape[:2]
+    kernel = kernel.astype(np.int64)
+    per_group = outputs // groups
+    gains, offsets = [], []
+    for group in range(groups):
+        gain = entry(affine.gain, group * inputs)
+        rows = slice(group * per_group, (group + 1) * per_group)
+        sums = kernel[rows].sum(axis=(2, 3))
+        if gain < 0:
+            kernel[rows] *= -1
+        elif gain == 0:
+            kernel[rows] = 0
+        for row in range(per_group):
+            output = group * per_group + row
+            scale = entry(weights.scale, output)
+            if len(affine.offset) == 1:
+                total = affine.offset[0] * int(sums[row].sum())
+            else:
+                total = sum((affine.offset[group * inputs + i] * int(sums[row, i]) for i in range(inputs)), Fraction(0))
+            gains.append(scale * abs(gain) if gain else scale)
+            offsets.append(scale * total + (entry(bias, output) if bias is not None else 0))
+    largest = int(np.abs(kernel).max(initial=0))
+    if largest > _LARGEST_CODE:
+        raise RefusalError(f"its weights reach {largest}, more than {MAX_PLANES} digit planes hold", "quantise the weights to 9 bits or fewer")
+    zeros = [-round(offset / gain) for gain, offset in zip(gains, offsets, strict=True)]
+    rest = [offset + gain * zero for gain, offset, zero in zip(gains, offsets, zeros, strict=True)]
+    pad_code = 0
+    if any(window.pads):
+        code = -affine.offset[0] / affine.gain[0] if affine.gain[0] else Fraction(0)
+        pad_code = int(code)
+    bounds = [tensor.low, tensor.high, *([pad_code] if any(window.pads) else [])]
+    low, high = reachable_bounds(kernel, min(bounds), max(bounds))
+    height, width = window.output_size(*tensor.shape[1:])
+    base = Accumulators(
+        shape=(outputs, height, width),
+        label=label,
+        input=tensor,
+        weights=kernel.astype(np.int16),
+        planes=max(weights.planes, plane_count(largest)),
+        window=window,
+        groups=groups,
+        pad_code=pad_code,
+        low=low,
+        high=high,
+        scale=tuple(gains) if len(set(gains)) > 1 else tuple(gains[:1]),
+        zero_point=tuple(zeros) if len(set(zeros)) > 1 else tuple(zeros[:1]),
+        method=weights.method,
+        error=weights.error,
+    )
+    view = arrange(identity_view(base.shape))
+    trail = [HostOp(kind="Dequantize")]
+    if any(rest):
+        constant = np.array([float(part) for part in rest], np.float32)[view // base.pixels]
+        for axis in range(constant.ndim):
+            first = constant.take([0], axis)
+            constant = first if (constant == first).all() else constant
+        trail.append(HostOp(kind="Add", constants={"B": constant}))
+    return Value(
+        name=name,
+        base=base,
+        view=view,
+        chain=(Affine(tuple(gains), tuple(offsets)),),
+        trail=tuple(trail),
+        start=view,
+        witness=name,
+        label=label,
+        head=len(trail),
+    )

@@ -1,0 +1,181 @@
+"""Symbolic execution of a graph in topological order, with every problem collected."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir
+
+from tritloom.compiler.frontend import (  # noqa: F401
+    operators_dense,
+    operators_elementwise,
+    operators_join,
+    operators_pool,
+    operators_quantise,
+    operators_shape,
+)
+from tritloom.compiler.frontend.builder import Builder
+from tritloom.compiler.frontend.constants import fold
+from tritloom.compiler.frontend.outputs import output_spec
+from tritloom.compiler.frontend.problems import Problem, RefusalError
+from tritloom.compiler.frontend.reader import LARGEST_TENSOR
+from tritloom.compiler.frontend.registry import OPERATORS, Node
+from tritloom.compiler.frontend.values import Constant, Operand, Source, Unknown, Value, canonical_shape, identity_view
+from tritloom.compiler.ir.program import OutputSpec
+from tritloom.errors import ModelError
+
+__all__ = ["Execution", "execute"]
+
+_INPUT_TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16", 11: "float64"}
+_ALIASES = {"ai.onnx": ""}
+_MALFORMED = (ArithmeticError, LookupError, MemoryError, TypeError, ValueError, AttributeError)
+"""What NumPy raises when a damaged model gives an operator operands of impossible shapes or types."""
+
+
+@dataclass
+class Execution:
+    """What :func:`execute` found: one problem a refused node, and the outputs that could be described."""
+
+    problems: list[Problem] = field(default_factory=list)
+    outputs: list[OutputSpec] = field(default_factory=list)
+
+
+def _attributes(node: onnx_ir.Node) -> dict[str, Any]:
+    found = {}
+    for name, attribute in node.attributes.items():
+        value = attribute.value
+        found[name] = tuple(value) if isinstance(value, (list, tuple)) else value
+    return found
+
+
+def _label(node: onnx_ir.Node) -> str:
+    return node.name or next((output.name for output in node.outputs if output.name), node.op_type) or node.op_type
+
+
+def _source(value: onnx_ir.Value, name: str) -> tuple[Value | None, int | None]:
+    """Symbolic value of a graph input, and its declared batch; ``None`` when nothing uses it."""
+    label = str(value.name)
+    if not value.uses() and not value.is_graph_output():
+        return None, None
+    if value.shape is None or value.dtype is None:
+        raise ModelError(f"{name}: input {label!r} has no shape; export the model with input shapes")
+    kind = _INPUT_TYPES.get(int(value.dtype))
+    if kind is None:
+        raise ModelError(f"{name}: input {label!r} is of type {value.dtype}; use float32, int8 or uint8 inputs")
+    declared = tuple(size if isinstance(size, int) else str(size) for size in value.shape)
+    if not declared:
+        raise ModelError(f"{name}: input {label!r} is a single number; the first axis of an input must be the batch")
+    if any(not isinstance(size, int) or size < 1 for size in declared[1:]):
+        raise ModelError(f"{name}: input {label!r} has shape {list(declared)}; every axis but the first (the batch) must be a fixed number")
+    sample = tuple(int(size) for size in declared[1:])
+    if float(np.prod(sample, dtype=np.float64)) > LARGEST_TENSOR:
+        raise ModelError(f"{name}: input {label!r} has shape {list(declared)}, more than {LARGEST_TENSOR} elements a sample")
+    shape = (1, *sample)
+    base = Source(shape=canonical_shape(shape), name=label, declared=declared, dtype=np.dtype(kind))
+    view = identity_view(shape)
+    integer = kind in ("int8", "uint8")
+    batch = declared[0] if isinstance(declared[0], int) else None
+    return Value(name=label, base=base, view=view, chain=(), trail=(), start=view, witness=label, integer=integer, head=0), batch
+
+
+def _run(builder: Builder, node: onnx_ir.Node, operands: tuple[Operand, ...], opset: int, batch: int | None) -> list[Operand]:
+    """Values of a node's outputs. Raises :class:`RefusalError`."""
+    domain = _ALIASES.get(node.domain, node.domain)
+    entry = OPERATORS.get((domain, node.op_type))
+    constant = all(isinstance(operand, Constant) or operand is None for operand in operands)
+    names = tuple(str(output.name or "") for output in node.outputs)
+    own = entry is not None and (not constant or node.op_type in _EXACT)
+    if own:
+        assert entry is not None
+        described = Node(label=_label(node), op=node.op_type, domain=domain, opset=opset, inputs=operands, outputs=names,
+                         attributes=_attributes(node), batch=batch)  # fmt: skip
+        result = entry.handler(builder, described)
+        if isinstance(result, Constant) and result.array.size > LARGEST_TENSOR:
+            raise RefusalError("the result is too large", f"use tensors of at most {LARGEST_TENSOR} elements")
+        return [result, *[Unknown()] * (len(names) - 1)]
+    if not constant:
+        where = f" of domain {node.domain}" if node.domain else ""
+        raise RefusalError(f"operator {node.op_type}{where} is not supported", _nearest(node.op_type))
+    proto = onnx_ir.to_proto(node)
+    assert isinstance(proto, onnx.NodeProto)
+    return list(fold(proto, [operand if isinstance(operand, Constant) else None for operand in operands], opset))
+
+
+_EXACT = (
+    "BipolarQuant", "Constant", "DequantizeLinear", "Dropout", "Flatten", "Identity", "IntQuant", "Quant", "QuantizeLinear", "Reshape", "Shape", "Size",
+    "Squeeze", "Transpose", "Unsqueeze",
+)  # fmt: skip
+"""Operators whose handlers also take constants, because they keep or make the constant's grid."""
+
+_NEAREST = {
+    "Selu": "use Relu, LeakyRelu or Clip", "Elu": "use Relu, LeakyRelu or Clip", "Gelu": "use Relu, LeakyRelu or Clip",
+    "Tanh": "use Clip (hard tanh)", "HardSigmoid": "use Clip", "HardSwish": "use Relu", "PRelu": "use LeakyRelu with one slope",
+    "Erf": "use Relu", "Softplus": "use Relu", "Swish": "use Relu", "Mish": "use Relu", "Exp": "use Softmax or Sigmoid at the end",
+    "Split": "use separate layers", "Slice": "use separate layers", "Gather": "use Reshape and Transpose", "Pad": "use the pads of Conv or the pool",
+    "ConvTranspose": "use Conv", "ReduceMean": "use GlobalAveragePool", "ReduceSum": "use GlobalAveragePool", "ReduceMax": "use MaxPool",
+    "GlobalMaxPool": "use MaxPool with a kernel of the input's size", "LpPool": "use AveragePool", "LSTM": "use Conv or Gemm", "GRU": "use Conv or Gemm",
+    "RNN": "use Conv or Gemm", "LayerNormalization": "use BatchNormalization", "InstanceNormalization": "use BatchNormalization",
+    "LogSoftmax": "use Softmax", "FloatQuant": "use Quant", "MultiThreshold": "use Quant", "Trunc": "use Quant", "QLinearConv": "export with QuantizeLinear and DequantizeLinear",
+    "QLinearMatMul": "export with QuantizeLinear and DequantizeLinear", "DynamicQuantizeLinear": "use static QuantizeLinear", "MatMulNBits": "use DequantizeLinear and MatMul",
+    "Einsum": "use MatMul", "Sum": "use Add", "Pow": "use Mul", "Sqrt": "use Relu", "Abs": "use Relu", "Resize": "use strides of Conv",
+}  # fmt: skip
+
+
+def _nearest(operator: str) -> str:
+    return _NEAREST.get(operator, "run check --help for where the list of supported operators is")
+
+
+def execute(model: onnx_ir.Model, builder: Builder, name: str) -> Execution:
+    """Run the graph symbolically; integer operations go to ``builder`` as they are needed."""
+    graph = model.graph
+    opset = max(model.opset_imports.get("", 0), model.opset_imports.get("ai.onnx", 0)) or 13
+    result = Execution()
+    values: dict[onnx_ir.Value, Operand] = {}
+    batch: int | None = None
+    for value in graph.inputs:
+        if value.const_value is not None:
+            continue
+        symbolic, declared = _source(value, name)
+        if symbolic is not None:
+            values[value] = symbolic
+            batch = declared if batch is None else batch
+    for value in graph.initializers.values():
+        tensor = value.const_value
+        if tensor is None or not value.uses():
+            continue
+        try:
+            values[value] = Constant(np.asarray(tensor.numpy()))
+        except _MALFORMED:
+            raise ModelError(f"{name}: initializer {value.name!r} is damaged") from None
+    for node in graph:
+        operands = tuple(None if value is None else values.get(value, Unknown()) for value in node.inputs)
+        if any(isinstance(operand, Unknown) for operand in operands):
+            found: list[Operand] = [Unknown()] * len(node.outputs)
+        else:
+            found = _attempt(builder, node, operands, opset, batch, result.problems)
+        values.update(zip(node.outputs, found, strict=False))
+    for value in graph.outputs:
+        operand = values.get(value, Unknown())
+        if isinstance(operand, Unknown):
+            continue
+        producer = value.producer()
+        try:
+            result.outputs.append(output_spec(builder, value, operand, batch))
+        except RefusalError as refusal:
+            where = _label(producer) if producer is not None else str(value.name)
+            result.problems.append(Problem(where, producer.op_type if producer is not None else "", refusal.reason, refusal.hint))
+    return result
+
+
+def _attempt(
+    builder: Builder, node: onnx_ir.Node, operands: tuple[Operand, ...], opset: int, batch: int | None, problems: list[Problem]
+) -> list[Operand]:
+    try:
+        return _run(builder, node, operands, opset, batch)
+    except RefusalError as refusal:
+        problems.append(Problem(_label(node), node.op_type, refusal.reason, refusal.hint))
+    except _MALFORMED as error:
+        text = str(error).splitlines()
+        problems.append(Problem(_label(node), node.op_type, f"it is malformed ({text[0] if text else type(error).__name__})", "export the model again"))
+    return [Unknown()] * len(node.outputs)

@@ -1,0 +1,121 @@
+"""The two things the front end does: lower a model to an integer program, and check whether that is possible."""
+
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import onnx_ir
+
+from tritloom.compiler.frontend.builder import Builder, Settings
+from tritloom.compiler.frontend.calibrate import Calibration
+from tritloom.compiler.frontend.execution import Execution, execute
+from tritloom.compiler.frontend.problems import CheckReport, Lowered, problems_error
+from tritloom.compiler.frontend.reader import read_model
+from tritloom.compiler.ir.program import Convolution, Operation, Program
+from tritloom.compiler.passes import PASSES
+from tritloom.errors import ModelError
+
+__all__ = ["check", "lower"]
+
+
+def lower(
+    data: bytes,
+    *,
+    name: str,
+    calibration: dict[str, np.ndarray] | None = None,
+    method: str = "auto",
+    planes: int | None = None,
+    activation_bits: int = 8,
+) -> Lowered:
+    """Lower an ONNX file to an integer program.
+
+    Parameters
+    ----------
+    data
+        The file's bytes.
+    name
+        Name of the program, used in messages.
+    calibration
+        Sample inputs by name, first axis the samples: needed where the model states no quantiser.
+    method, planes
+        How float weights become digit planes, see :func:`tritloom.compiler.quantize.weights.lower_weights`.
+    activation_bits
+        Width of calibrated activations, 2 to 8.
+
+    Raises :class:`ModelError` for a model that cannot be read or lowered, :class:`UserError` for wrong options or samples.
+    """
+    settings = Settings(method=method, planes=planes, activation_bits=activation_bits)
+    proto, model = read_model(data, name)
+    wanted, _, plan = _plan(model, name)
+    if plan.problems:
+        raise problems_error(name, plan.problems)
+    samples = Calibration(model=proto, name=name, samples=calibration)
+    if wanted and calibration is None:
+        samples.grid(wanted[0], settings.activation_bits)
+    samples.prefetch(wanted)
+    builder = Builder(settings=settings, grid_of=samples.grid)
+    done = execute(model, builder, name)
+    if done.problems:
+        raise problems_error(name, done.problems)
+    program = _program(builder, done, name)
+    for rewrite in PASSES:
+        program = rewrite(program)
+    notes = list(builder.notes)
+    if wanted:
+        notes.append(f"{len(wanted)} tensors without a quantiser got {activation_bits}-bit grids from calibration samples: {', '.join(wanted)}")
+    return Lowered(program, notes)
+
+
+def check(data: bytes, *, name: str = "model") -> CheckReport:
+    """Say whether a model can be lowered, and if not, every node that is in the way.
+
+    The rules are those of :func:`lower`. Raises :class:`ModelError` for bytes that are no valid model.
+    """
+    proto, model = read_model(data, name)
+    wanted, builder, done = _plan(model, name)
+    problems = done.problems
+    facts: dict[str, Any] = {
+        "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
+        "ir_version": proto.ir_version,
+        "opsets": {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
+        "nodes": len(model.graph),
+        "inputs": {str(value.name): _dimensions(value) for value in model.graph.inputs},
+        "outputs": {str(value.name): _dimensions(value) for value in model.graph.outputs},
+        "calibration_needed_for": wanted,
+    }
+    layers = [] if problems else [_layer(operation, _program(builder, done, name)) for operation in builder.operations]
+    return CheckReport(not problems, problems, layers, facts)
+
+
+def _plan(model: onnx_ir.Model, name: str) -> tuple[list[str], Builder, Execution]:
+    """Execute without deriving anything; the first result names the values that need grids from calibration."""
+    wanted: list[str] = []
+
+    def request(value: str, bits: int) -> tuple[Fraction, int]:
+        if value not in wanted:
+            wanted.append(value)
+        return Fraction(1), 0
+
+    builder = Builder(settings=Settings(), grid_of=request, dry=True)
+    return wanted, builder, execute(model, builder, name)
+
+
+def _program(builder: Builder, done: Execution, name: str) -> Program:
+    if not builder.inputs or not builder.operations:
+        raise ModelError(f"{name} holds no layer to compute: its outputs do not depend on its inputs through any supported layer")
+    return Program(name=name, tensors=builder.tensors, operations=tuple(builder.operations), inputs=tuple(builder.inputs), outputs=tuple(done.outputs))
+
+
+def _dimensions(value: onnx_ir.Value) -> list[int | str]:
+    return [] if value.shape is None else [size if isinstance(size, int) else str(size) for size in value.shape]
+
+
+def _layer(operation: Operation, program: Program) -> dict[str, Any]:
+    output = program.tensors[operation.output]
+    macs = 0
+    if isinstance(operation, Convolution):
+        macs = int(np.prod(operation.weights.shape)) * output.shape[1] * output.shape[2]
+    inputs = [list(program.tensors[tensor].shape) for tensor in operation.inputs]
+    return {"name": operation.name, "op": type(operation).__name__, "input": inputs[0], "output": list(output.shape), "macs": macs}
+
+

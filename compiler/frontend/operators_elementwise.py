@@ -1,0 +1,312 @@
+"""Elementwise operators with constants, batch normalisation and activations: steps of a chain."""
+
+from dataclasses import replace
+from fractions import Fraction
+from math import isqrt
+
+import numpy as np
+
+from tritloom.compiler.frontend.builder import Builder
+from tritloom.compiler.frontend.problems import RefusalError
+from tritloom.compiler.frontend.operators_shape import move
+from tritloom.compiler.frontend.reader import LARGEST_TENSOR
+from tritloom.compiler.frontend.registry import Node, append, operator
+from tritloom.compiler.frontend.sums import add_values
+from tritloom.compiler.frontend.values import Codes, Constant, Operand, Source, Tail, Value, affine_of, canonical_shape, channels_of, identity_view
+from tritloom.compiler.ir.program import HostOp
+from tritloom.compiler.quantize.chain import entry
+from tritloom.compiler.quantize.steps import Affine, Clip, LeakyRelu, Relu
+
+__all__ = ["ROOT_BITS", "affine_step", "root"]
+
+ROOT_BITS = 256
+"""Square roots that are not rational are cut to this many bits behind the point."""
+
+
+def root(value: Fraction) -> Fraction:
+    """Square root, exact where it is rational, else the largest multiple of ``2**-256`` below it."""
+    numerator, denominator = isqrt(value.numerator), isqrt(value.denominator)
+    if numerator**2 == value.numerator and denominator**2 == value.denominator:
+        return Fraction(numerator, denominator)
+    return Fraction(isqrt((value.numerator << 2 * ROOT_BITS) // value.denominator), 1 << ROOT_BITS)
+
+
+def _broadcast(builder: Builder, node: Node, value: Value, shape: tuple[int, ...]) -> Value:
+    """``value`` with its view repeated to the shape that broadcasting with a constant gives."""
+    value = builder.settle(value)
+    try:
+        result = np.broadcast_shapes(value.shape, shape)
+    except ValueError:
+        raise RefusalError(f"shapes {list(value.shape)} and {list(shape)} do not broadcast", "export the model again") from None
+    if result == value.shape:
+        return value
+    if int(np.prod(result, dtype=np.int64)) > LARGEST_TENSOR:
+        raise RefusalError("the result is too large", f"use tensors of at most {LARGEST_TENSOR} elements")
+    if len(result) > len(value.shape) and int(np.prod(result, dtype=np.int64)) == value.view.size:
+        moved = move(builder, node, value, lambda array: array.reshape(result))
+        assert isinstance(moved, Value)
+        return replace(moved, name=value.name, witness=value.witness)
+    raise RefusalError("a constant with more elements than the activation would repeat it", "give the constant the shape of the activation")
+
+
+def affine_step(builder: Builder, node: Node, value: Value, gain: Constant | Fraction, offset: Constant | Fraction, host: HostOp) -> Value:
+    """``gain * value + offset``; constants broadcast to the value's shape."""
+    for part in (gain, offset):
+        if isinstance(part, Constant):
+            value = _broadcast(builder, node, value, part.array.shape)
+    if isinstance(value.base, Tail):
+        return append(builder, node, value, None, host)
+    found = [(part,) if isinstance(part, Fraction) else channels_of(part, value.view, value.base) for part in (gain, offset)]
+    if None in found and isinstance(value.base, Codes):
+        value = _as_features(builder, value)
+        found = [(part,) if isinstance(part, Fraction) else channels_of(part, value.view, value.base) for part in (gain, offset)]
+    gains, offsets = found
+    if gains is None or offsets is None:
+        if not isinstance(value.base, Source):
+            raise RefusalError("its constant differs between the pixels of a channel", "use a constant for each channel, or quantise before this node")
+        return append(builder, node, value, None, host)
+    return append(builder, node, value, Affine(gains, offsets), host)
+
+
+def _as_features(builder: Builder, value: Value) -> Value:
+    """Codes with every element a channel of its own, so that each may have its own constant."""
+    value = builder.codes(value)
+    affine = affine_of(value.chain)
+    assert affine is not None
+    base = value.base
+    channels = value.view.ravel() // base.pixels
+    placed = builder.placed(
+        Value(name=value.name, base=base, view=value.view, chain=value.chain, trail=value.trail, start=value.start, witness=value.witness,
+              label=value.label),
+        (value.view.size, 1, 1),
+    )  # fmt: skip
+    gain = tuple(entry(affine.gain, int(c)) for c in channels) if len(affine.gain) > 1 else affine.gain
+    offset = tuple(entry(affine.offset, int(c)) for c in channels) if len(affine.offset) > 1 else affine.offset
+    placed.chain = (Affine(gain, offset),)
+    return placed
+
+
+def _finite(constant: Constant) -> Constant:
+    if constant.array.dtype.kind not in "fiu":
+        raise RefusalError(f"a constant of type {constant.array.dtype} is not supported here", "use float32 constants")
+    if not np.isfinite(constant.array.astype(np.float64)).all():
+        raise RefusalError("a constant is infinite or not a number", "replace the constant by a finite one")
+    return constant
+
+
+def _binary(node: Node) -> tuple[Value, Constant, bool] | None:
+    """Activation, constant, and whether the constant is the left operand; ``None`` for two activations."""
+    left, right = node.operand(0), node.operand(1)
+    if isinstance(left, Value) and isinstance(right, Constant):
+        return left, _finite(right), False
+    if isinstance(left, Constant) and isinstance(right, Value):
+        return right, _finite(left), True
+    return None
+
+
+def _host(node: Node, constant: Constant, first: bool) -> HostOp:
+    return HostOp(kind=node.op, constants={"A" if first else "B": constant.array})
+
+
+def _negated(constant: Constant) -> Constant:
+    return Constant(-constant.array.astype(np.float64))
+
+
+@operator("Add", "a constant for each channel, or two activations (residual)")
+def _add(builder: Builder, node: Node) -> Operand:
+    found = _binary(node)
+    if found is None:
+        return add_values(builder, node, node.activation(0), node.activation(1), subtract=False)
+    value, constant, first = found
+    return affine_step(builder, node, value, Fraction(1), constant, _host(node, constant, first))
+
+
+@operator("Sub", "a constant for each channel, or two activations")
+def _sub(builder: Builder, node: Node) -> Operand:
+    found = _binary(node)
+    if found is None:
+        return add_values(builder, node, node.activation(0), node.activation(1), subtract=True)
+    value, constant, first = found
+    gain, offset = (Fraction(-1), constant) if first else (Fraction(1), _negated(constant))
+    return affine_step(builder, node, value, gain, offset, _host(node, constant, first))
+
+
+@operator("Mul", "a constant for each channel")
+def _mul(builder: Builder, node: Node) -> Operand:
+    found = _binary(node)
+    if found is None:
+        raise RefusalError("the product of two activations is not supported", "multiply by a constant")
+    value, constant, first = found
+    return affine_step(builder, node, value, constant, Fraction(0), _host(node, constant, first))
+
+
+@operator("Div", "by a constant for each channel")
+def _div(builder: Builder, node: Node) -> Operand:
+    found = _binary(node)
+    if found is None or found[2]:
+        raise RefusalError("division by an activation is not supported", "divide by a constant")
+    value, constant, _ = found
+    if not constant.array.all():
+        raise RefusalError("it divides by zero", "divide by constants other than zero")
+    value = _broadcast(builder, node, value, constant.array.shape)
+    host = _host(node, constant, False)
+    if isinstance(value.base, Tail):
+        return append(builder, node, value, None, host)
+    divisors = channels_of(constant, value.view, value.base)
+    if divisors is None:
+        if isinstance(value.base, Source):
+            return append(builder, node, value, None, host)
+        raise RefusalError("its constant differs between the pixels of a channel", "use a constant for each channel")
+    return append(builder, node, value, Affine(tuple(1 / part for part in divisors), (Fraction(0),)), host)
+
+
+@operator("Neg", "always")
+def _neg(builder: Builder, node: Node) -> Operand:
+    return append(builder, node, node.activation(), Affine((Fraction(-1),), (Fraction(0),)), HostOp(kind="Neg"))
+
+
+@operator("Relu", "always")
+def _relu(builder: Builder, node: Node) -> Operand:
+    return append(builder, node, node.activation(), Relu(), HostOp(kind="Relu"))
+
+
+@operator("LeakyRelu", "any slope")
+def _leaky_relu(builder: Builder, node: Node) -> Operand:
+    alpha = float(np.float32(node.attribute("alpha", float, float(np.float32(0.01)))))
+    if not np.isfinite(alpha):
+        raise RefusalError("its slope is infinite or not a number", "use a finite slope")
+    return append(builder, node, node.activation(), LeakyRelu(Fraction(alpha)), HostOp(kind="LeakyRelu", attributes={"alpha": alpha}))
+
+
+@operator("Clip", "constant bounds, as attributes or inputs")
+def _clip(builder: Builder, node: Node) -> Operand:
+    bounds: list[Fraction | None] = []
+    for index, name in ((1, "min"), (2, "max")):
+        constant = node.constant(index, f"{name} bound")
+        value = node.attribute(name, float) if constant is None else float(constant.array.reshape(-1)[0]) if constant.array.size == 1 else None
+        if constant is not None and value is None:
+            raise RefusalError(f"its {name} bound is not a single number", "use one bound for the whole tensor")
+        if value is not None and np.isnan(value):
+            raise RefusalError(f"its {name} bound is not a number", "use a finite bound")
+        wide = value is None or np.isinf(value) or abs(value) >= float(np.finfo(np.float32).max)
+        bounds.append(None if wide or value is None else Fraction(value))
+    low, high = bounds
+    if low is not None and high is not None and low > high:
+        raise RefusalError("its lower bound is above its upper bound", "exchange the bounds")
+    value = node.activation()
+    if value.quantiser is not None and value.integer:
+        return _narrowed(value, low, high, node)
+    bounded = {name: np.array(float(bound), np.float32) for name, bound in (("min", low), ("max", high)) if bound is not None}
+    host = HostOp(kind="Clip", constants=bounded)
+    return append(builder, node, value, Clip(low, high), host)
+
+
+def _narrowed(value: Value, low: Fraction | None, high: Fraction | None, node: Node) -> Value:
+    """A Clip of integer codes right behind QuantizeLinear narrows its range: how QCDQ says fewer than 8 bits."""
+    quantiser = value.quantiser
+    assert quantiser is not None
+    bottom = quantiser.low if low is None else max(quantiser.low, -(-low.numerator // low.denominator))
+    top = quantiser.high if high is None else min(quantiser.high, high.numerator // high.denominator)
+    if bottom > top:
+        raise RefusalError("no code lies between its bounds", "use bounds inside the range of the quantiser")
+    offset = 0 if top <= 127 else quantiser.offset
+    return replace(value, name=node.outputs[0], quantiser=replace(quantiser, low=bottom, high=top, offset=offset))
+
+
+@operator("BatchNormalization", "inference, constant parameters")
+def _batch_normalization(builder: Builder, node: Node) -> Operand:
+    if node.attribute("training_mode", int, 0) or any(node.outputs[1:]):
+        raise RefusalError("BatchNormalization is in training mode", "export the model in evaluation mode")
+    value = builder.settle(node.activation())
+    names = ("scale", "bias", "mean", "var")
+    constants = [node.constant(i + 1, name) for i, name in enumerate(names)]
+    rank = len(value.shape)
+    channels = value.shape[1] if rank > 1 else 1
+    parts = []
+    for constant in constants:
+        if constant is None or constant.array.shape != (channels,):
+            raise RefusalError(f"its parameters do not have one entry for each of {channels} channels", "export the model again")
+        parts.append(_finite(constant))
+    epsilon = Fraction(float(np.float32(node.attribute("epsilon", float, 1e-5))))
+    host = HostOp(
+        kind="BatchNormalization",
+        constants={name: part.array for name, part in zip(("scale", "B", "input_mean", "input_var"), parts, strict=True)},
+        attributes={"epsilon": float(epsilon)},
+    )
+    if isinstance(value.base, Tail):
+        return append(builder, node, value, None, host)
+    along = (1, channels) + (1,) * (rank - 2)
+    shaped = [part.moved(lambda array: array.reshape(along)) for part in parts]
+    found = [channels_of(part, value.view, value.base) for part in shaped]
+    if None in found and isinstance(value.base, Codes):
+        value = _as_features(builder, value)
+        found = [channels_of(part, value.view, value.base) for part in shaped]
+    scale, bias, mean, variance = found
+    if scale is None or bias is None or mean is None or variance is None:
+        if isinstance(value.base, Source):
+            return append(builder, node, value, None, host)
+        raise RefusalError("its channels are not the channels of the layer before it", "normalise along the channel axis")
+    gains, offsets = [], []
+    for channel in range(max(map(len, (scale, bias, mean, variance)))):
+        square = entry(variance, channel) + epsilon
+        if square <= 0:
+            raise RefusalError("its variance plus epsilon is not positive", "export the model again")
+        gain = entry(scale, channel) / root(square)
+        gains.append(gain)
+        offsets.append(entry(bias, channel) - gain * entry(mean, channel))
+    return append(builder, node, value, Affine(tuple(gains), tuple(offsets)), host)
+
+
+def tail(builder: Builder, node: Node, value: Value, host: HostOp, shape: tuple[int, ...]) -> Value:
+    """What the host computes behind the last integer tensor."""
+    view = identity_view(shape)
+    base = Tail(shape=canonical_shape(shape), inner=value, operator=node.op)
+    return Value(name=node.outputs[0], base=base, view=view, chain=None, trail=(host,), start=view, witness=value.witness, label=node.label)
+
+
+def _host_axis(node: Node, value: Value, default: int) -> int:
+    rank = len(value.shape)
+    axis = node.attribute("axis", int, default)
+    if not -rank <= axis < rank or axis % rank == 0 or value.shape[0] != 1:
+        raise RefusalError("it works along the batch axis", "use an axis other than 0")
+    return axis % rank
+
+
+@operator("Softmax", "at the end of the network, on the host")
+def _softmax(builder: Builder, node: Node) -> Operand:
+    value = builder.settle(node.activation())
+    axis = _host_axis(node, value, -1 if node.opset >= 13 else 1)
+    if node.opset < 13 and int(np.prod(value.shape[axis + 1 :], dtype=np.int64)) != 1:
+        raise RefusalError("before opset 13 Softmax joins all axes from its axis on", "export with opset 13 or later")
+    return tail(builder, node, value, HostOp(kind="Softmax", attributes={"axis": axis}), value.shape)
+
+
+@operator("Sigmoid", "at the end of the network, on the host")
+def _sigmoid(builder: Builder, node: Node) -> Operand:
+    value = builder.settle(node.activation())
+    return tail(builder, node, value, HostOp(kind="Sigmoid"), value.shape)
+
+
+@operator("ArgMax", "at the end of the network, on the host")
+def _argmax(builder: Builder, node: Node) -> Operand:
+    value = builder.settle(node.activation())
+    axis = _host_axis(node, value, 0)
+    keep = bool(node.attribute("keepdims", int, 1))
+    shape = tuple(1 if i == axis else size for i, size in enumerate(value.shape) if keep or i != axis)
+    last = bool(node.attribute("select_last_index", int, 0))
+    return tail(builder, node, value, HostOp(kind="ArgMax", attributes={"axis": axis, "keepdims": keep, "select_last_index": last}), shape)
+
+
+_FLOATS = (1, 10, 11, 16)
+_INTEGERS = (5, 6, 7, 12, 13)
+
+
+@operator("Cast", "to a float type; to integers at the end of the network")
+def _cast(builder: Builder, node: Node) -> Operand:
+    value = builder.settle(node.activation())
+    to = node.attribute("to", int, 1)
+    if to in _FLOATS and not isinstance(value.base, Tail):
+        return value
+    if isinstance(value.base, Tail) and value.base.operator == "ArgMax" and to in _INTEGERS:
+        return value
+    raise RefusalError("a cast of an activation to an integer type is not supported", "use QuantizeLinear")

@@ -1,0 +1,91 @@
+"""Bytes of an ONNX file to an :mod:`onnx_ir` model that is known to be well formed.
+
+Anything may be in the bytes: every failure is a :class:`tritloom.errors.ModelError`.
+"""
+
+import onnx
+import onnx.checker
+import onnx.inliner
+import onnx_ir
+from google.protobuf.message import DecodeError
+from onnx_ir.passes.common import RemoveInitializersFromInputsPass, RemoveUnusedNodesPass
+
+from tritloom.errors import ModelError
+
+__all__ = ["CUSTOM_DOMAINS", "LARGEST_TENSOR", "OLDEST_OPSET", "read_model", "read_proto"]
+
+CUSTOM_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general", "qonnx.custom_op.channels_last")
+"""Operator sets of QONNX; files often use them without importing them."""
+
+OLDEST_OPSET = 7
+"""Before this the operators broadcast by an attribute, and Dropout and BatchNormalization could be in training mode."""
+
+LARGEST_TENSOR = 1 << 26
+"""Elements of the largest tensor that is looked at; a damaged dimension must not ask for terabytes."""
+
+_MOST_NODES = 100_000
+
+
+def read_proto(data: bytes, name: str) -> onnx.ModelProto:
+    """Parse and validate. Raises :class:`ModelError`; ``name`` is how the model is called in messages."""
+    if not data:
+        raise ModelError(f"{name} is empty; an ONNX model was expected")
+    try:
+        model = onnx.ModelProto.FromString(data)
+    except DecodeError:
+        raise ModelError(f"{name} is not an ONNX model, or it is damaged or truncated") from None
+    if not model.HasField("graph") or not model.graph.output:
+        raise ModelError(f"{name} is not an ONNX model: it has no graph with outputs")
+    imported = {entry.domain for entry in model.opset_import}
+    used = {node.domain for node in model.graph.node}
+    for domain in CUSTOM_DOMAINS:
+        if domain in used and domain not in imported:
+            model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+    external = next((t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL), None)
+    if external is not None:
+        raise ModelError(f"{name} keeps tensor {external!r} in another file; save the model with its weights inside one file")
+    try:
+        onnx.checker.check_model(model)
+    except (onnx.checker.ValidationError, UnicodeDecodeError, ValueError) as error:
+        lines = str(error).strip().splitlines()
+        raise ModelError(f"{name} is not a valid ONNX model: {lines[0] if lines else 'the checker refused it'}") from None
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=OLDEST_OPSET)
+    if opset < OLDEST_OPSET:
+        raise ModelError(f"{name} has opset {opset}; export it with opset {OLDEST_OPSET} or later")
+    if model.functions:
+        model = _inline(model, name)
+    return model
+
+
+def read_model(data: bytes, name: str) -> tuple[onnx.ModelProto, onnx_ir.Model]:
+    """The validated model as protobuf (what a witness runs) and as the IR that is lowered: no unused nodes, no functions."""
+    proto = read_proto(data, name)
+    try:
+        model = onnx_ir.from_proto(proto)
+        RemoveInitializersFromInputsPass()(model)
+        RemoveUnusedNodesPass()(model)
+    except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{name} is not a valid ONNX model: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from None
+    return proto, model
+
+
+def _inline(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Replace calls of the model's own functions by their bodies."""
+    sizes: dict[tuple[str, str], int] = {}
+    bodies = {(function.domain, function.name): function for function in model.functions}
+
+    def size(key: tuple[str, str], depth: int) -> int:
+        if depth > len(bodies):
+            raise ModelError(f"{name} has a function that calls itself")
+        if key not in sizes:
+            calls = [(node.domain, node.op_type) for node in bodies[key].node]
+            sizes[key] = min(sum(size(call, depth + 1) if call in bodies else 1 for call in calls), _MOST_NODES)
+        return sizes[key]
+
+    total = sum(size((node.domain, node.op_type), 0) if (node.domain, node.op_type) in bodies else 1 for node in model.graph.node)
+    if total >= _MOST_NODES:
+        raise ModelError(f"{name} has more than {_MOST_NODES} nodes once its functions are expanded")
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except RuntimeError as error:
+        raise ModelError(f"{name}: its functions cannot be expanded: {str(error).splitlines()[0]}") from None

@@ -1,0 +1,110 @@
+"""The one table of operators: (domain, operator) to the handler that lowers it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from tritloom.compiler.frontend.builder import Builder
+from tritloom.compiler.frontend.problems import RefusalError
+from tritloom.compiler.frontend.values import Constant, Operand, Value
+from tritloom.compiler.ir.program import HostOp
+from tritloom.compiler.quantize.steps import Step
+
+__all__ = ["OPERATORS", "Handler", "Movement", "Node", "Operator", "append", "operator", "supported_operators"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Node:
+    """One node with its operands looked up. ``label`` is its name, or its first output where it has none."""
+
+    label: str
+    op: str
+    domain: str
+    opset: int
+    inputs: tuple[Operand, ...]
+    outputs: tuple[str, ...]
+    attributes: dict[str, Any]
+    batch: int | None
+    """The declared batch of the model's inputs where it is a number."""
+
+    def attribute(self, name: str, kind: type, default: Any = None) -> Any:
+        """An attribute of ``kind`` (int, float, str, or list for several integers). Raises :class:`RefusalError` for another type."""
+        value = self.attributes.get(name, default)
+        if value is None or value is default:
+            return value
+        if kind is str and isinstance(value, bytes):
+            return value.decode("utf-8", "replace")
+        if kind is list and isinstance(value, (list, tuple, np.ndarray)):
+            return [int(item) for item in value]
+        if kind is float and isinstance(value, int) or isinstance(value, kind):
+            return value
+        raise RefusalError(f"its attribute {name} has the wrong type", "export the model again")
+
+    def operand(self, index: int) -> Operand:
+        """An input, ``None`` where it is left out."""
+        return self.inputs[index] if index < len(self.inputs) else None
+
+    def constant(self, index: int, what: str) -> Constant | None:
+        """An input that must be constant, ``None`` where it is left out."""
+        found = self.operand(index)
+        if found is None or isinstance(found, Constant):
+            return found
+        raise RefusalError(f"its {what} is computed from the model's input", f"{what} must be a constant")
+
+    def activation(self, index: int = 0) -> Value:
+        """An input that must depend on the model's input."""
+        found = self.operand(index)
+        if isinstance(found, Value):
+            return found
+        raise RefusalError(f"its input {index + 1} is a constant or missing", "connect it to a value computed from the model's input")
+
+
+Handler = Callable[[Builder, Node], Operand]
+Movement = Callable[[np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operator:
+    """An entry of :data:`OPERATORS`. ``forms`` says in words what is supported."""
+
+    domain: str
+    name: str
+    forms: str
+    handler: Handler
+
+
+OPERATORS: dict[tuple[str, str], Operator] = {}
+
+
+def operator(name: str, forms: str, *, domains: tuple[str, ...] = ("",)) -> Callable[[Handler], Handler]:
+    """Register the handler of an operator in ``domains``."""
+
+    def register(handler: Handler) -> Handler:
+        for domain in domains:
+            OPERATORS[domain, name] = Operator(domain=domain, name=name, forms=forms, handler=handler)
+        return handler
+
+    return register
+
+
+def supported_operators() -> list[Operator]:
+    """Every operator by domain and name, for the documentation."""
+    return [OPERATORS[key] for key in sorted(OPERATORS)]
+
+
+def append(builder: Builder, node: Node, value: Value, step: Step | None, host: HostOp | None) -> Value:
+    """``value`` after one elementwise step; ``step`` is ``None`` where only the host can do it."""
+    value = builder.settle(value)
+    return Value(
+        name=node.outputs[0],
+        base=value.base,
+        view=value.view,
+        chain=None if value.chain is None or step is None else (*value.chain, step),
+        trail=None if value.trail is None or host is None else (*value.trail, host),
+        start=value.start,
+        witness=value.witness,
+        label=node.label,
+        head=value.head,
+    )

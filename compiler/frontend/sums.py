@@ -1,0 +1,66 @@
+"""Sums of two tensors and concatenation, as pending operations."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from tritloom.compiler.frontend.builder import Builder
+from tritloom.compiler.frontend.problems import RefusalError
+from tritloom.compiler.frontend.registry import Node
+from tritloom.compiler.frontend.values import Codes, Pending, Tail, Value, affine_of
+from tritloom.compiler.ir.program import Add, Tensor
+from tritloom.compiler.quantize.steps import Affine, Quantiser, Step
+
+__all__ = ["Sum", "add_values"]
+
+
+@dataclass(eq=False, kw_only=True)
+class Sum(Pending):
+    """``left + right`` of two tensors of codes of one shape; the chain starts at the real sum."""
+
+    left: Value
+    right: Value
+
+    def finish(self, builder: Builder, chain: tuple[Step, ...], quantiser: Quantiser, name: str, source: str) -> Tensor:
+        step = builder.sum_step(self.left, self.right, chain, quantiser, self.shape[0])
+        tensor = builder.tensor(name, self.shape, quantiser, step, source)
+        assert isinstance(self.left.base, Codes) and isinstance(self.right.base, Codes)
+        names = self.left.base.tensor.name, self.right.base.tensor.name
+        builder.emit(Add(name=builder.operation_name(self.label), output=tensor.name, left=names[0], right=names[1], step=step))
+        return tensor
+
+
+def add_values(builder: Builder, node: Node, left: Value, right: Value, *, subtract: bool) -> Value:
+    """The sum or difference of two activations."""
+    for value in (left, right):
+        if isinstance(value.base, Tail):
+            raise RefusalError(f"a sum behind {value.base.operator} is not supported", f"{value.base.operator} may stand only at the end")
+    if left.shape != right.shape:
+        raise RefusalError(f"activations of shapes {list(left.shape)} and {list(right.shape)} cannot be added", "add activations of one shape")
+    left, right = builder.codes(left), builder.codes(right)
+    if left.base.shape != right.base.shape or not np.array_equal(left.view, right.view) or left.view.size != np.prod(left.base.shape):
+        if right.view.size == np.prod(right.base.shape) and np.array_equal(right.view.ravel(), np.arange(right.view.size)):
+            left, right = builder.placed(left, right.base.shape), right
+        else:
+            left, right = left, _like(builder, right, left)
+            left = builder.placed(left, right.base.shape) if left.base.shape != right.base.shape else left
+    if subtract:
+        affine = affine_of(right.chain)
+        assert affine is not None
+        right = replace(right, chain=(Affine(tuple(-g for g in affine.gain), tuple(-o for o in affine.offset)),))
+    base = Sum(shape=left.base.shape, label=node.label, left=left, right=right)
+    return Value(
+        name=node.outputs[0], base=base, view=left.view, chain=(), trail=None, start=left.view, witness=node.outputs[0], label=node.label
+    )
+
+
+def _like(builder: Builder, value: Value, pattern: Value) -> Value:
+    """Codes copied into the element order of ``pattern``'s tensor; where that is not a permutation, both use the value's own order."""
+    size = int(np.prod(pattern.base.shape))
+    if pattern.view.size == size and len(np.unique(pattern.view)) == size:
+        order = np.empty(size, np.int64)
+        order[pattern.view.ravel()] = np.arange(size)
+        shuffled = replace(value, view=value.view.ravel()[order])
+        placed = builder.placed(shuffled, pattern.base.shape)
+        return replace(placed, view=pattern.view)
+    return builder.placed(value, (value.view.size, 1, 1))
