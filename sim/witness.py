@@ -6,7 +6,8 @@ run alone in the unchanged model; where a batch gives something else, or fails, 
 """
 
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -19,6 +20,10 @@ __all__ = ["run_witness", "uses_custom_operators"]
 
 _RUNTIME_IR_VERSION = 13
 """Newest file format version that the supported releases of ONNX Runtime read."""
+
+Feeds = Mapping[str, np.ndarray]
+_Executor = Callable[[Feeds], list[np.ndarray]]
+_Result = TypeVar("_Result")
 
 _STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 _OLD_QONNX_DOMAINS = ("onnx.brevitas", "finn.custom_op.general")
@@ -73,7 +78,9 @@ def _with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         if node.op_type == "Constant":
-            constants |= {node.output[0]: attribute.t for attribute in node.attribute if attribute.name == "value"}
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    constants[node.output[0]] = attribute.t
     for index, node in enumerate(graph.node):
         if node.op_type != "Reshape" or node.input[1] not in constants or node.input[0] in constants:
             continue
@@ -86,7 +93,7 @@ def _with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
     return copy
 
 
-def _run_onnxruntime(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+def _onnxruntime(model: onnx.ModelProto) -> _Executor:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     copy.ir_version = min(copy.ir_version, _RUNTIME_IR_VERSION)
@@ -95,48 +102,57 @@ def _run_onnxruntime(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) ->
     # Fused kernels for quantised operators compute something else than the float graph says.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return [np.asarray(array) for array in session.run(None, dict(feeds))]
+    return lambda feeds: [np.asarray(array) for array in session.run(None, dict(feeds))]
 
 
-def _run_qonnx(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    # qonnx makes one-node models in the newest format that onnx knows, which ONNX Runtime may not read yet.
-    newest, onnx.IR_VERSION = onnx.IR_VERSION, min(onnx.IR_VERSION, _RUNTIME_IR_VERSION)
+def _qonnx(model: onnx.ModelProto) -> _Executor:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            try:
-                from qonnx.core.modelwrapper import ModelWrapper
-                from qonnx.core.onnx_exec import execute_onnx
-                from qonnx.util.cleanup import cleanup_model
-            except ImportError as error:
-                raise MissingToolError(
-                    f"this model has QONNX operators and the qonnx package is missing ({error}); run: pip install 'tritloom[qonnx]'"
-                ) from error
-            copy = onnx.ModelProto()
-            copy.CopyFrom(model)
-            for node in copy.graph.node:
-                if node.domain in _OLD_QONNX_DOMAINS:
-                    node.domain = _QONNX_DOMAIN
-            names = [value.name for value in _free_inputs(copy)]
-            wrapper = cleanup_model(ModelWrapper(copy))
-            # The clean-up renames inputs and outputs and keeps their order.
-            renamed = {new.name: feeds[name] for name, new in zip(names, wrapper.graph.input, strict=True)}
-            results = execute_onnx(wrapper, renamed)
-            return [np.asarray(results[value.name]) for value in wrapper.graph.output]
-    finally:
-        onnx.IR_VERSION = newest
+        from qonnx.core.modelwrapper import ModelWrapper
+        from qonnx.core.onnx_exec import execute_onnx
+        from qonnx.util.cleanup import cleanup_model
+    except ImportError as error:
+        raise MissingToolError(
+            f"this model has QONNX operators and the qonnx package is missing ({error}); run: pip install 'tritloom[qonnx]'"
+        ) from error
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for node in copy.graph.node:
+        if node.domain in _OLD_QONNX_DOMAINS:
+            node.domain = _QONNX_DOMAIN
+    names = [value.name for value in _free_inputs(copy)]
+    wrapper = cleanup_model(ModelWrapper(copy))
+    # The clean-up renames inputs and outputs and keeps their order.
+    inputs, outputs = ([value.name for value in values] for values in (wrapper.graph.input, wrapper.graph.output))
+
+    def execute(feeds: Feeds) -> list[np.ndarray]:
+        results = execute_onnx(wrapper, {new: feeds[name] for name, new in zip(names, inputs, strict=True)})
+        return [np.asarray(results[name]) for name in outputs]
+
+    return execute
 
 
-def _execute(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+def _executor(model: onnx.ModelProto) -> _Executor:
+    """A function from feeds to the graph's outputs. It and this function raise :class:`ModelError` for what the executor refuses."""
     custom = uses_custom_operators(model)
-    try:
-        return _run_qonnx(model, feeds) if custom else _run_onnxruntime(model, feeds)
-    except MissingToolError:
-        raise
-    except Exception as error:
-        # Neither executor has a base class for its errors; qonnx raises bare Exception.
-        executor = "the qonnx executor" if custom else "ONNX Runtime"
-        raise ModelError(f"{executor} cannot run this model: {' '.join(str(error).split())[:300]}") from error
+
+    def guarded(function: Callable[[], _Result]) -> _Result:
+        # qonnx makes one-node models in the newest format that onnx knows, which ONNX Runtime may not read yet.
+        newest, onnx.IR_VERSION = onnx.IR_VERSION, min(onnx.IR_VERSION, _RUNTIME_IR_VERSION)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                return function()
+        except MissingToolError:
+            raise
+        except Exception as error:
+            # Neither executor has a base class for its errors; qonnx raises bare Exception.
+            executor = "the qonnx executor" if custom else "ONNX Runtime"
+            raise ModelError(f"{executor} cannot run this model: {' '.join(str(error).split())[:300]}") from error
+        finally:
+            onnx.IR_VERSION = newest
+
+    execute = guarded(lambda: _qonnx(model) if custom else _onnxruntime(model))
+    return lambda feeds: guarded(lambda: execute(feeds))
 
 
 def _agree(batch: Sequence[np.ndarray], alone: Sequence[np.ndarray], sample: int) -> bool:
@@ -151,31 +167,31 @@ def _agree(batch: Sequence[np.ndarray], alone: Sequence[np.ndarray], sample: int
     return True
 
 
-def _one_by_one(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], samples: Iterable[int]) -> list[list[np.ndarray]]:
-    return [_execute(model, {name: array[index : index + 1] for name, array in feeds.items()}) for index in samples]
+def _one_by_one(execute: _Executor, feeds: Feeds, samples: Iterable[int]) -> list[list[np.ndarray]]:
+    return [execute({name: array[index : index + 1] for name, array in feeds.items()}) for index in samples]
 
 
-def _run_chunk(model: onnx.ModelProto, feeds: Mapping[str, np.ndarray], samples: int) -> list[np.ndarray]:
+def _run_chunk(model: onnx.ModelProto, feeds: Feeds, samples: int) -> list[np.ndarray]:
     declared = _declared_batch(model)
     if declared == samples:
-        return _execute(model, feeds)
-    batch: list[np.ndarray] | None
+        return _executor(model)(feeds)
     try:
-        batch = _execute(_with_batch(model, samples), feeds)
+        batch = _executor(_with_batch(model, samples))(feeds)
     except ModelError:
         if declared != 1:
             raise
         batch = None
-    if declared != 1:
-        return batch or []
-    if batch is not None and all(len(array.shape) and len(array) == samples for array in batch):
+    if declared != 1 and batch is not None:
+        return batch
+    single = _executor(model)
+    if batch is not None and all(array.ndim and len(array) == samples for array in batch):
         ends = (0, samples - 1)
-        if all(_agree(batch, alone, index) for index, alone in zip(ends, _one_by_one(model, feeds, ends), strict=True)):
+        if all(_agree(batch, alone, index) for index, alone in zip(ends, _one_by_one(single, feeds, ends), strict=True)):
             return batch
-    return [np.concatenate(arrays) for arrays in zip(*_one_by_one(model, feeds, range(samples)), strict=True)]
+    return [np.concatenate(arrays) for arrays in zip(*_one_by_one(single, feeds, range(samples)), strict=True)]
 
 
-def run_witness(data: bytes, feeds: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
+def run_witness(data: bytes, feeds: Feeds, outputs: Sequence[str] | None = None) -> dict[str, np.ndarray]:
     """Values of an ONNX model, computed in float by ONNX Runtime or the ``qonnx`` executor.
 
     ``feeds`` maps the model's inputs to arrays whose first axis is the batch, of any size from 1; they are converted to
