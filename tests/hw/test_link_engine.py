@@ -5,7 +5,7 @@ from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
-from amaranth.back import rtlil, verilog
+from amaranth.back import rtlil
 from amaranth.hdl import Cat, Module, Mux, ResetInserter, Signal
 from amaranth.lib import memory, stream, wiring
 from amaranth.lib.wiring import In, Out
@@ -368,7 +368,7 @@ def test_garbage_then_good_frame_without_pause(kind, tx_ready):
         "random": lambda size: noise.randbytes(size),
         "END": lambda size: bytes([END] * size),
         "ESC": lambda size: bytes([ESC] * size),
-        "short frames": lambda size: bytes([END, 3] * (size // 2)),
+        "short frames": lambda size: bytes([3, END] * (size // 2) + [3]),
         "zeros": lambda size: bytes(size),
     }[kind]
 
@@ -393,7 +393,7 @@ def test_flood_of_good_frames():
     async def host(ctx):
         replies = await bench.ask(ctx, b"".join(encode(frame) for frame in frames))
         done = [reply.sequence for reply in replies if reply.opcode == LinkOpcode.WRITE | REPLY]
-        assert done[:2] == [1, 2] and done == sorted(set(done))
+        assert done[0] == 1 and done == sorted(set(done)) and len(done) > 5
         assert {reply.data[0] for reply in replies if reply.opcode == ERROR_OPCODE} == {ErrorCode.OVERRUN}
         for frame in frames:
             if frame.sequence in done:
@@ -442,9 +442,9 @@ def test_reset_in_the_middle(cut):
         await ctx.tick()
         ctx.set(bench.dut.reset, 0)
         bench.sent.clear()
-        replies = await bench.ask(ctx, first[cut:] + encode(Frame(0x42, LinkOpcode.IDENTITY)))
-        assert replies[-1] == Frame(0x42, LinkOpcode.IDENTITY | REPLY, PARAMETERS.digest + bytes(8))
-        assert all(reply.opcode == ERROR_OPCODE for reply in replies[:-1])
+        replies = await bench.ask(ctx, first[cut:])
+        assert [reply.opcode for reply in replies] == [LinkOpcode.WRITE | REPLY] * (cut == 1) + [ERROR_OPCODE] * (1 < cut < len(first) - 1)
+        assert await bench.ask(ctx, encode(Frame(0x42, LinkOpcode.IDENTITY))) == [Frame(0x42, LinkOpcode.IDENTITY | REPLY, PARAMETERS.digest + bytes(8))]
 
     bench.run(host)
 
@@ -500,10 +500,8 @@ def test_random_frames_match_the_model(raws, seed, rx_gap, tx_ready):
 @pytest.mark.parametrize("fields", [{}, {"rows": 4, "columns": 1, "weight_words": 1, "activation_words": 1, "record_words": 1, "program_words": 1},
                                     {"rows": 64, "columns": 63, "weight_words": 1 << 22, "activation_words": 1 << 22, "program_words": 1 << 22}])  # fmt: skip
 def test_exports(fields):
-    engine = LinkEngine(CoreParameters(**fields))
-    text = rtlil.convert(engine, emit_src=False)
-    assert "write_commit" in text and "/" not in text.split("module")[0]
-    assert "module top" in verilog.convert(LinkEngine(CoreParameters(**fields)), emit_src=False, name="top")
+    text = rtlil.convert(LinkEngine(CoreParameters(**fields)), emit_src=False)
+    assert all(f"\\{port}" in text for port in ("rx__payload", "tx__ready", "write_commit", "read_strobe", "cycles"))
 
 
 def test_refuses_what_it_cannot_carry():
