@@ -22,9 +22,20 @@ from typing import Any
 import platformdirs
 from filelock import FileLock
 
-from tritloom.boards.board import Board, serial_rate
+from tritloom.boards.board import Board
+from tritloom.boards.flow import (
+    FAMILY_TOOLS,
+    bitstream_name,
+    constraints_name,
+    design_files,
+    pack,
+    place_and_route,
+    read_report,
+    synthesis_script,
+    synthesise,
+)
 from tritloom.boards.pll import PllSetting
-from tritloom.boards.toolchain import run_tool, run_yosys, tool_version
+from tritloom.boards.toolchain import tool_version
 from tritloom.errors import BuildError, UserError
 from tritloom.hw.arch.parameters import CoreParameters
 
@@ -38,13 +49,6 @@ _FORMAT = 1
 _ATTEMPTS = 5
 _WORTHWHILE = Fraction(103, 100)
 """A clock that holds is given up for a faster one only for a gain of 3 % or more: an attempt costs a whole place-and-route run."""
-
-_TOOLS = {
-    "ice40": ("yosys", "nextpnr-ice40", "icepack"),
-    "ecp5": ("yosys", "nextpnr-ecp5", "ecppack"),
-    "gowin": ("yosys", "nextpnr-himbaechel-gowin", "gowin_pack"),
-}
-_SUFFIX = {"ice40": "bin", "ecp5": "bit", "gowin": "fs"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,76 +112,6 @@ def _scratch(parent: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _design(board: Board, parameters: CoreParameters, setting: PllSetting) -> tuple[dict[str, str], int]:
-    """Input files of the flow (netlist ``top.il``, pin constraints) and the serial rate."""
-    from tritloom.boards.top import Top  # loads all of the gateware, which only a build needs
-
-    baud, divisor = serial_rate(setting.frequency)
-    top = Top(board=board, parameters=parameters, setting=setting, divisor=divisor)
-    plan = board.make_platform().build(top, "top", do_build=False, emit_src=False)
-    wanted = {"ice40": "pcf", "ecp5": "lpf", "gowin": "cst"}[board.family]
-    return {name: _text(plan.files[name]) for name in ("top.il", f"top.{wanted}")}, baud
-
-
-def _text(content: str | bytes) -> str:
-    return content.decode() if isinstance(content, bytes) else content
-
-
-def _synthesis_script(board: Board, parameters: CoreParameters) -> str:
-    options = list(board.synthesis)
-    if board.family == "ice40" and parameters.weight_storage == "spram":
-        options.append("-spram")
-    command = f"synth_{board.family} {' '.join(options)}"
-    # Where the hierarchy still stands, adders become carry chains one by one. On the flattened design yosys would first merge
-    # chained adders into carry-save trees of tables, which costs 18 to 36 % more logic. Multipliers stay for the DSP cells.
-    begin_end = {"ice40": "flatten", "ecp5": "coarse", "gowin": "coarse"}[board.family]
-    return "\n".join(
-        [
-            "read_rtlil top.il",
-            f"{command} -top top -run begin:{begin_end}",
-            "proc",
-            "opt_expr",
-            "opt_clean",
-            "wreduce",
-            "opt_clean",
-            "alumacc * t:$mul %d",
-            "opt_clean",
-            f"{command} -top top -json top.json -run {begin_end}:",
-            "",
-        ]
-    )
-
-
-def _place_and_route(board: Board, cwd: Path, *, seed: int, mhz: float) -> None:
-    common = ["--json", "top.json", "--seed", str(seed), "--freq", f"{mhz:.6f}", "--timing-allow-fail", "--report", "report.json"]
-    files = {
-        "ice40": ["--pcf", "top.pcf", "--asc", "top.asc"],
-        "ecp5": ["--lpf", "top.lpf", "--textcfg", "top.config"],
-        "gowin": ["--vopt", "cst=top.cst", "--write", "routed.json"],
-    }[board.family]
-    run_tool(_TOOLS[board.family][1], [*board.place, *common, *files], cwd=cwd, log="nextpnr.log")
-
-
-def _pack(board: Board, cwd: Path) -> None:
-    bitstream = f"top.{_SUFFIX[board.family]}"
-    arguments = {
-        "ice40": ["top.asc", bitstream],
-        "ecp5": [*board.pack, "--input", "top.config", "--bit", bitstream],
-        "gowin": [*board.pack, "-o", bitstream, "routed.json"],
-    }[board.family]
-    run_tool(_TOOLS[board.family][2], arguments, cwd=cwd, log="pack.log")
-
-
-def _read_report(path: Path) -> tuple[float, dict[str, dict[str, int]]]:
-    """Lowest achieved frequency over all clocks, MHz, and the cells used and available."""
-    report = json.loads(path.read_text())
-    if not report.get("fmax"):
-        raise BuildError("nextpnr reports no clock in the design")
-    fmax = min(clock["achieved"] for clock in report["fmax"].values())
-    utilisation = {name: {"used": cell["used"], "available": cell["available"]} for name, cell in sorted(report["utilization"].items())}
-    return round(fmax, 3), utilisation
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Attempt:
     setting: PllSetting
@@ -193,14 +127,16 @@ class _Attempt:
 
 def _attempt(board: Board, parameters: CoreParameters, setting: PllSetting, folder: Path, seed: int, say: Progress) -> _Attempt:
     folder.mkdir()
-    files, baud = _design(board, parameters, setting)
+    files, baud = design_files(board, parameters, setting)
     for name, text in files.items():
         (folder / name).write_text(text)
     say(f"synthesis for a clock of {setting.mhz:g} MHz")
-    run_yosys(_synthesis_script(board, parameters), cwd=folder)
+    synthesise(board, folder)
     say("place and route")
-    _place_and_route(board, folder, seed=seed, mhz=setting.mhz)
-    fmax, utilisation = _read_report(folder / "report.json")
+    place_and_route(board, folder, seed=seed, mhz=setting.mhz)
+    fmax, utilisation = read_report(folder)
+    if fmax is None:
+        raise BuildError("nextpnr reports no clock in the design")
     say(f"{setting.mhz:g} MHz asked for, {fmax:g} MHz achieved")
     return _Attempt(setting=setting, baud=baud, fmax_mhz=fmax, utilisation=utilisation, folder=folder)
 
@@ -248,7 +184,7 @@ def build(
     if not 0 <= seed < 1 << 31:
         raise UserError(f"seed must be from 0 to {(1 << 31) - 1}, not {seed}")
     say = progress or (lambda message: None)
-    tools = {name: tool_version(name) for name in _TOOLS[board.family]}
+    tools = {name: tool_version(name) for name in FAMILY_TOOLS[board.family]}
     key = _digest(board, parameters, seed, tools)
     target = Path(out_dir)
     if target.exists() and not target.is_dir():
@@ -273,13 +209,13 @@ def build(
 
 def _digest(board: Board, parameters: CoreParameters, seed: int, tools: dict[str, str]) -> str:
     """Name of a build in the cache: everything that the bytes depend on. The netlist at the first clock stands for the gateware."""
-    files, _ = _design(board, parameters, board.clock(board.guess_mhz * 1e6))
+    files, _ = design_files(board, parameters, board.clock(board.guess_mhz * 1e6))
     inputs = {
         "format": _FORMAT,
         "board": asdict(board),
         "core": parameters.digest.hex(),
         "files": files,
-        "script": _synthesis_script(board, parameters),
+        "script": synthesis_script(board),
         "seed": seed,
         "tools": tools,
     }
@@ -295,11 +231,11 @@ def _build_into(folder: Path, board: Board, parameters: CoreParameters, seed: in
     folder.parent.mkdir(parents=True, exist_ok=True)
     best = _settle(board, attempt)
     say("packing the bitstream")
-    _pack(board, best.folder)
+    pack(board, best.folder)
     folder.mkdir()
     summary = {
         "board": board.name,
-        "bitstream": f"top.{_SUFFIX[board.family]}",
+        "bitstream": bitstream_name(board),
         "fmax_mhz": best.fmax_mhz,
         "clock_mhz": best.setting.mhz,
         "utilisation": best.utilisation,
@@ -310,8 +246,7 @@ def _build_into(folder: Path, board: Board, parameters: CoreParameters, seed: in
         "core_digest": parameters.digest.hex(),
         "tools": tools,
     }
-    constraints = {"ice40": "top.pcf", "ecp5": "top.lpf", "gowin": "top.cst"}[board.family]
-    for name in (summary["bitstream"], "report.json", "top.il", constraints):
+    for name in (summary["bitstream"], "report.json", "top.il", constraints_name(board)):
         shutil.copyfile(best.folder / name, folder / name)
     for name in ("yosys.log", "nextpnr.log", "pack.log"):
         # Run times would make two equal builds differ.

@@ -6,6 +6,7 @@ import pytest
 from amaranth.hdl import IOPort, Signal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from tritloom.boards.board import BAUD_RATES, serial_rate
 from tritloom.boards.pll import best_setting, legal_settings
 from tritloom.errors import BuildError

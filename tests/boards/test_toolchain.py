@@ -7,6 +7,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+
 from tritloom.boards.toolchain import TOOLS, error_lines, run_tool, run_yosys, to_verilog, tool_version
 from tritloom.errors import BuildError, MissingToolError
 
@@ -115,7 +116,9 @@ def test_missing_package_names_the_command_that_installs_it(name, monkeypatch):
     monkeypatch.delenv(TOOLS[name].variable, raising=False)
     monkeypatch.setattr(metadata, "version", absent)
     monkeypatch.setattr(metadata, "entry_points", lambda **selection: ())
-    with pytest.raises(MissingToolError, match=rf"^{name} is not installed: pip install 'tritloom\[fpga\]' \(or set {TOOLS[name].variable} "):
+    with pytest.raises(
+        MissingToolError, match=rf"^{name} is not installed: pip install 'tritloom\[fpga\]' \(or set {TOOLS[name].variable} "
+    ):
         tool_version(name)
 
 

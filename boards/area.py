@@ -1,0 +1,156 @@
+"""How much of a part a core takes: block RAM exactly, logic cells by a formula fitted to place-and-route results.
+
+``python -m tritloom.boards.area [FAMILY]`` packs a handful of cores for the real parts with nextpnr and prints measured and
+estimated cells side by side, with the coefficients that fit best; the table of :data:`COEFFICIENTS` is its output.
+"""
+
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from tritloom.boards.board import Board
+from tritloom.boards.flow import design_files, place_and_route, read_report, synthesise
+from tritloom.hw.arch.parameters import CoreParameters
+
+__all__ = [
+    "BLOCK_SHAPES",
+    "BYTE_SHAPES",
+    "COEFFICIENTS",
+    "Coefficients",
+    "block_depth",
+    "block_use",
+    "blocks",
+    "logic_cells",
+    "main",
+    "measure",
+]
+
+BLOCK_SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
+    "ice40": ((256, 16), (512, 8), (1024, 4), (2048, 2)),
+    "ecp5": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
+    "gowin": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
+}
+"""Words and bits of one block RAM in each of its shapes."""
+
+BYTE_SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
+    "ice40": ((256, 16), (512, 8)),
+    "ecp5": ((512, 32), (1024, 16), (2048, 8)),
+    "gowin": ((512, 32), (1024, 16), (2048, 8)),
+}
+"""Shapes in which single bytes can be written; a ninth bit of a byte is lost."""
+
+LINK_BUFFER = (1024, 8)
+"""Words and bits of the memory that holds a frame."""
+
+
+def blocks(shapes: tuple[tuple[int, int], ...], depth: int, width: int) -> int:
+    """Block RAMs of a memory: the shape that needs the fewest, side by side and on top of each other."""
+    return min(-(-width // bits) * -(-depth // words) for words, bits in shapes)
+
+
+def block_depth(shapes: tuple[tuple[int, int], ...], depth: int, width: int) -> int:
+    """The largest depth that takes no more block RAMs than ``depth``."""
+    count = blocks(shapes, depth, width)
+    return max(words * (count // -(-width // bits)) for words, bits in shapes)
+
+
+def block_use(board: Board, parameters: CoreParameters) -> dict[str, int]:
+    """Block RAMs of each memory of a core."""
+    whole, lanes = BLOCK_SHAPES[board.family], BYTE_SHAPES[board.family]
+    p = parameters
+    return {
+        "weights": 0 if p.weight_storage == "spram" else blocks(whole, p.weight_words, p.weight_word_bits),
+        "activations": blocks(lanes, p.activation_words, 8 * p.rows),
+        "records": blocks(whole, p.record_words, 128),
+        "program": blocks(whole, p.program_words, 32),
+        "link": blocks(whole, *LINK_BUFFER),
+        "loop steps": COEFFICIENTS[board.family].step_blocks,
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Coefficients:
+    """Logic cells (nextpnr's count) of a core: the sum of these, each times what it is named after.
+
+    ``base`` also covers link, sequencer and post unit; ``no_dsp`` is added where the part has no multipliers. ``accumulator_bit`` counts
+    for each column, ``decoder`` for each byte of a trit5 weight word, ``step_blocks`` are the block RAMs of the loop registers.
+    """
+
+    base: float
+    no_dsp: float
+    row: float
+    accumulator_bit: float
+    mac: float
+    decoder: float
+    step_blocks: int
+
+
+COEFFICIENTS: dict[str, Coefficients] = {
+    "ice40": Coefficients(base=2700, no_dsp=1000, row=45, accumulator_bit=3.2, mac=19.0, decoder=25, step_blocks=9),
+    "ecp5": Coefficients(base=2700, no_dsp=1000, row=45, accumulator_bit=3.2, mac=21.0, decoder=25, step_blocks=0),
+    "gowin": Coefficients(base=2700, no_dsp=1000, row=45, accumulator_bit=3.2, mac=20.0, decoder=25, step_blocks=0),
+}
+
+
+def logic_cells(board: Board, parameters: CoreParameters) -> int:
+    """Estimated cells of a core, in the cells that :attr:`Board.logic_cell` names."""
+    c, p = COEFFICIENTS[board.family], parameters
+    decoders = p.weight_word_bytes if p.weight_encoding == "trit5" else 0
+    return round(
+        c.base
+        + (0 if board.dsp else c.no_dsp)
+        + c.row * p.rows
+        + c.accumulator_bit * p.columns * p.accumulator_bits
+        + c.mac * p.macs_per_cycle
+        + c.decoder * decoders
+    )
+
+
+_CALIBRATION = {
+    "icebreaker": ((4, 4), (8, 2), (8, 4), (16, 4)),
+    "hx8k": ((4, 4), (8, 4), (8, 8)),
+    "ulx3s-25f": ((8, 8), (16, 8), (16, 16), (32, 8)),
+    "tang-nano-20k": ((8, 8), (16, 8), (16, 16)),
+}
+"""Shapes of the arrays that :func:`main` packs."""
+
+
+def measure(board: Board, parameters: CoreParameters) -> dict[str, int]:
+    """Cells of a core by nextpnr's count, packed but not placed. Raises like :func:`tritloom.boards.bitstream.build`."""
+    with tempfile.TemporaryDirectory(prefix="tritloom-") as name:
+        folder, setting = Path(name), board.clock(board.guess_mhz * 1e6)
+        files, _ = design_files(board, parameters, setting)
+        for file, text in files.items():
+            (folder / file).write_text(text)
+        synthesise(board, folder)
+        place_and_route(board, folder, seed=1, mhz=setting.mhz, pack_only=True)
+        return {cell: count["used"] for cell, count in read_report(folder)[1].items() if count["used"]}
+
+
+def main() -> None:
+    """Print measured and estimated cells of the cores of :data:`_CALIBRATION` on the boards named on the command line (default: all)."""
+    from tritloom.boards import get_board
+
+    for name in sys.argv[1:] or _CALIBRATION:
+        board = get_board(name)
+        for rows, columns in _CALIBRATION[name]:
+            for bits in (16, 24) if (rows, columns) == _CALIBRATION[name][0] else (16,):
+                core = CoreParameters(
+                    rows=rows,
+                    columns=columns,
+                    accumulator_bits=bits,
+                    weight_words=256,
+                    activation_words=256,
+                    record_words=256,
+                    program_words=256,
+                )
+                used = measure(board, core)
+                estimate = (
+                    f"estimated {logic_cells(board, core)} {board.logic_cell} and {sum(block_use(board, core).values())} {board.block}"
+                )
+                print(f"{name} {rows}x{columns} {bits} bits: {estimate}; measured {used}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
