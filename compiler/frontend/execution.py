@@ -95,8 +95,7 @@ def _run(builder: Builder, node: onnx_ir.Node, operands: tuple[Operand, ...], op
             raise RefusalError("the result is too large", f"use tensors of at most {LARGEST_TENSOR} elements")
         return [result, *[Unknown()] * (len(names) - 1)]
     if not constant:
-        where = f" of domain {node.domain}" if node.domain else ""
-        raise RefusalError(f"operator {node.op_type}{where} is not supported", _nearest(node.op_type))
+        raise RefusalError(_unsupported(node), _nearest(node.op_type))
     proto = onnx_ir.to_proto(node)
     assert isinstance(proto, onnx.NodeProto)
     return list(fold(proto, [operand if isinstance(operand, Constant) else None for operand in operands], opset))
@@ -120,6 +119,11 @@ _NEAREST = {
     "QLinearMatMul": "export with QuantizeLinear and DequantizeLinear", "DynamicQuantizeLinear": "use static QuantizeLinear", "MatMulNBits": "use DequantizeLinear and MatMul",
     "Einsum": "use MatMul", "Sum": "use Add", "Pow": "use Mul", "Sqrt": "use Relu", "Abs": "use Relu", "Resize": "use strides of Conv",
 }  # fmt: skip
+
+
+def _unsupported(node: onnx_ir.Node) -> str:
+    where = f" of domain {node.domain}" if node.domain else ""
+    return f"operator {node.op_type}{where} is not supported"
 
 
 def _nearest(operator: str) -> str:
@@ -148,9 +152,16 @@ def execute(model: onnx_ir.Model, builder: Builder, name: str) -> Execution:
             values[value] = Constant(np.asarray(tensor.numpy()))
         except _MALFORMED:
             raise ModelError(f"{name}: initializer {value.name!r} is damaged") from None
+    shapes: set[onnx_ir.Value | None] = set()
     for node in graph:
         operands = tuple(None if value is None else values.get(value, Unknown()) for value in node.inputs)
-        if any(isinstance(operand, Unknown) for operand in operands):
+        unknown = [value for value, operand in zip(node.inputs, operands, strict=True) if isinstance(operand, Unknown)]
+        if unknown:
+            # What a refused node feeds cannot be judged in full, but an operator that is never supported can, unless it computes with shapes.
+            if node.op_type in ("Shape", "Size") or shapes.issuperset(unknown):
+                shapes.update(node.outputs)
+            elif (_ALIASES.get(node.domain, node.domain), node.op_type) not in OPERATORS:
+                result.problems.append(Problem(_label(node), node.op_type, _unsupported(node), _nearest(node.op_type)))
             found: list[Operand] = [Unknown()] * len(node.outputs)
         else:
             found = _attempt(builder, node, operands, opset, batch, result.problems)

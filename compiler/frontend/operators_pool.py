@@ -180,8 +180,8 @@ class MeanOf(Pending):
         assert isinstance(self.value.base, Codes)
         tensor = self.value.base.tensor
         count = self.window.kernel[0] * self.window.kernel[1]
-        outside = (self.pad_code,) if any(self.window.pads) else ()
-        return tensor, count * min(tensor.low, *outside), count * max(tensor.high, *outside)
+        codes = [tensor.low, tensor.high, *([self.pad_code] if any(self.window.pads) else [])]
+        return tensor, count * min(codes), count * max(codes)
 
     def finish(self, builder: Builder, chain: tuple[Step, ...], quantiser: Quantiser, name: str, source: str) -> Tensor:
         tensor, low, high = self._bounds()

@@ -44,6 +44,10 @@ def read_proto(data: bytes, name: str) -> onnx.ModelProto:
     external = next((t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL), None)
     if external is not None:
         raise ModelError(f"{name} keeps tensor {external!r} in another file; save the model with its weights inside one file")
+    for value in model.graph.output:
+        # Executors infer shapes that the file leaves out; the checker wants the field to be there.
+        if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
+            value.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(model)
     except (onnx.checker.ValidationError, UnicodeDecodeError, ValueError) as error:
