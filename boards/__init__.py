@@ -3,10 +3,12 @@
 from difflib import get_close_matches
 
 from tritloom.boards import hx8k, icebreaker, sim, tang_nano_9k, tang_nano_20k, ulx3s
+from tritloom.boards.bitstream import BuildResult, build
 from tritloom.boards.board import Board
+from tritloom.boards.fitting import fit, fitting_cores
 from tritloom.errors import UserError
 
-__all__ = ["BOARDS", "Board", "get_board"]
+__all__ = ["BOARDS", "Board", "BuildResult", "build", "fit", "fitting_cores", "get_board"]
 
 BOARDS: dict[str, Board] = {
     board.name: board
