@@ -58,8 +58,12 @@ def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelPro
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     declared = {value.name: value for value in [*model.graph.output, *model.graph.value_info, *model.graph.input]}
-    del copy.graph.output[:]
-    copy.graph.output.extend([declared.get(name, onnx.ValueInfoProto(name=name)) for name in names])
+    inner = [value for value in model.graph.value_info if value.name not in names]
+    del copy.graph.output[:], copy.graph.value_info[:]
+    copy.graph.output.extend(
+        [declared.get(name) or onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names]
+    )
+    copy.graph.value_info.extend(inner)
     return copy
 
 

@@ -188,5 +188,7 @@ def _attempt(
         problems.append(Problem(_label(node), node.op_type, refusal.reason, refusal.hint))
     except _MALFORMED as error:
         text = str(error).splitlines()
-        problems.append(Problem(_label(node), node.op_type, f"it is malformed ({text[0] if text else type(error).__name__})", "export the model again"))
+        problems.append(
+            Problem(_label(node), node.op_type, f"it is malformed ({text[0] if text else type(error).__name__})", "export the model again")
+        )
     return [Unknown()] * len(node.outputs)
