@@ -7,6 +7,7 @@ import typer
 
 from tritloom.cli.console import Console
 from tritloom.cli.options import JsonOption, LoomArgument, QuietOption, VerboseOption
+from tritloom.errors import UserError
 
 __all__ = ["build"]
 
@@ -43,6 +44,8 @@ def build(
 
     console = Console(json=json, verbose=verbose, quiet=quiet)
     found = get_board(board)
+    if found.family == "none":
+        raise UserError(f"board {found.name!r} is simulated and has no bitstream; 'tritloom boards' lists the others")
     size = None if array is None else _array_size(array)
     compiled = open_model(model)
     plan = compiled.schedule(found.name) if size is None else schedule(compiled.program, fit(found, compiled.program, array=size))
@@ -69,9 +72,7 @@ def _share(use: dict[str, int]) -> str:
 
 def _array_size(text: str) -> tuple[int, int]:
     """``8x4`` as (8, 4)."""
-    from tritloom.errors import UserError
-
     rows, cross, columns = text.lower().partition("x")
     if not (cross and rows.isdecimal() and columns.isdecimal()):
-        raise UserError(f"array must be ROWSxCOLS such as 16x8, not {text!r}")
+        raise UserError(f"--array must be ROWSxCOLS such as 16x8, not {text!r}")
     return int(rows), int(columns)

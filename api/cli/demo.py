@@ -58,6 +58,8 @@ def demo(
     console = Console(json=json, verbose=verbose, quiet=quiet)
     started = monotonic()
     found = get_board(board)
+    if found.family == "none":
+        raise UserError(f"board {found.name!r} is simulated and has no bitstream; 'tritloom boards' lists the others")
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -70,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(words: list[str]) -> int:
     try:
         code = app(_with_waves_value(words), prog_name="tritloom", standalone_mode=False)
+        if code == INTERRUPTED:
+            return _fail(words, "interrupted", INTERRUPTED)
         return code if isinstance(code, int) else 0
     except TritloomError as error:
         return _fail(words, str(error), error.exit_code)

@@ -44,9 +44,7 @@ def sim(
     """
     from tempfile import TemporaryDirectory
 
-    from tritloom.compiled import open_model
     from tritloom.errors import MismatchError, UserError
-    from tritloom.sim.cocotb_bench import run_bench
 
     console = Console(json=json, verbose=verbose, quiet=quiet)
     if waves is not None and waves not in WAVES:
@@ -55,6 +53,9 @@ def sim(
         raise UserError(f"--simulator must be one of {', '.join(SIMULATORS)}, not {simulator!r}")
     if samples < 1 or first_sample < 0 or seed < 0:
         raise UserError("--samples must be 1 or more, --first-sample and --seed 0 or more")
+    from tritloom.compiled import open_model
+    from tritloom.sim.cocotb_bench import run_bench
+
     compiled = open_model(model).with_schedule(board)
     with TemporaryDirectory(prefix="tritloom-") as folder, console.progress() as progress:
         artefact = Path(folder) / f"{model.stem}.loom"

@@ -205,7 +205,7 @@ def test_run_gives_the_models_outputs_for_any_batch(cli, loom, tmp_path):
         ({"x": _feeds(1), "extra": _feeds(1)}, "extra"),
         ({"x": np.zeros((2, 7), np.float32)}, "7"),
         ({"x": np.zeros(6, np.float32)}, "6"),
-        ({"x": np.zeros((0, 6), np.float32)}, "0"),
+        ({"x": np.zeros((0, 6), np.float32)}, "sample"),
         ({"x": np.full((1, 6), np.nan, np.float32)}, "finite"),
         ({"x": np.full((1, 6), np.inf, np.float32)}, "finite"),
         ({"x": np.array([["a"] * 6])}, "x"),
@@ -291,7 +291,7 @@ def test_json_stays_alone_on_stdout(cli, loom):
     ("words", "sentence"),
     [
         (("sim", "--simulator", "modelsim"), "--simulator must be one of verilator, icarus, not 'modelsim'"),
-        (("build", "--board", "icebreaker", "-o", "out", "--array", "8by8"), "array must be ROWSxCOLS such as 16x8, not '8by8'"),
+        (("build", "--board", "icebreaker", "-o", "out", "--array", "8by8"), "--array must be ROWSxCOLS such as 16x8, not '8by8'"),
         (("build", "--board", "sim", "-o", "out"), "board 'sim'"),
         (("verify", "--on", "golden,fpga"), "candidate must be one of golden, amaranth, verilator, not 'fpga'"),
         (("verify", "--samples", "0"), "samples must be 1 or more, not 0"),

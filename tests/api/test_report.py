@@ -1,0 +1,101 @@
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+import tritloom
+from tritloom.compiler.ir.program import Proof
+from tritloom.report import Accuracy, BuildFacts, Sample, render
+from tritloom.report.charts import bars
+from tritloom.report.facts import layer_facts, signed_bits
+
+VOID = {"meta", "br", "img", "link", "rect", "path"}
+
+
+class _Balance(HTMLParser):
+    """Collects open tags, text and addresses."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.text, self.addresses = [], "", []
+
+    def handle_starttag(self, tag, attrs):
+        self.addresses += [value for name, value in attrs if name in ("src", "href")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        pass
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture
+def page(mlp):
+    compiled = tritloom.compile(mlp)
+    built = BuildFacts(
+        board="Board",
+        bitstream="top.bit",
+        fmax_mhz=81.234,
+        clock_mhz=80.0,
+        macs_per_cycle=256,
+        utilisation={"LUT4": {"used": 5, "available": 20}},
+    )
+    samples = [Sample(np.eye(8), "1", "1"), Sample(np.zeros((8, 8)), "2", "<b>7</b>")]
+    return render(
+        compiled,
+        board="sim",
+        accuracies=[Accuracy("golden", 97, 100)],
+        verification=tritloom.verify(compiled, on=["golden"], samples=3),
+        built=built,
+        samples=samples,
+        versions={"numpy": "2"},
+    )
+
+
+def test_the_page_is_well_formed_and_needs_no_network(page):
+    parser = _Balance()
+    parser.feed(page)
+    assert parser.open == []
+    assert parser.addresses == []
+    assert not re.search(r"https?://|@import|url\(", page)
+
+
+def test_the_page_says_what_was_measured(page):
+    parser = _Balance()
+    parser.feed(page)
+    for text in ("97.00 %", "97 of 100 correct", "81.2", "5 of 20", "exact, proven", "classifier", "top.bit"):
+        assert text in parser.text
+
+
+def test_text_from_outside_is_escaped(page):
+    assert "<b>7</b>" not in page
+    assert "&lt;b&gt;7&lt;/b&gt;" in page
+    assert "<script" not in bars([("<script>", 1, "<script>")], "<script>")
+
+
+def test_a_page_without_build_and_samples(mlp):
+    text = render(tritloom.compile(mlp), board="sim")
+    assert "Bitstream for" not in text
+    assert "Samples" not in text
+
+
+def test_layer_facts_count_digits(mlp):
+    compiled = tritloom.compile(mlp)
+    facts = layer_facts(compiled.program, compiled.schedule())
+    assert [fact.kind for fact in facts] == ["dense", "dense"]
+    assert sum(facts[0].trits) == 30
+    assert sum(facts[1].trits) == 15 * facts[1].planes
+    assert facts[0].planes == 1
+    assert isinstance(facts[0].proof, Proof)
+    assert facts[0].proof.exact
+
+
+@pytest.mark.parametrize(("low", "high", "bits"), [(0, 0, 1), (-1, 0, 1), (0, 1, 2), (-128, 127, 8), (-129, 0, 9), (-1, 128, 9)])
+def test_signed_bits(low, high, bits):
+    assert signed_bits(low, high) == bits
