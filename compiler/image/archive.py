@@ -8,6 +8,7 @@ import io
 import os
 import struct
 import zipfile
+from collections import Counter
 from pathlib import Path
 
 from tritloom.errors import ModelError, UserError
@@ -43,10 +44,9 @@ def unpack(data: bytes, where: str) -> dict[str, bytes]:
                 raise ModelError(f"{where} has compressed entries; an artefact is stored uncompressed")
             if sum(info.file_size for info in infos) > len(data):
                 raise ModelError(f"{where} declares more data than it has; it is damaged, compile the model again")
-            names = [info.filename for info in infos]
-            twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) != len(names) else None
-            if twice is not None:
-                raise ModelError(f"{where} has two entries called {twice!r}")
+            name, times = Counter(info.filename for info in infos).most_common(1)[0] if infos else ("", 0)
+            if times > 1:
+                raise ModelError(f"{where} has two entries called {name!r}")
             entries = {info.filename: archive.read(info) for info in infos}
     except (
         zipfile.BadZipFile, zipfile.LargeZipFile, OSError, EOFError, ValueError, LookupError, NotImplementedError, RuntimeError, OverflowError, struct.error,

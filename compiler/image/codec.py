@@ -38,6 +38,9 @@ HOST_OPS = (
     "Add", "ArgMax", "BatchNormalization", "Clip", "Dequantize", "Div", "LeakyRelu", "Mul", "Neg", "Quantize", "Relu", "Reshape", "Sigmoid", "Softmax", "Sub",
     "Transpose",
 )  # fmt: skip
+MAX_STEP_CHANNELS = 1 << 22
+"""Most channels of all step functions of a program together, which bounds what a small file can unfold to."""
+
 _INT64 = 1 << 63
 
 
@@ -284,7 +287,10 @@ def decode_program(value: Any, arrays: ArrayReader) -> Program:
 
         return Window(**mapping(value, {"kernel": pair, "strides": pair, "dilations": pair, "pads": pads}))
 
+    channels_left = MAX_STEP_CHANNELS
+
     def step(value: Any) -> StepFunction:
+        nonlocal channels_left
         parts = mapping(value, {"channels": _size, "records": arrays.get, "low": _code, "high": _code, "proof": _proof})
         table = parts["records"]
         if table.dtype != np.int64 or table.ndim != 3 or table.shape[0] not in (1, parts["channels"]) or not table.shape[1] or table.shape[2] != 5:
@@ -295,6 +301,9 @@ def decode_program(value: Any, arrays: ArrayReader) -> Program:
             records = tuple(tuple(Record(*row[:4], half_even=bool(row[4])) for row in pieces) for pieces in table.tolist())
         except ValueError as error:
             raise Malformed(str(error)) from None
+        channels_left -= parts["channels"]
+        if channels_left < 0:
+            raise Malformed(f"step functions have more than {MAX_STEP_CHANNELS} channels")
         if len(records) == 1:
             records *= parts["channels"]
         return StepFunction(records=records, low=parts["low"], high=parts["high"], proof=parts["proof"])

@@ -1,5 +1,7 @@
 """Whether the parts of a program fit together, so that golden, scheduler and host need not ask again."""
 
+from itertools import combinations
+
 import numpy as np
 
 from tritloom.compiler.image.codec import Malformed
@@ -9,6 +11,7 @@ __all__ = ["validate_program"]
 
 MAX_ELEMENTS = 1 << 28
 """Most elements of one tensor: no core has a larger activation memory."""
+MAX_REGIONS = 1 << 10
 
 
 def validate_program(program: Program) -> None:
@@ -26,20 +29,19 @@ def validate_program(program: Program) -> None:
         known.add(spec.tensor)
         _need(bool(spec.prologue) and spec.prologue[-1].kind == "Quantize", f"input {spec.name!r} is not quantised")
         _check_index(spec.index, program.tensors[spec.tensor].elements, program.tensors[spec.tensor].elements, f"input {spec.name!r}")
-    written: dict[str, np.ndarray] = {}
+    written: dict[str, list[tuple[int, int]]] = {}
     for operation in program.operations:
         where = f"layer {operation.name!r}"
         _need(operation.output in program.tensors, f"{where} writes a tensor that does not exist")
         _need(all(name in known for name in operation.inputs), f"{where} reads a tensor before it is made")
         _need(all(program.tensors[name].bits <= 8 for name in operation.inputs), f"{where} reads raw accumulators")
         output = program.tensors[operation.output]
-        if operation.output not in written:
-            _need(operation.output not in known, f"{where} writes a tensor that exists already")
-            written[operation.output] = np.zeros(output.shape[0], bool)
+        _need(operation.output not in known, f"{where} writes a tensor that exists already")
         first, last = _check_operation(operation, program, output, where)
-        _need(not written[operation.output][first:last].any(), f"{where} writes channels that exist already")
-        written[operation.output][first:last] = True
-        if written[operation.output].all():
+        parts = written.setdefault(operation.output, [])
+        _need(all(end <= first or last <= begin for begin, end in parts), f"{where} writes channels that exist already")
+        parts.append((first, last))
+        if sum(end - begin for begin, end in parts) == output.shape[0]:
             known.add(operation.output)
     _need(len(known) == len(program.tensors), "a tensor is never made")
     _need(bool(program.inputs and program.outputs), "there is no input or no output")
@@ -88,12 +90,14 @@ def _check_operation(operation: Operation, program: Program, output: Tensor, whe
     elif isinstance(operation, SumPool):
         _check_window(operation.window, source, output, where)
         _need(source.shape[0] == channels and operation.acc_low <= operation.acc_high, f"{where} does not keep its channels")
-        covered = np.zeros(output.shape[1:], np.int64)
+        _need(len(operation.regions) <= MAX_REGIONS, f"{where} has more than {MAX_REGIONS} regions")
         for (y0, y1, x0, x1), step in operation.regions:
             _need(y0 < y1 <= output.shape[1] and x0 < x1 <= output.shape[2], f"{where} has a region outside its output")
             _check_step(step, channels, output, where)
-            covered[y0:y1, x0:x1] += 1
-        _need(bool((covered == 1).all()), f"{where} has regions that do not tile its output")
+        edges = [region for region, _ in operation.regions]
+        area = sum((y1 - y0) * (x1 - x0) for y0, y1, x0, x1 in edges)
+        apart = all(a[1] <= b[0] or b[1] <= a[0] or a[3] <= b[2] or b[3] <= a[2] for a, b in combinations(edges, 2))
+        _need(apart and area == output.shape[1] * output.shape[2], f"{where} has regions that do not tile its output")
     elif isinstance(operation, MaxPool):
         _check_window(operation.window, source, output, where)
         _need(source.shape[0] == channels and output.bits <= 8, f"{where} does not keep its channels")

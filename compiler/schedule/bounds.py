@@ -10,7 +10,7 @@ from tritloom.hw.arch.parameters import CoreParameters
 
 __all__ = ["check_instruction"]
 
-_LARGEST_WALK = 1 << 22
+_LARGEST_WALK = 1 << 20
 
 
 def check_instruction(instruction: Instruction, parameters: CoreParameters, where: str, *, weight_words: int, record_words: int) -> None:
