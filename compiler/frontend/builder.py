@@ -185,13 +185,16 @@ class Builder:
         rank = len(base.declared) if direct else len(value.shape)
         tensor = self.tensor(value.name, base.shape if direct else canonical_shape(value.shape), quantiser, None, value.source)
         scales, zeros = (
-            np.array([float(part) for part in (part if isinstance(part, tuple) else (part,))]) for part in (quantiser.scale, quantiser.zero_point)
+            np.array([float(part) for part in (part if isinstance(part, tuple) else (part,))])
+            for part in (quantiser.scale, quantiser.zero_point)
         )
         along = (1, -1) + (1,) * (rank - 2)
         quantise = HostOp(
             kind="Quantize",
             constants={
-                "scale": (scales.reshape(along) if len(scales) > 1 else scales.reshape(())).astype(base.dtype if base.dtype.kind == "f" else np.float32),
+                "scale": (scales.reshape(along) if len(scales) > 1 else scales.reshape(())).astype(
+                    base.dtype if base.dtype.kind == "f" else np.float32
+                ),
                 "zero_point": (zeros.reshape(along) if len(zeros) > 1 else zeros.reshape(())).astype(np.int32),
             },
             attributes={
@@ -204,7 +207,9 @@ class Builder:
             },
         )
         steps = () if direct else value.trail
-        self.inputs.append(InputSpec(name=base.name, shape=base.declared, dtype=str(base.dtype), tensor=tensor.name, prologue=(*steps, quantise)))
+        self.inputs.append(
+            InputSpec(name=base.name, shape=base.declared, dtype=str(base.dtype), tensor=tensor.name, prologue=(*steps, quantise))
+        )
         if not direct:
             value.view = identity_view(value.shape)
         return tensor
@@ -263,7 +268,9 @@ class Builder:
             return self._chosen(value)
         existing = next((spec for spec in self.inputs if spec.name == base.name and self.tensors[spec.tensor].source == source), None)
         if existing is None:
-            start = Value(name=base.name, base=base, view=view, chain=(), trail=(), start=view, witness=base.name, quantiser=quantiser, source=source)
+            start = Value(
+                name=base.name, base=base, view=view, chain=(), trail=(), start=view, witness=base.name, quantiser=quantiser, source=source
+            )
             tensor = self._input(start, base, quantiser)
         else:
             tensor = self.tensors[existing.tensor]
@@ -315,12 +322,20 @@ class Builder:
         affine, tensor = affine_of(value.chain), base.tensor
         assert affine is not None
         if not uniform and max(len(affine.gain), len(affine.offset), len(tensor.scale), len(tensor.zero_point)) > 1:
-            raise RefusalError("a scale for each channel does not fit the new layout of the tensor", "use one scale for the whole tensor here")
+            raise RefusalError(
+                "a scale for each channel does not fit the new layout of the tensor", "use one scale for the whole tensor here"
+            )
         key = (tensor.name, flat.tobytes(), shape)
         if key not in self._copies:
             name = self.unique(value.name)
             self._copies[key] = self.add(
-                replace(tensor, name=name, shape=shape, scale=take_channels(tensor.scale, first), zero_point=take_channels(tensor.zero_point, first))
+                replace(
+                    tensor,
+                    name=name,
+                    shape=shape,
+                    scale=take_channels(tensor.scale, first),
+                    zero_point=take_channels(tensor.zero_point, first),
+                )
             )
             self.emit(Copy(name=self.operation_name(value.label or name), output=name, input=tensor.name, index=flat.copy()))
         view = identity_view(value.shape)

@@ -3,6 +3,7 @@
 The float graph is run by ONNX Runtime, sample by sample with a batch of one; QONNX quantisers are rewritten in standard operators first.
 """
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -63,7 +64,9 @@ class Calibration:
             self._run(missing)
 
     def _advice(self, value: str) -> str:
-        shapes = ", ".join(f"{entry.name}=array of shape (samples{''.join(f', {size}' for size in _sample_shape(entry))})" for entry in self._inputs)
+        shapes = ", ".join(
+            f"{entry.name}=array of shape (samples{''.join(f', {size}' for size in _sample_shape(entry))})" for entry in self._inputs
+        )
         keywords = shapes if all(entry.name.isidentifier() for entry in self._inputs) else "**{" + ", ".join(
             f"{entry.name!r}: array of shape (samples{''.join(f', {size}' for size in _sample_shape(entry))})" for entry in self._inputs
         ) + "}"  # fmt: skip
@@ -170,18 +173,24 @@ def _standard(node: onnx.NodeProto, prefix: str, opset: int) -> list[onnx.NodePr
         low = number(0.0)
     clamped = add("Max", add("Min", shifted, high), low)
     mode = attributes.get("rounding_mode", b"ROUND")
-    rounded = _rounded(add, number, clamped, ROUNDING_MODES.get(mode.decode().upper() if isinstance(mode, bytes) else str(mode).upper(), "half_even"), opset)
+    rounded = _rounded(
+        add,
+        number,
+        clamped,
+        ROUNDING_MODES.get(mode.decode().upper() if isinstance(mode, bytes) else str(mode).upper(), "half_even"),
+        opset,
+    )
     add("Mul", add("Sub", rounded, zero), scale, output=node.output[0])
     return made
 
 
-def _bipolar(add, number, x: str) -> str:  # noqa: ANN001
+def _bipolar(add: Callable[..., str], number: Callable[[float], str], x: str) -> str:
     """1 where ``x >= 0``, else -1."""
     negative = add("Cast", add("Less", x, number(0.0)), to=1)
     return add("Sub", number(1.0), add("Mul", number(2.0), negative))
 
 
-def _rounded(add, number, x: str, rounding: str, opset: int) -> str:  # noqa: ANN001
+def _rounded(add: Callable[..., str], number: Callable[[float], str], x: str, rounding: str, opset: int) -> str:
     if rounding == "floor":
         return add("Floor", x)
     if rounding == "ceil":

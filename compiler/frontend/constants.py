@@ -49,7 +49,9 @@ def _check_size(node: onnx.NodeProto, operands: list[np.ndarray | None]) -> None
     arrays = [operand for operand in operands if operand is not None]
     limit = LARGEST_TENSOR
     if node.op_type in _ENLARGING:
-        numbers = [float(np.abs(array.astype(np.float64)).clip(1).prod()) for array in arrays if array.dtype.kind in "iuf" and array.size <= 64]
+        numbers = [
+            float(np.abs(array.astype(np.float64)).clip(1).prod()) for array in arrays if array.dtype.kind in "iuf" and array.size <= 64
+        ]
         sizes = [float(array.size) for array in arrays]
         if node.op_type in ("Loop", "Scan") or max(numbers, default=1.0) * max(sizes, default=1.0) > limit:
             raise RefusalError(f"{node.op_type} of constants may make a very large tensor", "store the result as a constant")
@@ -58,14 +60,20 @@ def _check_size(node: onnx.NodeProto, operands: list[np.ndarray | None]) -> None
             shape = np.broadcast_shapes(*(array.shape for array in arrays))
         except ValueError:
             shape = ()
-        if max(float(np.prod(shape, dtype=np.float64)), *(array.size for array in arrays)) > limit or node.op_type in ("MatMul", "Gemm", "Einsum"):
+        if max(float(np.prod(shape, dtype=np.float64)), *(array.size for array in arrays)) > limit or node.op_type in (
+            "MatMul",
+            "Gemm",
+            "Einsum",
+        ):
             raise RefusalError(f"{node.op_type} of constants may make a very large tensor", "store the result as a constant")
 
 
 def fold(node: onnx.NodeProto, operands: list[Constant | None], opset: int) -> list[Constant]:
     """Results of a node of the standard operator set whose operands are constants. Raises :class:`RefusalError`."""
     if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM:
-        raise RefusalError(f"operator {node.op_type} of domain {node.domain or 'ai.onnx'} is not supported", "store its result as a constant")
+        raise RefusalError(
+            f"operator {node.op_type} of domain {node.domain or 'ai.onnx'} is not supported", "store its result as a constant"
+        )
     arrays = [None if operand is None else operand.array for operand in operands]
     _check_size(node, arrays)
     bound: dict[str, np.ndarray] = {}
@@ -77,12 +85,17 @@ def fold(node: onnx.NodeProto, operands: list[Constant | None], opset: int) -> l
             bound[f"x{index}"] = array.copy(order="C")
     outputs = [name for name in node.output if name]
     try:
-        inputs = [onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape) for name, array in bound.items()]
+        inputs = [
+            onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+            for name, array in bound.items()
+        ]
         graph = onnx.helper.make_graph([copied], "fold", inputs, [onnx.helper.make_empty_tensor_value_info(name) for name in outputs])
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=WITNESS_IR_VERSION)
         results = quiet_session(model).run(outputs, bound)
     except (*RUNTIME_ERRORS, KeyError) as error:
         lines = str(error).splitlines()
-        raise RefusalError(f"its constants cannot be computed: {lines[0] if lines else node.op_type}", "store the result as a constant") from None
+        raise RefusalError(
+            f"its constants cannot be computed: {lines[0] if lines else node.op_type}", "store the result as a constant"
+        ) from None
     found = {name: Constant(np.asarray(array)) for name, array in zip(outputs, results, strict=True)}
     return [found[name] if name else Constant(np.zeros(0)) for name in node.output]

@@ -137,7 +137,9 @@ def integer_weights(builder: Builder, constant: Constant, label: str) -> Integer
     lowered = lower_weights(values, method=settings.method, planes=settings.planes)
     if lowered.method != "exact":
         planes = f"{lowered.planes} digit plane" + ("s" if lowered.planes > 1 else "")
-        builder.notes.append(f"{label}: float weights became {planes} by method {lowered.method}, relative squared error {lowered.error:.4f}")
+        builder.notes.append(
+            f"{label}: float weights became {planes} by method {lowered.method}, relative squared error {lowered.error:.4f}"
+        )
     return lowered
 
 
@@ -186,7 +188,9 @@ def accumulators_value(
             offsets.append(scale * total + (entry(bias, output) if bias is not None else 0))
     largest = int(np.abs(kernel).max(initial=0))
     if largest > _LARGEST_CODE:
-        raise RefusalError(f"its weights reach {largest}, more than {MAX_PLANES} digit planes hold", "quantise the weights to 9 bits or fewer")
+        raise RefusalError(
+            f"its weights reach {largest}, more than {MAX_PLANES} digit planes hold", "quantise the weights to 9 bits or fewer"
+        )
     zeros = [-round(offset / gain) for gain, offset in zip(gains, offsets, strict=True)]
     rest = [offset + gain * zero for gain, offset, zero in zip(gains, offsets, zeros, strict=True)]
     pad_code = 0

@@ -7,7 +7,7 @@ import numpy as np
 import onnx
 import onnx_ir
 
-from tritloom.compiler.frontend import (  # noqa: F401
+from tritloom.compiler.frontend import (
     operators_dense,
     operators_elementwise,
     operators_join,
@@ -25,7 +25,10 @@ from tritloom.compiler.frontend.values import Constant, Operand, Source, Unknown
 from tritloom.compiler.ir.program import OutputSpec
 from tritloom.errors import ModelError
 
-__all__ = ["Execution", "execute"]
+__all__ = ["FAMILIES", "Execution", "execute"]
+
+FAMILIES = (operators_dense, operators_elementwise, operators_join, operators_pool, operators_quantise, operators_shape)
+"""The modules that put their handlers into the table when they are imported."""
 
 _INPUT_TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16", 11: "float64"}
 _ALIASES = {"ai.onnx": ""}
@@ -95,7 +98,7 @@ def _run(builder: Builder, node: onnx_ir.Node, operands: tuple[Operand, ...], op
             raise RefusalError("the result is too large", f"use tensors of at most {LARGEST_TENSOR} elements")
         return [result, *[Unknown()] * (len(names) - 1)]
     if not constant:
-        raise RefusalError(_unsupported(node), _nearest(node.op_type))
+        raise RefusalError(_unsupported(node), _nearest(node))
     proto = onnx_ir.to_proto(node)
     assert isinstance(proto, onnx.NodeProto)
     return list(fold(proto, [operand if isinstance(operand, Constant) else None for operand in operands], opset))
@@ -107,18 +110,20 @@ _EXACT = (
 )  # fmt: skip
 """Operators whose handlers also take constants, because they keep or make the constant's grid."""
 
-_NEAREST = {
-    "Selu": "use Relu, LeakyRelu or Clip", "Elu": "use Relu, LeakyRelu or Clip", "Gelu": "use Relu, LeakyRelu or Clip",
-    "Tanh": "use Clip (hard tanh)", "HardSigmoid": "use Clip", "HardSwish": "use Relu", "PRelu": "use LeakyRelu with one slope",
-    "Erf": "use Relu", "Softplus": "use Relu", "Swish": "use Relu", "Mish": "use Relu", "Exp": "use Softmax or Sigmoid at the end",
-    "Split": "use separate layers", "Slice": "use separate layers", "Gather": "use Reshape and Transpose", "Pad": "use the pads of Conv or the pool",
-    "ConvTranspose": "use Conv", "ReduceMean": "use GlobalAveragePool", "ReduceSum": "use GlobalAveragePool", "ReduceMax": "use MaxPool",
-    "GlobalMaxPool": "use MaxPool with a kernel of the input's size", "LpPool": "use AveragePool", "LSTM": "use Conv or Gemm", "GRU": "use Conv or Gemm",
-    "RNN": "use Conv or Gemm", "LayerNormalization": "use BatchNormalization", "InstanceNormalization": "use BatchNormalization",
-    "LogSoftmax": "use Softmax", "FloatQuant": "use Quant", "MultiThreshold": "use Quant", "Trunc": "use Quant", "QLinearConv": "export with QuantizeLinear and DequantizeLinear",
-    "QLinearMatMul": "export with QuantizeLinear and DequantizeLinear", "DynamicQuantizeLinear": "use static QuantizeLinear", "MatMulNBits": "use DequantizeLinear and MatMul",
-    "Einsum": "use MatMul", "Sum": "use Add", "Pow": "use Mul", "Sqrt": "use Relu", "Abs": "use Relu", "Resize": "use strides of Conv",
-}  # fmt: skip
+_FORMS = (
+    (("Selu", "Elu", "Celu", "Gelu", "Softplus", "Softsign", "Swish", "Mish", "Erf", "Tanh", "HardSwish", "HardSigmoid", "PRelu", "ThresholdedRelu"),
+     "use Relu, LeakyRelu or Clip as the activation"),
+    (("Split", "Slice", "Gather", "Expand", "Tile"), "use Reshape, Transpose, or separate layers"),
+    (("Pad",), "use the pads of Conv, MaxPool or AveragePool"),
+    (("ConvTranspose", "ConvInteger", "DeformConv", "Upsample", "Resize"), "use Conv"),
+    (("MatMulInteger", "QLinearConv", "QLinearMatMul", "MatMulNBits", "QGemm"), "export with QuantizeLinear and DequantizeLinear around MatMul or Conv"),
+    (("DynamicQuantizeLinear", "Round", "Floor", "Ceil", "Trunc", "FloatQuant", "MultiThreshold"), "use QuantizeLinear or Quant with constant scales"),
+    (("ReduceSum", "ReduceMax", "LpPool", "GlobalLpPool"), "use GlobalAveragePool or MaxPool"),
+    (("LayerNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization", "LRN"), "use BatchNormalization"),
+    (("LogSoftmax", "Exp", "Log", "TopK"), "use Softmax, Sigmoid or ArgMax at the end of the network"),
+    (("LSTM", "GRU", "RNN", "Loop", "If", "Scan"), "unroll it into Gemm, Conv and elementwise operators"),
+    (("Sum", "Max", "Min", "Mean", "Abs", "Sqrt", "Pow", "Reciprocal", "Where", "Einsum"), "use Add, Sub, Mul, Div, Relu, Clip or MatMul"),
+)  # fmt: skip
 
 
 def _unsupported(node: onnx_ir.Node) -> str:
@@ -126,8 +131,12 @@ def _unsupported(node: onnx_ir.Node) -> str:
     return f"operator {node.op_type}{where} is not supported"
 
 
-def _nearest(operator: str) -> str:
-    return _NEAREST.get(operator, "run check --help for where the list of supported operators is")
+def _nearest(node: onnx_ir.Node) -> str:
+    """The nearest supported form of an operator that is not."""
+    if ("", node.op_type) in OPERATORS:
+        return f"use {node.op_type} of the standard ONNX operator set"
+    found = next((form for names, form in _FORMS if node.op_type in names), None)
+    return found or "express it by Conv, Gemm, MatMul, pools, Relu, Clip and elementwise operators with constants"
 
 
 def execute(model: onnx_ir.Model, builder: Builder, name: str) -> Execution:
@@ -161,7 +170,7 @@ def execute(model: onnx_ir.Model, builder: Builder, name: str) -> Execution:
             if node.op_type in ("Shape", "Size") or shapes.issuperset(unknown):
                 shapes.update(node.outputs)
             elif (_ALIASES.get(node.domain, node.domain), node.op_type) not in OPERATORS:
-                result.problems.append(Problem(_label(node), node.op_type, _unsupported(node), _nearest(node.op_type)))
+                result.problems.append(Problem(_label(node), node.op_type, _unsupported(node), _nearest(node)))
             found: list[Operand] = [Unknown()] * len(node.outputs)
         else:
             found = _attempt(builder, node, operands, opset, batch, result.problems)

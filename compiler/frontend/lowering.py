@@ -62,7 +62,9 @@ def lower(
         program = rewrite(program)
     notes = list(builder.notes)
     if wanted:
-        notes.append(f"{len(wanted)} tensors without a quantiser got {activation_bits}-bit grids from calibration samples: {', '.join(wanted)}")
+        notes.append(
+            f"{len(wanted)} tensors without a quantiser got {activation_bits}-bit grids from calibration samples: {', '.join(wanted)}"
+        )
     return Lowered(program, notes)
 
 
@@ -103,7 +105,9 @@ def _plan(model: onnx_ir.Model, name: str) -> tuple[list[str], Builder, Executio
 def _program(builder: Builder, done: Execution, name: str) -> Program:
     if not builder.inputs or not builder.operations:
         raise ModelError(f"{name} holds no layer to compute: its outputs do not depend on its inputs through any supported layer")
-    return Program(name=name, tensors=builder.tensors, operations=tuple(builder.operations), inputs=tuple(builder.inputs), outputs=tuple(done.outputs))
+    return Program(
+        name=name, tensors=builder.tensors, operations=tuple(builder.operations), inputs=tuple(builder.inputs), outputs=tuple(done.outputs)
+    )
 
 
 def _dimensions(value: onnx_ir.Value) -> list[int | str]:
@@ -117,5 +121,3 @@ def _layer(operation: Operation, program: Program) -> dict[str, Any]:
         macs = int(np.prod(operation.weights.shape)) * output.shape[1] * output.shape[2]
     inputs = [list(program.tensors[tensor].shape) for tensor in operation.inputs]
     return {"name": operation.name, "op": type(operation).__name__, "input": inputs[0], "output": list(output.shape), "macs": macs}
-
-

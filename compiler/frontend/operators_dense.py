@@ -47,17 +47,22 @@ def _conv(builder: Builder, node: Node) -> Operand:
     rank = spatial_rank(value.shape)
     weights = node.constant(1, "weight")
     if weights is None or weights.array.ndim != rank + 2 or 0 in weights.array.shape:
-        raise RefusalError("its weights do not have one axis more than its input has spatial ones", "use (outputs, inputs / groups, kernel ...) weights")
+        raise RefusalError(
+            "its weights do not have one axis more than its input has spatial ones", "use (outputs, inputs / groups, kernel ...) weights"
+        )
     outputs, inputs, *kernel = weights.array.shape
     groups = node.attribute("group", int, 1)
     channels, size = value.shape[1], value.shape[2:]
     stated = node.attribute("kernel_shape", list)
     if groups < 1 or outputs % groups or inputs * groups != channels or (stated is not None and stated != list(kernel)):
-        raise RefusalError(f"its weights of shape {list(weights.array.shape)} and {groups} groups do not fit {channels} input channels", "export the model again")
+        raise RefusalError(
+            f"its weights of shape {list(weights.array.shape)} and {groups} groups do not fit {channels} input channels",
+            "export the model again",
+        )
     bias = _bias(node.constant(2, "bias"), outputs)
     value = builder.codes(value)
     vertical = rank == 1 and value.base.shape == (channels, size[0], 1) and size[0] > 1
-    window, _ = window_of(node, size, kernel, vertical=vertical)
+    window, _ = window_of(node, size, list(kernel), pool=False, vertical=vertical)
     shape = (channels, size[0], 1) if vertical else (channels, 1, size[0]) if rank == 1 else (channels, size[0], size[1])
     value = builder.placed(value, shape)
     if not _equal_in_groups(value, groups) or (any(window.pads) and not _pads_with_code(value)):
@@ -65,14 +70,19 @@ def _conv(builder: Builder, node: Node) -> Operand:
     lowered = integer_weights(builder, weights, node.label)
     matrix = lowered.codes.reshape(outputs, inputs, *window.kernel)
     spatial = (lambda array: array.reshape(1, outputs, -1)) if rank == 1 else (lambda array: array[None])
-    return accumulators_value(builder, value, lowered, matrix, window, groups, bias, name=node.outputs[0], label=node.label, arrange=spatial)
+    return accumulators_value(
+        builder, value, lowered, matrix, window, groups, bias, name=node.outputs[0], label=node.label, arrange=spatial
+    )
 
 
 def _pads_with_code(value: Value) -> bool:
     """Whether the real value 0 is one 8-bit code for all channels."""
     affine = affine_of(value.chain)
     assert affine is not None
-    codes = {-entry(affine.offset, c) / entry(affine.gain, c) if entry(affine.gain, c) else None for c in range(max(len(affine.gain), len(affine.offset)))}
+    codes = {
+        -entry(affine.offset, c) / entry(affine.gain, c) if entry(affine.gain, c) else None
+        for c in range(max(len(affine.gain), len(affine.offset)))
+    }
     code = codes.pop() if len(codes) == 1 else None
     return code is not None and code.denominator == 1 and -128 <= code <= 127
 

@@ -7,12 +7,23 @@ from math import isqrt
 import numpy as np
 
 from tritloom.compiler.frontend.builder import Builder
-from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.operators_shape import move
+from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.reader import LARGEST_TENSOR
 from tritloom.compiler.frontend.registry import Node, append, operator
 from tritloom.compiler.frontend.sums import add_values
-from tritloom.compiler.frontend.values import Codes, Constant, Operand, Source, Tail, Value, affine_of, canonical_shape, channels_of, identity_view
+from tritloom.compiler.frontend.values import (
+    Codes,
+    Constant,
+    Operand,
+    Source,
+    Tail,
+    Value,
+    affine_of,
+    canonical_shape,
+    channels_of,
+    identity_view,
+)
 from tritloom.compiler.ir.program import HostOp
 from tritloom.compiler.quantize.chain import entry
 from tritloom.compiler.quantize.steps import Affine, Clip, LeakyRelu, Relu
@@ -63,7 +74,9 @@ def affine_step(builder: Builder, node: Node, value: Value, gain: Constant | Fra
     gains, offsets = found
     if gains is None or offsets is None:
         if not isinstance(value.base, Source):
-            raise RefusalError("its constant differs between the pixels of a channel", "use a constant for each channel, or quantise before this node")
+            raise RefusalError(
+                "its constant differs between the pixels of a channel", "use a constant for each channel, or quantise before this node"
+            )
         return append(builder, node, value, None, host)
     return append(builder, node, value, Affine(gains, offsets), host)
 
@@ -183,7 +196,9 @@ def _clip(builder: Builder, node: Node) -> Operand:
     bounds: list[Fraction | None] = []
     for index, name in ((1, "min"), (2, "max")):
         constant = node.constant(index, f"{name} bound")
-        value = node.attribute(name, float) if constant is None else float(constant.array.reshape(-1)[0]) if constant.array.size == 1 else None
+        value = (
+            node.attribute(name, float) if constant is None else float(constant.array.reshape(-1)[0]) if constant.array.size == 1 else None
+        )
         if constant is not None and value is None:
             raise RefusalError(f"its {name} bound is not a single number", "use one bound for the whole tensor")
         if value is not None and np.isnan(value):

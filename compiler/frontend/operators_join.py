@@ -93,10 +93,14 @@ def _concat(builder: Builder, node: Node) -> Operand:
     axis %= rank
     rest = {value.shape[:axis] + value.shape[axis + 1 :] for value in values}
     if len(rest) > 1 or any(len(value.shape) != rank for value in values) or (axis == 0 and rank > 1):
-        raise RefusalError("its inputs do not have one shape off its axis, or it joins the batch axis", "join activations along an axis other than 0")
+        raise RefusalError(
+            "its inputs do not have one shape off its axis, or it joins the batch axis", "join activations along an axis other than 0"
+        )
     for value in values:
         if isinstance(value.base, Tail):
-            raise RefusalError(f"a Concat behind {value.base.operator} is not supported", f"{value.base.operator} may stand only at the end")
+            raise RefusalError(
+                f"a Concat behind {value.base.operator} is not supported", f"{value.base.operator} may stand only at the end"
+            )
     placements = [None if isinstance(value.base, Source) else _placement(value.view, axis, value.base.pixels) for value in values]
     first, base = placements[0], values[0].base
     fits = first is not None and all(
@@ -113,7 +117,9 @@ def _concat(builder: Builder, node: Node) -> Operand:
     table = np.arange(shape[0])[:, None] * base.pixels + first[None]
     view = np.moveaxis(table.reshape(shape[0], *rest.pop()), 0, axis)
     joined = Joined(shape=shape, label=node.label, parts=tuple(values))
-    result = Value(name=node.outputs[0], base=joined, view=view, chain=(), trail=None, start=view, witness=node.outputs[0], label=node.label)
+    result = Value(
+        name=node.outputs[0], base=joined, view=view, chain=(), trail=None, start=view, witness=node.outputs[0], label=node.label
+    )
     common = _common_grid(values)
     if common is None:
         return result
@@ -138,8 +144,12 @@ def _common_grid(values: list[Value]) -> Quantiser | None:
     scale, zero = tensors[0].scale, tensors[0].zero_point
     own = tuple(affine_of(value.chain) for value in values)
     expected = Affine(scale, tuple(-scale[0] * part for part in zero))
-    if len(scale) > 1 or len(zero) > 1 or any(tensor.scale != scale or tensor.zero_point != zero for tensor in tensors) or any(part != expected for part in own):
+    if (
+        len(scale) > 1
+        or len(zero) > 1
+        or any(tensor.scale != scale or tensor.zero_point != zero for tensor in tensors)
+        or any(part != expected for part in own)
+    ):
         return None
     low, high = min(tensor.low for tensor in tensors), max(tensor.high for tensor in tensors)
     return Quantiser(scale[0], zero[0], low, high, "half_even")
-

@@ -15,7 +15,7 @@ from tritloom.compiler.ir.program import Convolution, MaxPool, Rescale, SumPool,
 from tritloom.compiler.quantize.chain import compose, entry
 from tritloom.compiler.quantize.steps import Affine, Quantiser, Step
 
-__all__ = ["LargestOf", "MeanOf"]
+__all__ = ["LargestOf", "MeanOf", "max_pool", "mean_pool"]
 
 _MIRRORED = {
     "half_even": "half_even",
@@ -70,7 +70,10 @@ class LargestOf(Pending):
         channels = self.shape[0]
         directions = [direction(chain, channel) for channel in range(channels)]
         if 0 in directions:
-            raise RefusalError("the steps behind the pool both rise and fall, so that they do not commute with a maximum", "put a quantiser before the pool")
+            raise RefusalError(
+                "the steps behind the pool both rise and fall, so that they do not commute with a maximum",
+                "put a quantiser before the pool",
+            )
         falling = [channel for channel, sign in enumerate(directions) if sign < 0]
         before = f"{name}_before_{self.label}"
         low, high = quantiser.low + quantiser.offset, quantiser.high + quantiser.offset
@@ -79,14 +82,18 @@ class LargestOf(Pending):
         builder.emit(MaxPool(name=builder.operation_name(self.label), output=pooled.name, input=first.name, window=self.window))
         if not falling:
             return pooled
-        return _mirror(builder, pooled, falling, low, high, builder.tensor(name, self.shape, quantiser, None, source), f"{self.label}_mirror")
+        return _mirror(
+            builder, pooled, falling, low, high, builder.tensor(name, self.shape, quantiser, None, source), f"{self.label}_mirror"
+        )
 
     def _turned(self, chain: tuple[Step, ...], quantiser: Quantiser, falling: list[int]) -> tuple[tuple[Step, ...], Quantiser]:
         """Chain and quantiser that give mirrored codes in the falling channels."""
         if not falling:
             return chain, quantiser
         channels = self.shape[0]
-        zero = [entry(quantiser.zero_point, c) if isinstance(quantiser.zero_point, tuple) else quantiser.zero_point for c in range(channels)]
+        zero = [
+            entry(quantiser.zero_point, c) if isinstance(quantiser.zero_point, tuple) else quantiser.zero_point for c in range(channels)
+        ]
         if quantiser.clip_first or quantiser.bipolar:
             # The zero point is added before rounding: make it part of the chain.
             shifts = tuple(quantiser.parameters(c)[0] * zero[c] for c in range(channels))
@@ -100,7 +107,10 @@ class LargestOf(Pending):
             else:
                 zero[channel] = quantiser.low + quantiser.high - zero[channel]
         if not quantiser.bipolar and quantiser.rounding not in _MIRRORED:
-            raise RefusalError(f"a decreasing step behind the pool cannot be combined with rounding {quantiser.rounding}", "put a quantiser before the pool")
+            raise RefusalError(
+                f"a decreasing step behind the pool cannot be combined with rounding {quantiser.rounding}",
+                "put a quantiser before the pool",
+            )
         turned = replace(quantiser, zero_point=tuple(zero) if any(zero) else 0, clip_first=False)
         return (*chain, Affine(tuple(gains), tuple(offsets))), turned
 
@@ -112,13 +122,20 @@ def _max_pool(builder: Builder, node: Node) -> Operand:
     value = builder.settle(node.activation())
     rank = spatial_rank(value.shape)
     kernel = _kernel(node, rank)
-    window, _ = window_of(node, value.shape[2:], kernel)
+    window, _ = window_of(node, value.shape[2:], kernel, pool=True)
+    return max_pool(builder, node, value, window, rank)
+
+
+def max_pool(builder: Builder, node: Node, value: Value, window: Window, rank: int) -> Value:
+    """Max-pool of ``value``, (1, C, L) or (1, C, H, W)."""
     shape = (value.shape[1], 1, value.shape[2]) if rank == 1 else value.shape[1:]
     ordered = value.base.shape == shape and np.array_equal(value.view.ravel(), np.arange(value.view.size))
     if isinstance(value.base, Pending) and value.chain is not None and ordered:
         base = LargestOf(shape=(shape[0], *window.output_size(*shape[1:])), label=node.label, inner=value, window=window)
         view = _view(base.shape, rank)
-        return Value(name=node.outputs[0], base=base, view=view, chain=(), trail=None, start=view, witness=node.outputs[0], label=node.label)
+        return Value(
+            name=node.outputs[0], base=base, view=view, chain=(), trail=None, start=view, witness=node.outputs[0], label=node.label
+        )
     if not isinstance(value.base, Codes) or value.chain is None or not _monotone(value):
         value = builder.codes(value)
     assert isinstance(value.base, Codes) and value.chain is not None
@@ -213,7 +230,10 @@ class MeanOf(Pending):
         channels = self.shape[0]
         count = max(len(affine.gain), len(affine.offset))
         zeros = tuple(-entry(affine.offset, c) / entry(affine.gain, c) if entry(affine.gain, c) else None for c in range(count))
-        if any(zero is None or zero.denominator != 1 or gain <= 0 for zero, gain in zip(zeros, affine.gain * (count // len(affine.gain)), strict=True)):
+        if any(
+            zero is None or zero.denominator != 1 or gain <= 0
+            for zero, gain in zip(zeros, affine.gain * (count // len(affine.gain)), strict=True)
+        ):
             return None
         result = builder.add(
             Tensor(name=builder.unique(name), shape=self.shape, bits=32, low=low, high=high, scale=affine.gain,
@@ -237,7 +257,9 @@ class MeanOf(Pending):
         return result
 
 
-def _axis_counts(size: int, outputs: int, kernel: int, stride: int, before: int, after: int, *, include: bool) -> tuple[list[int], list[int]]:
+def _axis_counts(
+    size: int, outputs: int, kernel: int, stride: int, before: int, after: int, *, include: bool
+) -> tuple[list[int], list[int]]:
     """For each output along one axis: the divisor's share, and the elements of its window inside the input."""
     divisors, inside = [], []
     for index in range(outputs):
@@ -276,7 +298,10 @@ def mean_pool(builder: Builder, node: Node, value: Value, window: Window, plain:
                      include=include)
         for axis in range(2)
     ]  # fmt: skip
-    zeros = {-entry(affine.offset, c) / entry(affine.gain, c) if entry(affine.gain, c) else None for c in range(max(len(affine.gain), len(affine.offset)))}
+    zeros = {
+        -entry(affine.offset, c) / entry(affine.gain, c) if entry(affine.gain, c) else None
+        for c in range(max(len(affine.gain), len(affine.offset)))
+    }
     zero = zeros.pop() if len(zeros) == 1 else None
     padded = zero is not None and zero.denominator == 1 and -128 <= zero <= 127
     rows, columns = (_runs([(d, 0 if padded else i) for d, i in zip(*axis, strict=True)]) for axis in axes)
@@ -293,16 +318,38 @@ def mean_pool(builder: Builder, node: Node, value: Value, window: Window, plain:
 def _average_pool(builder: Builder, node: Node) -> Operand:
     value = builder.settle(node.activation())
     rank = spatial_rank(value.shape)
-    window, plain = window_of(node, value.shape[2:], _kernel(node, rank))
+    window, plain = window_of(node, value.shape[2:], _kernel(node, rank), pool=True)
     return mean_pool(builder, node, value, window, plain, rank, include=bool(node.attribute("count_include_pad", int, 0)))
+
+
+def _whole(value: Value) -> tuple[Window, int]:
+    rank = spatial_rank(value.shape)
+    return Window(kernel=(1, value.shape[2]) if rank == 1 else (value.shape[2], value.shape[3])), rank
 
 
 @operator("GlobalAveragePool", "1-D and 2-D")
 def _global_average_pool(builder: Builder, node: Node) -> Operand:
     value = builder.settle(node.activation())
-    rank = spatial_rank(value.shape)
-    kernel = (1, value.shape[2]) if rank == 1 else (value.shape[2], value.shape[3])
-    window = Window(kernel=kernel)
+    window, rank = _whole(value)
     return mean_pool(builder, node, value, window, window, rank, include=False)
 
 
+@operator("GlobalMaxPool", "1-D and 2-D")
+def _global_max_pool(builder: Builder, node: Node) -> Operand:
+    value = builder.settle(node.activation())
+    return max_pool(builder, node, value, *_whole(value))
+
+
+@operator("ReduceMean", "over all spatial axes")
+def _reduce_mean(builder: Builder, node: Node) -> Operand:
+    value = builder.settle(node.activation())
+    window, rank = _whole(value)
+    constant = node.constant(1, "axes")
+    axes = node.attribute("axes", list) if constant is None else [int(axis) for axis in constant.array.ravel()]
+    if axes is None or sorted(axis % (rank + 2) for axis in axes) != list(range(2, rank + 2)):
+        raise RefusalError("a mean over other than all spatial axes is not supported", "use GlobalAveragePool or AveragePool")
+    result = mean_pool(builder, node, value, window, window, rank, include=False)
+    if not node.attribute("keepdims", int, 1):
+        view = result.view.reshape(result.shape[:2])
+        result = replace(result, view=view, start=view)
+    return result

@@ -195,7 +195,9 @@ def _bipolar_quant(builder: Builder, node: Node) -> Operand:
     if isinstance(operand, Constant):
         return _constant_on_grid(np.where(operand.array >= 0, 1.0, -1.0), scale.array)
     zero = Constant(np.zeros((), np.int64))
-    return _quantised(builder, node, node.activation(), low=-1, high=1, integer=False, scale=scale, zero=zero, rounding="half_even", bipolar=True)
+    return _quantised(
+        builder, node, node.activation(), low=-1, high=1, integer=False, scale=scale, zero=zero, rounding="half_even", bipolar=True
+    )
 
 
 def _constant_on_grid(codes: np.ndarray, scale: np.ndarray) -> Constant:
@@ -217,7 +219,9 @@ def _along(node: Node, constant: Constant, rank: int, what: str) -> Constant:
         return Constant(array.reshape(()))
     axis = node.attribute("axis", int, 1)
     if array.ndim != 1 or not -rank <= axis < rank:
-        raise RefusalError(f"its {what} is neither one value nor one for each channel", "quantise with one scale for the tensor or for each channel")
+        raise RefusalError(
+            f"its {what} is neither one value nor one for each channel", "quantise with one scale for the tensor or for each channel"
+        )
     return Constant(array.reshape([-1 if i == axis % rank else 1 for i in range(rank)]))
 
 

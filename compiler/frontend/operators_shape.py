@@ -100,7 +100,9 @@ def _reshape(builder: Builder, node: Node) -> Operand:
     known = int(np.prod([size for size in shape if size != -1], dtype=np.int64))
     total = int(np.prod(old, dtype=np.int64))
     if shape.count(-1) > 1 or min(shape, default=0) < -1 or (known != total if -1 not in shape else known == 0 or total % known):
-        raise RefusalError(f"a tensor of shape {list(old)} cannot be reshaped to {shape}", "keep the batch on axis 0 and the sizes of a sample fixed")
+        raise RefusalError(
+            f"a tensor of shape {list(old)} cannot be reshaped to {shape}", "keep the batch on axis 0 and the sizes of a sample fixed"
+        )
     return move(builder, node, node.operand(0), lambda array: array.reshape(shape))
 
 

@@ -66,7 +66,9 @@ def _read(builder: Builder, value: Value) -> _Reading:
     if isinstance(value.base, Pending) and value.trail is None and affine_of(value.chain) is not None:
         tensor = value.base.raw(builder, value.name)
         if tensor is not None:
-            return _affine(replace(value, base=Codes(shape=tensor.shape, tensor=tensor), chain=(dequantising(tensor), *(value.chain or ()))), tensor)
+            return _affine(
+                replace(value, base=Codes(shape=tensor.shape, tensor=tensor), chain=(dequantising(tensor), *(value.chain or ()))), tensor
+            )
     if not isinstance(value.base, Codes) or value.trail is None:
         value = builder.codes(value)
     assert isinstance(value.base, Codes)
@@ -92,7 +94,8 @@ def _affine(value: Value, tensor: Tensor) -> _Reading:
     count = tensor.shape[0]
     gains = np.array([float(entry(affine.gain, c) / entry(own.gain, c)) for c in range(count)], np.float32)
     shifts = np.array(
-        [float(entry(affine.offset, c) - entry(own.offset, c) * entry(affine.gain, c) / entry(own.gain, c)) for c in range(count)], np.float32
+        [float(entry(affine.offset, c) - entry(own.offset, c) * entry(affine.gain, c) / entry(own.gain, c)) for c in range(count)],
+        np.float32,
     )
     steps = [_dequantize(tensor, value.view)]
     if (gains != 1).any():

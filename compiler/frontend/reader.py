@@ -69,7 +69,9 @@ def read_model(data: bytes, name: str) -> tuple[onnx.ModelProto, onnx_ir.Model]:
         RemoveInitializersFromInputsPass()(model)
         RemoveUnusedNodesPass()(model)
     except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{name} is not a valid ONNX model: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from None
+        raise ModelError(
+            f"{name} is not a valid ONNX model: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from None
     return proto, model
 
 

@@ -38,7 +38,7 @@ class Node:
             return value.decode("utf-8", "replace")
         if kind is list and isinstance(value, (list, tuple, np.ndarray)):
             return [int(item) for item in value]
-        if kind is float and isinstance(value, int) or isinstance(value, kind):
+        if (kind is float and isinstance(value, int)) or isinstance(value, kind):
             return value
         raise RefusalError(f"its attribute {name} has the wrong type", "export the model again")
 

@@ -36,7 +36,9 @@ def add_values(builder: Builder, node: Node, left: Value, right: Value, *, subtr
         if isinstance(value.base, Tail):
             raise RefusalError(f"a sum behind {value.base.operator} is not supported", f"{value.base.operator} may stand only at the end")
     if left.shape != right.shape:
-        raise RefusalError(f"activations of shapes {list(left.shape)} and {list(right.shape)} cannot be added", "add activations of one shape")
+        raise RefusalError(
+            f"activations of shapes {list(left.shape)} and {list(right.shape)} cannot be added", "add activations of one shape"
+        )
     left, right = builder.codes(left), builder.codes(right)
     if left.base.shape != right.base.shape or not np.array_equal(left.view, right.view) or left.view.size != np.prod(left.base.shape):
         if right.view.size == np.prod(right.base.shape) and np.array_equal(right.view.ravel(), np.arange(right.view.size)):

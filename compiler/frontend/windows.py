@@ -24,10 +24,11 @@ def _listed(node: Node, name: str, rank: int, default: int) -> list[int]:
     return values
 
 
-def window_of(node: Node, size: tuple[int, ...], kernel: list[int], *, vertical: bool = False) -> tuple[Window, Window]:
+def window_of(node: Node, size: tuple[int, ...], kernel: list[int], *, pool: bool, vertical: bool = False) -> tuple[Window, Window]:
     """The window over an input of ``size`` (L,) or (H, W), and the same without what ceil mode adds to the pads.
 
-    1-D windows run along the width, or along the height when ``vertical``. Windows that would start in the padding on the right or at the bottom are dropped, as ONNX says.
+    1-D windows run along the width, or along the height when ``vertical``. In ceil mode windows that would start in the padding on the
+    right or at the bottom are dropped, as ONNX says. A ``pool`` must see an element of the input in every window.
     """
     rank = len(size)
     strides, dilations = _listed(node, "strides", rank, 1), _listed(node, "dilations", rank, 1)
@@ -48,8 +49,10 @@ def window_of(node: Node, size: tuple[int, ...], kernel: list[int], *, vertical:
             before = after = 0
         room = size[axis] + before + after - extent
         if room < 0:
-            raise RefusalError(f"its window of {extent} is larger than the padded input of {size[axis] + before + after}", "use a smaller kernel")
-        if max(before, after) >= extent and max(before, after) > 0:
+            raise RefusalError(
+                f"its window of {extent} is larger than the padded input of {size[axis] + before + after}", "use a smaller kernel"
+            )
+        if pool and max(before, after) >= extent:
             raise RefusalError(f"its pads {before} and {after} are as large as its window of {extent}", "use pads smaller than the kernel")
         padded = after
         if ceil and automatic in ("NOTSET", ""):
@@ -57,8 +60,6 @@ def window_of(node: Node, size: tuple[int, ...], kernel: list[int], *, vertical:
             if (count - 1) * stride >= size[axis] + before:
                 count -= 1
             after = max(after, (count - 1) * stride + extent - size[axis] - before)
-            if room // stride + 1 > count:
-                after = (count - 1) * stride + extent - size[axis] - before
         axes.append((kernel[axis], stride, dilations[axis], before, after, padded))
     if rank == 1:
         axes.insert(1 if vertical else 0, (1, 1, 1, 0, 0, 0))

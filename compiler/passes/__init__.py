@@ -3,8 +3,8 @@
 from collections.abc import Callable
 
 from tritloom.compiler.ir.program import Program
-from tritloom.compiler.passes.fold_input_copies import fold_input_copies
 from tritloom.compiler.passes.flatten_inputs import flatten_inputs
+from tritloom.compiler.passes.fold_input_copies import fold_input_copies
 
 __all__ = ["PASSES", "flatten_inputs", "fold_input_copies"]
 

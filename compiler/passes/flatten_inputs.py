@@ -15,7 +15,8 @@ def flatten_inputs(program: Program) -> Program:
         tensor = tensors[spec.tensor]
         readers = [operation for operation in operations if spec.tensor in operation.inputs]
         dense = all(
-            isinstance(operation, Convolution) and operation.window == Window(kernel=tensor.shape[1:]) and operation.groups == 1 for operation in readers
+            isinstance(operation, Convolution) and operation.window == Window(kernel=tensor.shape[1:]) and operation.groups == 1
+            for operation in readers
         )
         if tensor.shape[1:] == (1, 1) or spec.tensor in outputs or not dense or len(tensor.scale) > 1 or len(tensor.zero_point) > 1:
             continue

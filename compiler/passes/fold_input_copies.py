@@ -1,10 +1,11 @@
 """Let the host write an input in the order that its first consumer wants, instead of copying it on the core."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from tritloom.compiler.ir.program import Copy, Program
+from tritloom.compiler.ir.program import Copy, Operation, Program, Tensor
 
 __all__ = ["fold_input_copies"]
 
@@ -15,7 +16,12 @@ def fold_input_copies(program: Program) -> Program:
     operations, inputs, tensors = list(program.operations), list(program.inputs), dict(program.tensors)
     for position, spec in enumerate(inputs):
         readers = [operation for operation in operations if spec.tensor in operation.inputs]
-        if len(readers) != 1 or not isinstance(readers[0], Copy) or spec.tensor in outputs or sum(s.tensor == spec.tensor for s in inputs) > 1:
+        if (
+            len(readers) != 1
+            or not isinstance(readers[0], Copy)
+            or spec.tensor in outputs
+            or sum(s.tensor == spec.tensor for s in inputs) > 1
+        ):
             continue
         copy = readers[0]
         index = copy.index if spec.index is None else np.asarray(spec.index).ravel()[copy.index]
@@ -28,12 +34,12 @@ def fold_input_copies(program: Program) -> Program:
     return replace(program, operations=tuple(operations), inputs=tuple(inputs), tensors=tensors, outputs=final)
 
 
-def _renamed(operation, old: str, new: str):  # noqa: ANN001, ANN202
-    fields = {name: new for name in ("input", "left", "right") if getattr(operation, name, None) == old}
+def _renamed(operation: Operation, old: str, new: str) -> Operation:
+    fields: dict[str, Any] = {name: new for name in ("input", "left", "right") if getattr(operation, name, None) == old}
     return replace(operation, **fields) if fields else operation
 
 
-def _new_name(tensor: str, before: Program, tensors: dict) -> str:
+def _new_name(tensor: str, before: Program, tensors: dict[str, Tensor]) -> str:
     """Where an output reads a copy that was folded into an input: the input's tensor."""
     if tensor in tensors:
         return tensor
