@@ -37,10 +37,9 @@ def build(
 
     tritloom build model.loom --board icebreaker -o build/ --array 8x4 --seed 2 --json
     """
-    from tritloom.boards import build as build_board
-    from tritloom.boards import fit, get_board
+    from tritloom.boards import get_board
+    from tritloom.building import build as build_model
     from tritloom.compiled import open_model
-    from tritloom.compiler.schedule import schedule
 
     console = Console(json=json, verbose=verbose, quiet=quiet)
     found = get_board(board)
@@ -48,22 +47,21 @@ def build(
         raise UserError(f"board {found.name!r} is simulated and has no bitstream; 'tritloom boards' lists the others")
     size = None if array is None else _array_size(array)
     compiled = open_model(model)
-    plan = compiled.schedule(found.name) if size is None else schedule(compiled.program, fit(found, compiled.program, array=size))
-    core = plan.parameters
-    console.say(f"{compiled.program.name} on {found.title}: an array of {core.rows} x {core.columns}, {plan.cycles} cycles an inference")
     with console.progress() as progress:
-        result = build_board(found, core, output, seed=seed, progress=progress.tell)
+        built = build_model(compiled, board=found.name, output=output, array=size, seed=seed, progress=progress.tell)
+    result, core = built.result, built.schedule.parameters
     target = output / f"{model.stem}.loom"
-    compiled.with_schedule(found.name, plan).save(target)
+    built.model.save(target)
     rows = [(name, use["used"], use["available"], _share(use)) for name, use in result.utilisation.items() if use["used"]]
     console.table("", ("cells", "used", "available", ""), rows)
     console.say(
-        f"highest clock {result.fmax_mhz:g} MHz, clock generator {result.clock_mhz:g} MHz, {result.macs_per_cycle} multiply-accumulates a clock"
+        f"{compiled.program.name} on {found.title}: an array of {core.rows} x {core.columns}, {result.macs_per_cycle} multiply-accumulates a clock"
     )
-    console.say(f"{result.clock_mhz * 1e6 / plan.cycles:.0f} inferences a second")
+    console.say(f"highest clock {result.fmax_mhz:g} MHz; the clock generator runs at {result.clock_mhz:g} MHz")
+    console.say(f"{built.schedule.cycles} cycles an inference, {built.inferences_per_second:.0f} inferences a second")
     console.say(f"wrote {result.bitstream} and {target}" + (" (cached)" if result.cached else ""))
-    fields = {**result.to_json(), "seconds": round(result.seconds, 1), "model": str(target), "cycles": plan.cycles}
-    console.result(fields)
+    fields = {**result.to_json(), "seconds": round(result.seconds, 1), "model": str(target), "cycles": built.schedule.cycles}
+    console.result({**fields, "inferences_per_second": built.inferences_per_second})
 
 
 def _share(use: dict[str, int]) -> str:

@@ -45,7 +45,8 @@ def demo(
     """
     from time import monotonic
 
-    from tritloom.boards import build, get_board
+    from tritloom.boards import get_board
+    from tritloom.building import build
     from tritloom.compiled import compile
     from tritloom.errors import MismatchError, UserError
     from tritloom.files import write_bytes
@@ -67,11 +68,9 @@ def demo(
     source = Path(zoo_path(MODEL))
 
     console.say(f"1/5  compile {source.name}")
-    compiled = compile(source).with_schedule(found.name)
-    target = output / f"{MODEL}.loom"
-    compiled.save(target)
-    plan = compiled.schedule(found.name)
-    console.say(f"     {len(plan.layers)} layers, {plan.macs} multiply-accumulates, {plan.cycles} cycles an inference on {found.title}")
+    compiled = compile(source)
+    first = compiled.schedule()
+    console.say(f"     {len(first.layers)} layers, {first.macs} multiply-accumulates")
 
     console.say("2/5  accuracy on 397 held-out digits")
     pictures, labels = _held_out()
@@ -88,22 +87,26 @@ def demo(
     ]
     console.table("", ("", "accuracy", "correct"), [(a.name, f"{a.share:.2%}", f"{a.correct} of {a.samples}") for a in accuracies])
 
-    console.say("3/5  verify every integer tensor of all 397 digits in Verilator (the first time builds the simulator)")
+    console.say(f"3/5  bitstream for {found.title} (minutes the first time)")
+    with console.progress() as progress:
+        built = build(compiled, board=found.name, output=output / found.name, progress=progress.tell)
+    result, plan, compiled = built.result, built.schedule, built.model
+    target = output / f"{MODEL}.loom"
+    compiled.save(target)
+    core = f"{plan.parameters.rows} x {plan.parameters.columns}"
+    console.say(f"     array of {core} at {result.clock_mhz:g} MHz: {result.bitstream}{' (cached)' if result.cached else ''}")
+
+    console.say("4/5  verify every integer tensor of all 397 digits in Verilator, on this very core")
     with console.progress() as progress:
         verification = verify(compiled, on=["golden", "verilator"], board=found.name, feeds=feeds, progress=progress)
-    values = sum(comparison.values for comparison in verification.against("golden"))
+    against = verification.against("golden")
     if not verification.exact:
         raise MismatchError(f"Verilator differs from golden: {verification.first}")
-    console.say(f"     exact: {values} integers of {len(verification.against('golden'))} tensors are equal")
-
-    console.say(f"4/5  bitstream for {found.title} (the first time takes minutes)")
-    with console.progress() as progress:
-        result = build(found, plan.parameters, output / found.name, progress=progress.tell)
-    console.say(f"     {result.bitstream}{' (cached)' if result.cached else ''}")
+    console.say(f"     exact: all {sum(comparison.values for comparison in against)} integers of {len(against)} tensors are equal")
 
     console.say("5/5  report")
     page = output / "report.html"
-    built = BuildFacts(
+    facts = BuildFacts(
         board=found.title,
         bitstream=result.bitstream.name,
         fmax_mhz=result.fmax_mhz,
@@ -116,13 +119,13 @@ def demo(
         board=found.name,
         accuracies=accuracies,
         verification=verification,
-        built=built,
+        built=facts,
         samples=_samples(pictures, labels, predicted),
         versions=_versions(result.tools),
     )
     write_bytes(page, text.encode())
 
-    rate = result.clock_mhz * 1e6 / plan.cycles
+    rate = built.inferences_per_second
     logic = result.utilisation.get(found.logic_cell, {})
     rows = [
         ("accuracy, ONNX Runtime", f"{accuracies[0].share:.2%}"),
