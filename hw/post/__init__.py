@@ -1,0 +1,7 @@
+"""The post unit: requantisation of accumulators, lane-wise maximum, and the words written to the activation memory."""
+
+from tritloom.hw.post.maximum import LaneMaximum, maximum_formula
+from tritloom.hw.post.requantise import RecordLayout, Requantiser, requantise_formula
+from tritloom.hw.post.unit import PostUnit, ResultCommand
+
+__all__ = ["LaneMaximum", "PostUnit", "RecordLayout", "Requantiser", "ResultCommand", "maximum_formula", "requantise_formula"]

@@ -1,0 +1,79 @@
+"""Clocks of the core: the latencies that the gateware is built with, and the exact duration of every instruction.
+
+An instruction is fetched, issues its elements, and ends with its last write; nothing in it depends on data. With the element
+of stage 0 as clock 0, its activation and weight words are in the operand registers' inputs at stage
+:data:`OPERAND_STAGE`. The post unit's commands begin one clock after the *start stage* of the reduction's last element:
+:func:`start_stage`. There are as many as results times pieces, one a clock, and the next reduction may end only when
+those of this one have been issued.
+"""
+
+from math import prod
+
+from tritloom.hw.arch.isa import Instruction, Opcode
+from tritloom.hw.arch.parameters import CoreParameters
+
+__all__ = [
+    "FETCH_LATENCY", "OPERAND_STAGE", "REQUANTISE_LATENCY", "VALUE_LATENCY", "instruction_cycles", "start_stage", "tree_levels",
+]  # fmt: skip
+
+FETCH_LATENCY = 2
+"""Clocks from a program address to the word in the decoder."""
+
+OPERAND_STAGE = 3
+"""Clocks from the issue of an element to its operands: one for the address registers, two for the memories."""
+
+VALUE_LATENCY = 2
+"""Clocks from a command of the post unit to its value and record."""
+
+REQUANTISE_LATENCY = 8
+"""Clocks from the last piece of a value to its code."""
+
+WRITE_LATENCY = 1
+"""Clocks from a code, maximum or raw accumulator to the write port."""
+
+
+def tree_levels(rows: int) -> int:
+    """Adder levels, and so clocks, from operands to their sum."""
+    return (rows - 1).bit_length()
+
+
+def start_stage(opcode: Opcode, rows: int) -> int:
+    """Stage of a reduction's last element in which the post unit's commands for it are started.
+
+    MATRIX: the sum is accumulated ``1 + tree_levels`` clocks after the operands, drained two clocks later, and its value used
+    ``VALUE_LATENCY - 1`` clocks after the first command. A maximum and a byte are there after the operands have been registered once.
+    """
+    return OPERAND_STAGE + 1 + tree_levels(rows) if opcode == Opcode.MATRIX else OPERAND_STAGE - 1
+
+
+def _spacing(instruction: Instruction, columns: int) -> tuple[int, int, int]:
+    """Commands of a reduction in a full and in the last tile, and the number of reductions in full tiles for each one in the last."""
+    if instruction.opcode != Opcode.MATRIX:
+        commands = 1 if instruction.opcode == Opcode.POOL else max(1, instruction.records)
+        return commands, commands, 0
+    pieces = 1 if instruction.raw else max(1, instruction.records)
+    tiles = instruction.loops[instruction.tile_loop].last if instruction.tile_loop < len(instruction.loops) else 0
+    return columns * pieces, instruction.last_columns * pieces, tiles if instruction.tile_loop >= instruction.reduce_loops else 0
+
+
+def instruction_cycles(instruction: Instruction, parameters: CoreParameters) -> int:
+    """Clocks from the fetch of ``instruction`` to the fetch of the next one; their sum is what the core's counter shows after HALT.
+
+    A reduction of ``n`` elements in which the accumulators are tripled ``t`` times issues in ``n + t`` clocks, but ends no sooner than
+    the commands of the reduction before it allow.
+    """
+    if instruction.opcode == Opcode.HALT:
+        return FETCH_LATENCY + 1
+    counts = [loop.last + 1 for loop in instruction.loops]
+    inner, outer = counts[: instruction.reduce_loops], counts[instruction.reduce_loops :]
+    length = prod(inner)
+    if instruction.opcode == Opcode.MATRIX and instruction.plane_loop < len(inner):
+        planes = instruction.plane_loop
+        length += (inner[planes] - 1) * prod(inner[planes + 1 :])
+    full, tail, tiles = _spacing(instruction, parameters.columns)
+    tail_reductions = prod(outer) // (tiles + 1)
+    waiting = tiles * tail_reductions * max(length, full) + (tail_reductions - 1) * max(length, tail)
+    direct = instruction.opcode == Opcode.POOL or (instruction.opcode == Opcode.MATRIX and instruction.raw)
+    finishing = VALUE_LATENCY + WRITE_LATENCY + (0 if direct else REQUANTISE_LATENCY)
+    fetching = FETCH_LATENCY + instruction.words
+    return fetching + length - 1 + waiting + start_stage(instruction.opcode, parameters.rows) + tail + finishing + 1

@@ -1,0 +1,241 @@
+"""Sequencer: fetches instructions, issues their elements, starts their results, and keeps the core's state."""
+
+from amaranth.hdl import Module, Mux, Shape, Signal, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from tritloom.hw.arch.isa import FIELDS, Opcode
+from tritloom.hw.arch.link import Fault, State
+from tritloom.hw.arch.parameters import ACTIVATION_BITS, CoreParameters
+from tritloom.hw.arch.timing import OPERAND_STAGE, start_stage
+from tritloom.hw.array import MeshCommand
+from tritloom.hw.control.bus import LOOP_INDEX_BITS, field_register, field_value
+from tritloom.hw.control.fetch import Fetch
+from tritloom.hw.control.nest import LoopNest
+from tritloom.hw.control.operands import OperandAddresses
+from tritloom.hw.control.results import ResultWalker
+from tritloom.hw.memory import address_bits
+from tritloom.hw.post import ResultCommand
+
+__all__ = ["Sequencer"]
+
+CYCLE_BITS = 40
+_SMALLEST = -(1 << (ACTIVATION_BITS - 1))
+
+
+class _Element(data.Struct):
+    """An element under way: ``add`` is an element, ``triple`` a tripling; the rest is as in :class:`LoopNest`."""
+
+    add: 1
+    triple: 1
+    first: 1
+    last: 1
+    final: 1
+    tail: 1
+    index: LOOP_INDEX_BITS
+
+
+class Sequencer(wiring.Component):
+    """Runs the program. An element issued in stage 0 has its addresses on the ports in stage 1 and its operands in stage ``OPERAND_STAGE``.
+
+    The last element of a reduction waits until the post unit has been given every command of the reduction before it, so
+    that a reduction of ``n`` results of ``r`` pieces is followed by the next one at least ``n * r`` clocks later.
+
+    Parameters
+    ----------
+    parameters : :class:`CoreParameters`
+
+    Members
+    -------
+    start, start_pc, start_limit, start_clear, abort : in, 1, 16, 16, 1 and 1 bits
+        From the link. START is ignored while the core runs. ABORT makes the core idle and writes nothing more.
+    state, fault, pc, cycles : out, 2, 8, 16 and 40 bits
+        To the link. ``pc`` stays at a HALT or a bad instruction.
+    program_address, program_data : out, and in, 32 bits
+    read : :py:`Out(1)`
+        ``activation`` is read. Stage 1.
+    activation : out
+        Byte address. Stage 1, second operands one clock later.
+    weight : out
+        Word address. Stage 1.
+    inside, pad : :py:`Out(1)`, :py:`Out(signed(8))`
+        The activation word counts, else ``pad`` in every lane. Stage ``OPERAND_STAGE``.
+    mesh : :py:`Out(MeshCommand)`
+        Stage ``OPERAND_STAGE``.
+    compare, compare_first : :py:`Out(1)`
+        The word goes into the maximum; it is the first of its reduction. Stage ``OPERAND_STAGE + 1``.
+    flush : :py:`Out(1)`
+        Everything under way is void.
+    command : :py:`Out(ResultCommand(parameters))`
+    record : out
+        Address, with ``command``.
+    raw, pool, elementwise, two_operands, low, high : out
+        Mode of the post unit.
+    done : :py:`In(1)`
+        The post unit writes the instruction's last result.
+    """
+
+    def __init__(self, parameters: CoreParameters) -> None:
+        self._parameters = p = parameters
+        super().__init__({
+            "start": In(1), "start_pc": In(16), "start_limit": In(16), "start_clear": In(1), "abort": In(1),
+            "state": Out(2), "fault": Out(8), "pc": Out(16), "cycles": Out(CYCLE_BITS),
+            "program_address": Out(address_bits(p.program_words)), "program_data": In(32),
+            "read": Out(1), "activation": Out(address_bits(p.activation_bytes)), "weight": Out(address_bits(p.weight_words)),
+            "inside": Out(1), "pad": Out(signed(ACTIVATION_BITS)), "mesh": Out(MeshCommand), "compare": Out(1), "compare_first": Out(1),
+            "flush": Out(1), "command": Out(ResultCommand(p)), "record": Out(address_bits(p.record_words)),
+            "raw": Out(1), "pool": Out(1), "elementwise": Out(1), "two_operands": Out(1),
+            "low": Out(signed(ACTIVATION_BITS)), "high": Out(signed(ACTIVATION_BITS)), "done": In(1),
+        })  # fmt: skip
+
+    @property
+    def parameters(self) -> CoreParameters:
+        return self._parameters
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        p = self._parameters
+        m.submodules.fetch = fetch = Fetch(address_bits=len(self.program_address))
+        m.submodules.nest = nest = LoopNest()
+        m.submodules.operands = operands = OperandAddresses(p)
+        m.submodules.results = results = ResultWalker(p)
+        bus = fetch.bus
+        for unit in (nest, operands, results):
+            m.d.comb += [member.eq(getattr(bus, name)) for name, member in (
+                ("word", unit.bus.word), ("header", unit.bus.header), ("loop", unit.bus.loop), ("index", unit.bus.index))]  # fmt: skip
+        m.d.comb += [
+            fetch.pc.eq(self.pc), fetch.data.eq(self.program_data), self.program_address.eq(fetch.address),
+            self.flush.eq(self.abort), fetch.flush.eq(self.flush), results.flush.eq(self.flush),
+        ]  # fmt: skip
+
+        # The instruction's mode.
+        matrix = Signal()
+        opcode = FIELDS["opcode"]
+        with m.If(bus.header[opcode.word]):
+            value = field_value(bus.word, opcode)
+            m.d.sync += [
+                matrix.eq(value == Opcode.MATRIX),
+                self.pool.eq(value == Opcode.POOL),
+                self.elementwise.eq(value == Opcode.ELEMENTWISE),
+            ]
+        raw, two_operands = field_register(m, bus, "raw"), field_register(m, bus, "two_operands")
+        m.d.comb += [
+            self.raw.eq(raw & matrix), self.two_operands.eq(two_operands & self.elementwise),
+            self.low.eq(field_register(m, bus, "low")), self.high.eq(field_register(m, bus, "high")),
+            self.pad.eq(Mux(self.pool, _SMALLEST, field_register(m, bus, "pad_value"))),
+        ]  # fmt: skip
+        records, last_columns = field_register(m, bus, "records"), field_register(m, bus, "last_columns")
+        last_piece, tail_column, full_column = (
+            Signal.like(results.last_piece, name="last_piece"),
+            Signal.like(results.last_column, name="tail_column"),
+            Signal.like(results.last_column, name="full_column"),
+        )
+        m.d.sync += [
+            last_piece.eq(Mux(self.raw | self.pool | (records == 0), 0, records - 1)),
+            tail_column.eq(Mux(matrix, last_columns - 1, 0)),
+            full_column.eq(Mux(matrix, p.columns - 1, 0)),
+        ]
+
+        # Stage 0: issue.
+        running, tripled, busy = Signal(), Signal(), Signal()
+        element = Signal(_Element)
+        m.d.comb += [
+            element.triple.eq(running & nest.triple & matrix & ~tripled),
+            element.add.eq(running & ~element.triple & ~(nest.last & busy)),
+            element.first.eq(nest.first), element.last.eq(element.add & nest.last), element.final.eq(element.add & nest.final),
+            element.tail.eq(nest.tail), element.index.eq(nest.index),
+            nest.step.eq(element.add), operands.step.eq(element.add), operands.index.eq(nest.index), operands.two_operands.eq(self.two_operands),
+        ]  # fmt: skip
+        m.d.sync += tripled.eq((tripled | element.triple) & ~element.add)
+        columns, pieces = Signal.like(full_column, name="columns_left"), Signal.like(last_piece, name="pieces_left")
+        m.d.comb += busy.eq((columns != 0) | (pieces != 0))
+        with m.If(element.last):
+            m.d.sync += [columns.eq(Mux(nest.tail, tail_column, full_column)), pieces.eq(last_piece)]
+        with m.Elif(pieces != 0):
+            m.d.sync += pieces.eq(pieces - 1)
+        with m.Elif(columns != 0):
+            m.d.sync += [columns.eq(columns - 1), pieces.eq(last_piece)]
+
+        # Later stages.
+        stages = [element]
+        slow, fast = start_stage(Opcode.MATRIX, p.rows), start_stage(Opcode.POOL, p.rows)
+        for stage in range(max(slow, OPERAND_STAGE + 1)):
+            stages.append(Signal(_Element, name=f"stage_{stage + 1}"))
+            m.d.sync += stages[-1].eq(stages[-2])
+            with m.If(self.flush):
+                m.d.sync += [stages[-1].add.eq(0), stages[-1].triple.eq(0), stages[-1].last.eq(0)]
+        at = stages[OPERAND_STAGE]
+        inside = [operands.inside]
+        for stage in range(2, OPERAND_STAGE + 1):
+            inside.append(Signal(name=f"inside_{stage}"))
+            m.d.sync += inside[-1].eq(inside[-2])
+        m.d.comb += [
+            self.activation.eq(operands.activation), self.weight.eq(operands.weight), self.read.eq(stages[1].add | operands.second),
+            self.inside.eq(inside[-1]),
+            self.mesh.add.eq(at.add & matrix), self.mesh.clear.eq(at.first), self.mesh.triple.eq(at.triple), self.mesh.last.eq(at.last & matrix),
+            self.compare.eq(stages[OPERAND_STAGE + 1].add & self.pool), self.compare_first.eq(stages[OPERAND_STAGE + 1].first),
+        ]  # fmt: skip
+        start = Signal(_Element)
+        m.d.comb += [
+            start.eq(Mux(matrix, stages[slow].as_value(), stages[fast].as_value())),
+            results.prepare.eq(Mux(matrix, stages[slow - 1].last, stages[fast - 1].last)),
+            results.index.eq(Mux(matrix, stages[slow - 1].index, stages[fast - 1].index)),
+            results.start.eq(start.last & ~self.flush), results.final.eq(start.final),
+            results.last_column.eq(Mux(start.tail, tail_column, full_column)), results.last_piece.eq(last_piece), results.raw.eq(self.raw),
+            self.command.eq(results.command), self.record.eq(results.record),
+        ]  # fmt: skip
+
+        # State.
+        limit = Signal(Shape(16))
+        with m.If(self.state == State.RUNNING):
+            m.d.sync += self.cycles.eq(self.cycles + 1)
+
+        def stop(state: State, fault: Fault = Fault.NONE) -> None:
+            m.d.sync += [self.state.eq(state), self.fault.eq(fault)]
+            m.next = "IDLE"
+
+        def heed_abort() -> None:
+            with m.If(self.abort):
+                m.d.sync += [columns.eq(0), pieces.eq(0), tripled.eq(0)]
+                stop(State.IDLE)
+
+        with m.FSM(name="phase"):
+            with m.State("IDLE"):
+                with m.If(self.start):
+                    m.d.sync += [
+                        self.state.eq(State.RUNNING),
+                        self.fault.eq(Fault.NONE),
+                        self.pc.eq(self.start_pc),
+                        limit.eq(self.start_limit),
+                    ]
+                    with m.If(self.start_clear):
+                        m.d.sync += self.cycles.eq(0)
+                    m.next = "FETCH"
+                heed_abort()
+            with m.State("FETCH"):
+                m.d.comb += fetch.go.eq(1)
+                m.next = "LOAD"
+                heed_abort()
+            with m.State("LOAD"):
+                with m.If(fetch.halt):
+                    stop(State.IDLE)
+                with m.Elif(fetch.bad):
+                    stop(State.FAULT, Fault.BAD_INSTRUCTION)
+                with m.Elif(fetch.word):
+                    m.d.sync += self.pc.eq(self.pc + 1)
+                    with m.If(fetch.complete):
+                        m.next = "RUN"
+                heed_abort()
+            with m.State("RUN"):
+                m.d.comb += running.eq(1)
+                with m.If(element.final):
+                    m.next = "FINISH"
+                heed_abort()
+            with m.State("FINISH"):
+                with m.If(self.done):
+                    m.d.sync += limit.eq(limit - 1)
+                    m.next = "FETCH"
+                    with m.If(limit == 1):
+                        stop(State.STOPPED)
+                heed_abort()
+        return m

@@ -1,0 +1,131 @@
+"""The core: link, memories, sequencer, array and post unit. Bytes in, bytes out; everything else stays inside."""
+
+from collections.abc import Mapping, Sequence
+
+from amaranth.hdl import Module, Mux, Signal, signed
+from amaranth.lib import stream, wiring
+from amaranth.lib.wiring import In, Out
+
+from tritloom.hw.arch.link import Space
+from tritloom.hw.arch.parameters import ACTIVATION_BITS, CoreParameters
+from tritloom.hw.arch.record import RECORD_BYTES
+from tritloom.hw.array import TernaryMesh
+from tritloom.hw.control import Sequencer
+from tritloom.hw.link.engine import LinkEngine
+from tritloom.hw.memory import READ_LATENCY, ActivationMemory, ActivationWrite, WeightMemory, WordLoader, WordMemory, address_bits
+from tritloom.hw.post import LaneMaximum, PostUnit
+
+__all__ = ["Core"]
+
+_PROGRAM_BYTES = 4
+
+
+class Core(wiring.Component):
+    """The whole machine behind its link.
+
+    Parameters
+    ----------
+    parameters : :class:`CoreParameters`
+    contents : mapping of :class:`Space` to sequence of :class:`int`, or None
+        Initial words of the program, weight, record and activation memories, for simulators; the rest is zero.
+
+    Members
+    -------
+    rx : :py:`In(stream.Signature(8))`
+        Link bytes from the host (:mod:`tritloom.hw.arch.link`).
+    tx : :py:`Out(stream.Signature(8))`
+        Link bytes to the host.
+    """
+
+    rx: stream.Interface
+    tx: stream.Interface
+
+    def __init__(self, parameters: CoreParameters, *, contents: Mapping[Space, Sequence[int]] | None = None) -> None:
+        self._parameters = p = parameters
+        first = {space: (contents or {}).get(space, ()) for space in Space}
+        for space in contents or {}:
+            if space not in (Space.PROGRAM, Space.WEIGHTS, Space.RECORDS, Space.ACTIVATIONS):
+                raise ValueError(f"Contents must be of the program, weights, records or activations, not {space!r}")
+        self._program = WordMemory(width=8 * _PROGRAM_BYTES, depth=p.program_words, init=first[Space.PROGRAM])
+        self._records = WordMemory(width=8 * RECORD_BYTES, depth=p.record_words, init=first[Space.RECORDS])
+        self._weights = WeightMemory(p, init=first[Space.WEIGHTS])
+        self._activations = ActivationMemory(rows=p.rows, depth=p.activation_words, init=first[Space.ACTIVATIONS])
+        super().__init__({"rx": In(stream.Signature(8)), "tx": Out(stream.Signature(8))})
+
+    @property
+    def parameters(self) -> CoreParameters:
+        return self._parameters
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        p = self._parameters
+        m.submodules.link = link = LinkEngine(p)
+        m.submodules.sequencer = sequencer = Sequencer(p)
+        m.submodules.mesh = mesh = TernaryMesh(rows=p.rows, columns=p.columns, accumulator_bits=p.accumulator_bits)
+        m.submodules.maximum = maximum = LaneMaximum(rows=p.rows)
+        m.submodules.post = post = PostUnit(p)
+        m.submodules.program = program = self._program
+        m.submodules.records = records = self._records
+        m.submodules.weights = weights = self._weights
+        m.submodules.activations = activations = self._activations
+        wiring.connect(m, wiring.flipped(self.rx), link.rx)
+        wiring.connect(m, link.tx, wiring.flipped(self.tx))
+        m.d.comb += [
+            getattr(sequencer, name).eq(getattr(link, name)) for name in ("start", "start_pc", "start_limit", "start_clear", "abort")
+        ]
+        m.d.comb += [getattr(link, name).eq(getattr(sequencer, name)) for name in ("state", "fault", "pc", "cycles")]
+
+        # The link fills the memories.
+        m.submodules.loader = loader = WordLoader(
+            widths={Space.PROGRAM: _PROGRAM_BYTES, Space.WEIGHTS: p.weight_word_bytes, Space.RECORDS: RECORD_BYTES, Space.ACTIVATIONS: 1}
+        )
+        m.d.comb += [
+            loader.valid.eq(link.write_valid), loader.space.eq(link.write_space), loader.address.eq(link.write_address),
+            loader.byte.eq(link.write_data), loader.commit.eq(link.write_commit),
+        ]  # fmt: skip
+        for space, memory in ((Space.PROGRAM, program), (Space.WEIGHTS, weights), (Space.RECORDS, records)):
+            m.d.comb += [
+                memory.write_enable.eq(loader.enable_of(space)), memory.write_address.eq(loader.address_out),
+                memory.write_data.eq(loader.word_of(space)),
+            ]  # fmt: skip
+        lane_bits = address_bits(p.rows)
+        from_host = Signal(ActivationWrite(rows=p.rows, depth=p.activation_words))
+        m.d.comb += from_host.address.eq(loader.address_out[lane_bits:])
+        for lane in range(p.rows):
+            m.d.comb += [
+                from_host.mask[lane].eq(loader.enable_of(Space.ACTIVATIONS) & (loader.address_out[:lane_bits] == lane)),
+                from_host.lanes[lane].eq(loader.word_of(Space.ACTIVATIONS)),
+            ]
+        # The host never writes while the core runs.
+        m.d.comb += activations.write.eq(Mux(loader.enable_of(Space.ACTIVATIONS), from_host.as_value(), post.write.as_value()))
+
+        # Reads: the sequencer's while it runs, else the host's. `byte` is the addressed lane, three clocks after the address.
+        address, read = Signal.like(sequencer.activation), Signal()
+        m.d.comb += [
+            address.eq(Mux(link.read_strobe, link.read_address, sequencer.activation)), read.eq(link.read_strobe | sequencer.read),
+            activations.read_address.eq(address[lane_bits:]), weights.read_address.eq(sequencer.weight),
+            program.read_address.eq(sequencer.program_address), sequencer.program_data.eq(program.read_data),
+            records.read_address.eq(sequencer.record), post.record.eq(records.read_data),
+        ]  # fmt: skip
+        lane, reading = address[:lane_bits], read
+        for stage in range(READ_LATENCY):
+            later_lane, later_reading = Signal(lane_bits, name=f"lane_{stage + 1}"), Signal(name=f"reading_{stage + 1}")
+            m.d.sync += [later_lane.eq(lane), later_reading.eq(reading)]
+            lane, reading = later_lane, later_reading
+        byte = Signal(signed(ACTIVATION_BITS), reset_less=True)
+        with m.If(reading):
+            m.d.sync += byte.eq(activations.read_data[lane])
+        m.d.comb += [link.read_data.eq(byte), post.byte.eq(byte)]
+
+        # Operands, array, results.
+        for row in range(p.rows):
+            m.d.comb += mesh.activations[row].eq(Mux(sequencer.inside, activations.read_data[row], sequencer.pad))
+        m.d.comb += [
+            mesh.trits.eq(weights.trits), mesh.command.eq(sequencer.mesh), mesh.flush.eq(sequencer.flush), mesh.shift.eq(post.shift),
+            maximum.word.eq(mesh.operands), maximum.valid.eq(sequencer.compare), maximum.clear.eq(sequencer.compare_first),
+            post.command.eq(sequencer.command), post.flush.eq(sequencer.flush), post.raw.eq(sequencer.raw), post.pool.eq(sequencer.pool),
+            post.elementwise.eq(sequencer.elementwise), post.two_operands.eq(sequencer.two_operands),
+            post.low.eq(sequencer.low), post.high.eq(sequencer.high),
+            post.drained.eq(mesh.drained), post.maximum.eq(maximum.maximum), sequencer.done.eq(post.done),
+        ]  # fmt: skip
+        return m

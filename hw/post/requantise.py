@@ -1,0 +1,170 @@
+"""Requantisation: the step function of an accumulator, or of two activation codes, exactly as :mod:`tritloom.hw.arch.record` defines it."""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
+from amaranth.lib import data, wiring
+from amaranth.lib.wiring import In, Out
+
+from tritloom.hw.arch import record
+from tritloom.hw.arch.parameters import ACTIVATION_BITS
+from tritloom.hw.arch.timing import REQUANTISE_LATENCY
+
+__all__ = ["RecordLayout", "Requantiser", "requantise_formula"]
+
+_LOW_VALUE, _LOW_MULTIPLIER = 15, 12
+"""Low bits of value and multiplier that are multiplied apart: every partial product then fits a 16 x 16 or 18 x 18 signed multiplier."""
+_TOTAL_BITS = 58
+"""|multiplier * value + bias| is at most 2**56, and the largest rounding term below 2**55."""
+_WINDOW = 17
+"""Bits kept by the coarse shift: a fraction bit, up to 7 bits that the fine shift drops, 9 bits of result."""
+
+
+class RecordLayout(data.StructLayout):
+    """Fields of a 128-bit record word."""
+
+    def __init__(self) -> None:
+        super().__init__({
+            "start": signed(record.START_BITS), "multiplier": signed(record.MULTIPLIER_BITS), "bias": signed(record.BIAS_BITS),
+            "shift": record.SHIFT_BITS, "half_even": record.HALF_EVEN_BITS,
+        })  # fmt: skip
+
+
+def requantise_formula(values: Sequence[int], records: Sequence[record.Record], low: int, high: int) -> np.ndarray:
+    """Codes (int8) of accumulator values, each through the same records: :func:`tritloom.hw.arch.record.evaluate`."""
+    return np.array([record.evaluate(list(records), int(value), low, high) for value in values], np.int8)
+
+
+def _any(bits: Iterable[Value]) -> Value:
+    """1 when any of the bits is set; 0 for none."""
+    return Cat(C(0, 1), *bits).any()
+
+
+class Requantiser(wiring.Component):
+    """One piece a clock; the code of a value appears :data:`tritloom.hw.arch.timing.REQUANTISE_LATENCY` clocks after its last piece.
+
+    In these clocks: choose the piece; multiply, in four parts; join the products and add the bias (two clocks); add the running
+    total of a sum of two operands; shift by whole bytes and saturate; shift by the rest; round, clamp.
+
+    Parameters
+    ----------
+    accumulator_bits : :class:`int`
+        Width of the signed value.
+
+    Members
+    -------
+    value : :py:`In(signed(accumulator_bits))`
+        The same for all pieces of a value; with ``two_operands`` the operand of this piece.
+    record : :py:`In(RecordLayout())`
+    valid, first, last : :py:`In(1)`
+        A piece is there; it is the first, the last one of its value.
+    flush : :py:`In(1)`
+        Forget all values that are under way.
+    two_operands : :py:`In(1)`
+        Add the products of all pieces; bias, shift and rounding are those of the first. Static.
+    low, high : :py:`In(signed(8))`
+        Bounds of the code. Static.
+    code : :py:`Out(signed(8))`
+    done : :py:`Out(1)`
+        ``code`` is that of a value.
+    """
+
+    def __init__(self, *, accumulator_bits: int) -> None:
+        if not _LOW_VALUE < accumulator_bits <= record.START_BITS:
+            raise ValueError(f"Accumulator must have from {_LOW_VALUE + 1} to {record.START_BITS} bits, not {accumulator_bits!r}")
+        self._bits = accumulator_bits
+        super().__init__({
+            "value": In(signed(accumulator_bits)), "record": In(RecordLayout()), "valid": In(1), "first": In(1), "last": In(1), "flush": In(1),
+            "two_operands": In(1), "low": In(signed(ACTIVATION_BITS)), "high": In(signed(ACTIVATION_BITS)),
+            "code": Out(signed(ACTIVATION_BITS)), "done": Out(1),
+        })  # fmt: skip
+
+    @property
+    def accumulator_bits(self) -> int:
+        return self._bits
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+
+        def delayed(signal, stages: int, name: str) -> list[Signal]:
+            """The signal and its delayed copies; entry ``n`` is ``n`` clocks late."""
+            line = [signal]
+            for stage in range(stages):
+                line.append(Signal.like(signal, name=f"{name}_{stage + 1}", reset_less=True))
+                m.d.sync += line[-1].eq(line[-2])
+            return line
+
+        finished = [self.valid & self.last]
+        for stage in range(REQUANTISE_LATENCY):
+            finished.append(Signal(name=f"finished_{stage + 1}"))
+            m.d.sync += finished[-1].eq(finished[-2] & ~self.flush)
+        m.d.comb += self.done.eq(finished[-1])
+
+        # 1: choose.
+        value = Signal.like(self.value, reset_less=True)
+        multiplier = Signal(signed(record.MULTIPLIER_BITS), reset_less=True)
+        bias = Signal(signed(record.BIAS_BITS), reset_less=True)
+        shift, half_even = Signal(record.SHIFT_BITS, reset_less=True), Signal(reset_less=True)
+        choose = Signal()
+        m.d.comb += choose.eq(self.first | (~self.two_operands & (self.value >= self.record.start)))
+        m.d.sync += value.eq(self.value)
+        with m.If(choose | self.two_operands):
+            m.d.sync += multiplier.eq(self.record.multiplier)
+        with m.If(choose):
+            m.d.sync += [bias.eq(self.record.bias), shift.eq(self.record.shift), half_even.eq(self.record.half_even)]
+        adding = delayed(self.two_operands & ~self.first, 4, "adding")
+        shifts, halves = delayed(shift, 5, "shift"), delayed(half_even, 6, "half_even")
+
+        # 2: multiply the parts; low parts are not negative and get a zero as sign.
+        value_low, value_high = Cat(value[:_LOW_VALUE], 0).as_signed(), value[_LOW_VALUE:].as_signed()
+        factor_low, factor_high = Cat(multiplier[:_LOW_MULTIPLIER], 0).as_signed(), multiplier[_LOW_MULTIPLIER:].as_signed()
+        products = []
+        for name, left, right in (
+            ("low_low", value_low, factor_low), ("low_high", value_low, factor_high),
+            ("high_low", value_high, factor_low), ("high_high", value_high, factor_high),
+        ):  # fmt: skip
+            products.append(Signal(signed(len(left) + len(right)), name=f"product_{name}", reset_less=True))
+            m.d.sync += products[-1].eq(left * right)
+        low_low, low_high, high_low, high_high = products
+        biases = delayed(bias, 1, "bias")
+
+        # 3: the outer two products do not overlap.
+        outer = Signal(signed(_TOTAL_BITS), reset_less=True)
+        inner = Signal(signed(1 + max(len(low_high), len(high_low) + _LOW_VALUE - _LOW_MULTIPLIER)), reset_less=True)
+        low_bits = _LOW_VALUE + _LOW_MULTIPLIER
+        m.d.sync += [
+            outer.eq(Cat(low_low[:low_bits], high_high).as_signed() + Mux(adding[2], 0, biases[1])),
+            inner.eq(low_high + (high_low << (_LOW_VALUE - _LOW_MULTIPLIER))),
+        ]
+        # 4 and 5.
+        part, total = Signal(signed(_TOTAL_BITS), reset_less=True), Signal(signed(_TOTAL_BITS), reset_less=True)
+        m.d.sync += [part.eq(outer + (inner << _LOW_MULTIPLIER)), total.eq(part + Mux(adding[4], total, 0))]
+
+        # 6: shift by whole bytes; one fraction bit stays, and whether any bit below it was set.
+        doubled = Cat(0, total)
+        sign = total[-1]
+        amount = shifts[4]
+        octets = [doubled[low : low + 8] for low in range(0, len(doubled), 8)]
+        window, rest = Signal(signed(_WINDOW), reset_less=True), Signal(reset_less=True)
+        with m.Switch(amount[3:]):
+            for count in range(8):
+                with m.Case(count):
+                    kept = Cat(doubled[8 * count :], sign.replicate(_WINDOW + 8 * count))[:_WINDOW]
+                    above = _any((octet ^ sign.replicate(len(octet))).any() for octet in octets[count + 2 :])
+                    m.d.sync += [
+                        window.eq(Mux(above, Cat((~sign).replicate(_WINDOW - 1), sign), kept)),
+                        rest.eq(_any(octet.any() for octet in octets[:count])),
+                    ]
+        # 7: shift by the rest.
+        shifted, sticky = Signal(signed(_WINDOW), reset_less=True), Signal(reset_less=True)
+        m.d.sync += shifted.eq(window >> shifts[5][:3])
+        with m.Switch(shifts[5][:3]):
+            for count in range(8):
+                with m.Case(count):
+                    m.d.sync += sticky.eq(_any([rest, *window[:count]]))
+        # 8: round and clamp. Floor is there already; half to even adds one above a half, and at a half to an odd value.
+        quotient, rounded = shifted >> 1, Signal(signed(_WINDOW))
+        m.d.comb += rounded.eq(quotient + (halves[6] & shifted[0] & (sticky | shifted[1])))
+        m.d.sync += self.code.eq(Mux(rounded < self.low, self.low, Mux(rounded > self.high, self.high, rounded)))
+        return m

@@ -1,0 +1,223 @@
+"""Whole instructions and programs on the core, through its link, against the NumPy twin: every byte and every clock."""
+
+import random
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from amaranth.sim import Simulator
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tritloom.hw.arch.isa import Instruction, Loop, Opcode, assemble, loop_steps
+from tritloom.hw.arch.link import Fault, Frame, FrameReader, LinkOpcode, Space, State, encode
+from tritloom.hw.arch.parameters import CoreParameters
+from tritloom.hw.arch.record import RECORD_BYTES, Record
+from tritloom.hw.arch.timing import instruction_cycles
+from tritloom.hw.arch.trits import encode_trits
+from tritloom.hw.core import Core
+from tritloom.hw.model import CoreModel
+
+HALT = Instruction(opcode=Opcode.HALT)
+Memories = dict[Space, bytes]
+
+
+class Bench:
+    """A core with filled memories in the Amaranth simulator, driven by link frames."""
+
+    def __init__(self, parameters: CoreParameters, memories: Mapping[Space, bytes]) -> None:
+        sizes = {
+            Space.PROGRAM: 4,
+            Space.WEIGHTS: parameters.weight_word_bytes,
+            Space.RECORDS: RECORD_BYTES,
+            Space.ACTIVATIONS: parameters.rows,
+        }
+        contents = {
+            space: [int.from_bytes(data[start : start + sizes[space]], "little") for start in range(0, len(data), sizes[space])]
+            for space, data in memories.items()
+        }
+        self.parameters = parameters
+        self.core = Core(parameters, contents=contents)
+
+    def run(self, body) -> None:
+        async def bench(ctx) -> None:
+            self.ctx, self.reader = ctx, FrameReader()
+            await body(self)
+
+        simulator = Simulator(self.core)
+        simulator.add_clock(1e-6)
+        simulator.add_testbench(bench)
+        simulator.run()
+
+    async def exchange(self, opcode: LinkOpcode, data: bytes = b"") -> bytes:
+        """Send a frame and return the data of its reply."""
+        ctx, rx, tx = self.ctx, self.core.rx, self.core.tx
+        ctx.set(tx.ready, 1)
+        pending = list(encode(Frame(1, opcode, data)))
+        for _ in range(4000):
+            ctx.set(rx.valid, bool(pending))
+            ctx.set(rx.payload, pending[0] if pending else 0)
+            _, _, taken, valid, byte = await ctx.tick().sample(rx.ready, tx.valid, tx.payload)
+            if pending and taken:
+                pending.pop(0)
+            if valid:
+                for frame in self.reader.feed(bytes([byte])):
+                    assert frame.opcode == opcode | 0x80, f"{opcode.name} was answered {frame}"
+                    return frame.data
+        raise AssertionError(f"the core did not answer {opcode.name}")
+
+    async def start(self, pc: int = 0, limit: int = 0, clear: bool = True) -> None:
+        await self.exchange(LinkOpcode.START, pc.to_bytes(2, "little") + limit.to_bytes(2, "little") + bytes([clear]))
+
+    async def status(self) -> tuple[State, Fault, int, int]:
+        data = await self.exchange(LinkOpcode.STATUS)
+        return State(data[0]), Fault(data[1]), int.from_bytes(data[2:4], "little"), int.from_bytes(data[4:12], "little")
+
+    async def wait(self) -> tuple[State, Fault, int, int]:
+        for _ in range(400):
+            status = await self.status()
+            if status[0] != State.RUNNING:
+                return status
+        raise AssertionError("the core runs for ever")
+
+    async def write(self, space: Space, address: int, data: bytes) -> None:
+        await self.exchange(LinkOpcode.WRITE, bytes([space]) + address.to_bytes(4, "little") + data)
+
+    async def read(self, address: int, count: int) -> bytes:
+        data = b""
+        while count:
+            part = min(count, 1000)
+            data += await self.exchange(
+                LinkOpcode.READ, bytes([Space.ACTIVATIONS]) + address.to_bytes(4, "little") + part.to_bytes(2, "little")
+            )
+            address, count = address + part, count - part
+        return data
+
+
+def model_of(parameters: CoreParameters, memories: Mapping[Space, bytes]) -> CoreModel:
+    model = CoreModel(parameters)
+    for space, data in memories.items():
+        model.write(space, 0, data)
+    return model
+
+
+def check(parameters: CoreParameters, memories: Memories, program: Sequence[Instruction]) -> bytes:
+    """Run ``program`` on core and model, compare all activations and the clocks; return the activations."""
+    words = assemble([*program, HALT])
+    memories = {**memories, Space.PROGRAM: np.array(words, "<u4").tobytes()}
+    model = model_of(parameters, memories)
+    model.run()
+    expected = model.read(0, parameters.activation_bytes)
+    results = {}
+
+    async def body(bench: Bench) -> None:
+        await bench.start()
+        results["status"] = await bench.wait()
+        results["bytes"] = await bench.read(0, parameters.activation_bytes)
+
+    Bench(parameters, memories).run(body)
+    cycles = sum(instruction_cycles(instruction, parameters) for instruction in [*program, HALT])
+    got, want = np.frombuffer(results["bytes"], np.int8), np.frombuffer(expected, np.int8)
+    different = np.flatnonzero(got != want)
+    assert not different.size, (
+        f"byte {different[0]} of {different.size} different ones: got {got[different[0]]}, expected {want[different[0]]}; {program}"
+    )
+    assert results["status"] == (State.IDLE, Fault.NONE, len(words) - 1, cycles), program
+    return expected
+
+
+def random_memories(parameters: CoreParameters, rng: np.random.Generator, *, sparsity: float = 0.3) -> Memories:
+    trits = rng.choice(
+        [0, 1, -1], size=(parameters.weight_words, parameters.rows * parameters.columns), p=[sparsity, *[(1 - sparsity) / 2] * 2]
+    )
+    records = b"".join(random_record(rng).to_bytes() for _ in range(parameters.record_words))
+    return {
+        Space.WEIGHTS: encode_trits(trits, parameters.weight_encoding).tobytes(),
+        Space.RECORDS: records,
+        Space.ACTIVATIONS: rng.integers(0, 256, parameters.activation_bytes, dtype=np.uint8).tobytes(),
+    }
+
+
+def random_record(rng: np.random.Generator) -> Record:
+    shift = int(rng.integers(0, 30))
+    multiplier = (
+        int(rng.integers(-(1 << 24), 1 << 24))
+        if rng.random() < 0.3
+        else int(rng.integers(-4 << max(0, shift - 6), 1 + (4 << max(0, shift - 6))))
+    )
+    return Record(
+        start=int(rng.integers(-2000, 2000)),
+        multiplier=max(-(1 << 24), min((1 << 24) - 1, multiplier)),
+        bias=int(rng.integers(-100 << shift, 101 << shift)),
+        shift=shift,
+        half_even=bool(rng.integers(2)),
+    )
+
+
+def strided(strides: Mapping[str, Sequence[int]], counts: Sequence[int]) -> tuple[Loop, ...]:
+    """Loops from plain strides, innermost first."""
+    steps = {name: loop_steps(list(values), list(counts)) for name, values in strides.items()}
+    return tuple(
+        Loop(last=count - 1, **{f"{name}_step": values[index] for name, values in steps.items()}) for index, count in enumerate(counts)
+    )
+
+
+SMALL = CoreParameters(rows=4, columns=3, accumulator_bits=18, weight_words=40, activation_words=64, record_words=48, program_words=200)
+
+
+def random_instruction(parameters: CoreParameters, rng: random.Random) -> Instruction:
+    """A legal instruction that reads the first half of the activations and writes the second half."""
+    p = parameters
+    opcode = rng.choice([Opcode.MATRIX, Opcode.MATRIX, Opcode.MATRIX, Opcode.POOL, Opcode.ELEMENTWISE])
+    counts = [rng.choice([1, 1, 2, 3, 4]) for _ in range(rng.randint(1, 7))]
+    while np.prod(counts) > 60:
+        counts[counts.index(max(counts))] -= 1
+    reduce_loops = 0 if opcode == Opcode.ELEMENTWISE else rng.randint(0, len(counts))
+    outer = range(reduce_loops, len(counts))
+    raw = opcode == Opcode.MATRIX and rng.random() < 0.2
+    two_operands = opcode == Opcode.ELEMENTWISE and rng.random() < 0.5
+    pieces = 2 if two_operands else rng.choice([1, 1, 2, 3, 5])
+    half = p.activation_bytes // 2
+    unit = 1 if opcode == Opcode.ELEMENTWISE else p.rows
+
+    def walk(limit: int, unit: int, loops, need: int = 1) -> tuple[int, list[int]]:
+        """A first address and strides that stay inside ``limit``; some strides are negative."""
+        room = limit // unit - need
+        strides, low, high = [0] * len(counts), 0, 0
+        for loop in rng.sample(list(loops), len(list(loops))):
+            spare = (room - (high - low)) // max(1, counts[loop] - 1)
+            stride = rng.randint(-min(spare, 4), min(spare, 4))
+            strides[loop] = stride * unit
+            low, high = low + min(0, stride * (counts[loop] - 1)), high + max(0, stride * (counts[loop] - 1))
+        return rng.randint(-low, room - high) * unit, strides
+
+    all_loops = range(len(counts))
+    a, a_strides = walk(half, unit, all_loops)
+    b, b_strides = walk(half if opcode == Opcode.ELEMENTWISE else p.weight_words, 1, all_loops)
+    results = p.columns if opcode == Opcode.MATRIX else 1
+    o_unit = {Opcode.MATRIX: 4 if raw else 1, Opcode.POOL: p.rows, Opcode.ELEMENTWISE: 1}[opcode]
+    o, o_strides = walk(half, o_unit, outer, need=results)
+    record, p_strides = walk(p.record_words, 1, outer, need=results * pieces)
+    size = 8
+    y_strides, x_strides = ([rng.randint(-2, 2) for _ in counts] for _ in range(2))
+    low = rng.randint(-128, 127)
+    return Instruction(
+        opcode=opcode, reduce_loops=reduce_loops, raw=raw, two_operands=two_operands, padded=rng.random() < 0.5 and opcode != Opcode.ELEMENTWISE,
+        loops=strided({"a": a_strides, "b": b_strides, "o": o_strides, "p": p_strides, "y": y_strides, "x": x_strides}, counts),
+        plane_loop=rng.choice([15, *range(reduce_loops)]), tile_loop=rng.choice([15, *outer]),
+        a=a, b=b, o=half + o, p=record, records=pieces, y=rng.randint(-2, size), x=rng.randint(-2, size), height=rng.randint(1, size), width=rng.randint(1, size),
+        last_columns=rng.randint(1, p.columns), pad_value=rng.randint(-128, 127), low=low, high=rng.randint(low, 127),
+    )  # fmt: skip
+
+
+@given(
+    seed=st.integers(0, 1 << 32), rows=st.sampled_from([4, 8]), columns=st.sampled_from([1, 3, 5]), encoding=st.sampled_from(["trit2", "trit5"]),
+    bits=st.sampled_from([16, 19, 32]),
+)  # fmt: skip
+@settings(deadline=None, max_examples=25)
+def test_random_programs(seed, rows, columns, encoding, bits):
+    parameters = CoreParameters(
+        rows=rows, columns=columns, accumulator_bits=bits, weight_encoding=encoding, weight_words=37, activation_words=40, record_words=45, program_words=256
+    )  # fmt: skip
+    rng = random.Random(seed)
+    program = [random_instruction(parameters, rng) for _ in range(4)]
+    check(parameters, random_memories(parameters, np.random.default_rng(seed)), program)
