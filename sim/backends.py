@@ -13,7 +13,6 @@ from tritloom.boards.host import Host
 from tritloom.compiler import golden
 from tritloom.compiler.ir.program import Program
 from tritloom.compiler.schedule import Schedule
-from tritloom.compiler.schedule import schedule as make_schedule
 from tritloom.errors import UserError
 
 __all__ = ["BACKENDS", "Backend", "CoreBackend", "GoldenBackend", "open_backend"]
@@ -139,11 +138,10 @@ def _open_verilator(program: Program, schedule: Schedule, digest: bytes, progres
 
 
 def _open_amaranth(program: Program, schedule: Schedule, digest: bytes, progress: Progress | None) -> Backend:
-    from tritloom.sim.amaranth import AmaranthCore, contents_of, small_core
+    from tritloom.sim.amaranth import AmaranthCore, contents_of
 
-    small = make_schedule(program, small_core(program))
-    host = Host(AmaranthCore(small.parameters, contents=contents_of(small)))
-    return CoreBackend("amaranth", host, program, small, progress=progress)
+    host = Host(AmaranthCore(schedule.parameters, contents=contents_of(schedule)))
+    return CoreBackend("amaranth", host, program, schedule, progress=progress)
 
 
 BACKENDS: dict[str, Callable[[Program, Schedule, bytes, Progress | None], Backend]] = {
@@ -153,13 +151,10 @@ BACKENDS: dict[str, Callable[[Program, Schedule, bytes, Progress | None], Backen
 }
 
 
-def open_backend(
-    name: str, program: Program, schedule: Schedule, *, progress: Progress | None = None, digest: bytes = bytes(8)
-) -> Backend:
+def open_backend(name: str, program: Program, schedule: Schedule, *, progress: Progress | None = None, digest: bytes = bytes(8)) -> Backend:
     """A backend by name, with ``program`` loaded.
 
-    ``digest`` is the artefact's, 8 bytes. ``amaranth`` simulates a small core of its own with its own schedule, so its clocks are not
-    those of ``schedule``. Raises :class:`UserError` for an unknown name, :class:`MissingToolError` and :class:`BuildError` from Verilator.
+    ``digest`` is the artefact's, 8 bytes. Raises :class:`UserError` for an unknown name, :class:`MissingToolError` and :class:`BuildError` from Verilator.
     """
     if name not in BACKENDS:
         close = get_close_matches(name, BACKENDS, 1)

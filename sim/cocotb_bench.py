@@ -179,7 +179,9 @@ def _cocotb_environment() -> dict[str, str]:
     config = _cocotb_config()
     library = import_module("find_libpython").find_libpython()
     if library is None:
-        raise MissingToolError("this Python has no shared library, which cocotb needs: install python3-dev, or a Python built with --enable-shared")
+        raise MissingToolError(
+            "this Python has no shared library, which cocotb needs: install python3-dev, or a Python built with --enable-shared"
+        )
     return {
         "GPI_USERS": f"{library};{config.pygpi_entry_point()}",
         "PYGPI_PYTHON_BIN": sys.executable,
@@ -201,10 +203,15 @@ def _read_results(path: Path) -> tuple[BenchTest, ...]:
             continue
         problem = case.find("failure")
         problem = case.find("error") if problem is None else problem
-        message = "" if problem is None else (problem.get("error_msg") or problem.get("message") or (problem.text or "").strip() or "failed")
+        message = (
+            "" if problem is None else (problem.get("error_msg") or problem.get("message") or (problem.text or "").strip() or "failed")
+        )
         tests.append(
             BenchTest(
-                name=case.get("name", "?"), passed=problem is None, seconds=float(case.get("time") or 0), message=message.splitlines()[0] if message else ""
+                name=case.get("name", "?"),
+                passed=problem is None,
+                seconds=float(case.get("time") or 0),
+                message=message.splitlines()[0] if message else "",
             )
         )
     return tuple(tests)

@@ -77,7 +77,13 @@ def compare_tensors(
         if have is None or have.shape != want.shape:
             comparisons.append(
                 TensorComparison(
-                    reference=reference, candidate=candidate, tensor=name, values=want.size, mismatches=want.size, top1_agreement=0.0, first=None
+                    reference=reference,
+                    candidate=candidate,
+                    tensor=name,
+                    values=want.size,
+                    mismatches=want.size,
+                    top1_agreement=0.0,
+                    first=None,
                 )
             )
             continue

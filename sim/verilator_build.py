@@ -18,7 +18,7 @@ from tritloom.sim.cache import cached_build, digest_of
 
 __all__ = ["build_bench", "build_library", "compiler_command", "verilator_root"]
 
-_VERILATOR_FLAGS = ("-Wno-WIDTH", "-Wno-fatal", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert", "--output-split", "4000")
+_VERILATOR_FLAGS = ("-Wno-WIDTH", "-Wno-fatal", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert")
 _FAST, _SLOW = "-O2", "-O0"
 """Optimisation of the code that runs every clock, and of set-up code that runs once, where optimising costs only time."""
 

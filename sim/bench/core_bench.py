@@ -16,7 +16,20 @@ from tritloom.boards.host import Host
 from tritloom.compiler import golden
 from tritloom.errors import LinkError
 from tritloom.hw.arch.link import (
-    END, ERROR_OPCODE, ESC, ESC_END, ESC_ESC, MAX_DATA, ErrorCode, Frame, FrameReader, LinkOpcode, Space, State, crc16, encode,
+    END,
+    ERROR_OPCODE,
+    ESC,
+    ESC_END,
+    ESC_ESC,
+    MAX_DATA,
+    ErrorCode,
+    Frame,
+    FrameReader,
+    LinkOpcode,
+    Space,
+    State,
+    crc16,
+    encode,
 )  # fmt: skip
 from tritloom.sim.bench.job import CLOCK_NS, DIFFERENCE_FILE, Job
 from tritloom.sim.bench.uart import UartTransport
