@@ -1,0 +1,1 @@
+"""Data sets, read from installed packages; none of these modules needs PyTorch."""

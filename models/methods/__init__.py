@@ -1,0 +1,1 @@
+"""Methods of training ternary networks, one file each."""

@@ -1,0 +1,1 @@
+"""Networks: their definitions for training, which need PyTorch, and their ONNX files, which do not."""

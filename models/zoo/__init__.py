@@ -1,0 +1,26 @@
+"""Models trained by this project, ready to compile.
+
+>>> from tritloom.models.zoo import path
+>>> path("digits_cnn_twn").name
+'digits_cnn_twn.onnx'
+"""
+
+from pathlib import Path
+
+from tritloom.errors import UserError
+
+__all__ = ["names", "path"]
+
+_FOLDER = Path(__file__).parent
+
+
+def names() -> list[str]:
+    """Names of all models, sorted."""
+    return sorted(file.stem for file in _FOLDER.glob("*.onnx"))
+
+
+def path(name: str) -> Path:
+    """Path of the ONNX file of a model. Raises :class:`UserError` for an unknown name."""
+    if name not in names():
+        raise UserError(f"the zoo has no model {name!r}; it has: {', '.join(names())}")
+    return _FOLDER / f"{name}.onnx"
