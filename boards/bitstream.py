@@ -144,20 +144,19 @@ def _attempt(board: Board, parameters: CoreParameters, setting: PllSetting, fold
 def _settle(board: Board, attempt: Callable[[PllSetting, int], _Attempt]) -> _Attempt:
     """Attempts until a clock holds and nothing worthwhile is left to gain; the fastest that holds.
 
-    The next clock is the highest legal one not above what the last attempt achieved, and below all that failed; each failure
-    takes another 1 % off, because results scatter by a few per cent from netlist to netlist.
+    The next clock is the highest legal one not above what the last attempt achieved, nor above what any failed one achieved; each
+    failure takes another 1 % off, because results scatter by a few per cent from netlist to netlist.
     """
     held: _Attempt | None = None
-    failed: list[Fraction] = []
+    achieved: list[float] = []  # by attempts whose clock did not hold
     setting = board.clock(board.guess_mhz * 1e6)
     for number in range(1, _ATTEMPTS + 1):
         done = attempt(setting, number)
         if not done.holds:
-            failed.append(setting.frequency)
+            achieved.append(done.fmax_mhz)
         elif held is None or setting.frequency > held.setting.frequency:
             held = done
-        limit = Fraction(done.fmax_mhz) * 1_000_000 * Fraction(100 - len(failed), 100)
-        setting = board.clock(min([limit, *(frequency - 1 for frequency in failed)]))
+        setting = board.clock(Fraction(min([done.fmax_mhz, *achieved])) * 1_000_000 * Fraction(100 - len(achieved), 100))
         if held and setting.frequency < held.setting.frequency * _WORTHWHILE:
             break
     if held is None:

@@ -4,6 +4,7 @@ Every step works in one folder on fixed file names; together they are put in ord
 """
 
 import json
+from functools import lru_cache
 from pathlib import Path
 
 from tritloom.boards.board import Board, serial_rate
@@ -31,6 +32,7 @@ def constraints_name(board: Board) -> str:
     return {"ice40": "top.pcf", "ecp5": "top.lpf", "gowin": "top.cst"}[board.family]
 
 
+@lru_cache(maxsize=2)  # the cache's key and the first attempt need the same one
 def design_files(board: Board, parameters: CoreParameters, setting: PllSetting) -> tuple[dict[str, str], int]:
     """Input files of the flow (netlist ``top.il`` and pin constraints), and the bits per second of the serial port."""
     from tritloom.boards.top import Top  # loads all of the gateware, which only a build needs

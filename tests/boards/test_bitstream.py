@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from tritloom.boards import get_board
+from tritloom.boards import bitstream, flow, get_board
 from tritloom.boards.bitstream import build
+from tritloom.boards.board import serial_rate
 from tritloom.errors import BuildError, UserError
 from tritloom.hw.arch.parameters import CoreParameters
 
@@ -43,6 +44,11 @@ pathlib.Path("report.json").write_text(json.dumps(report))
 PACK = "import pathlib, sys; pathlib.Path(sys.argv[2]).write_bytes(pathlib.Path(sys.argv[1]).read_bytes())"
 
 
+def small_design(board, parameters, setting):
+    """Stands for the elaborated core, which takes seconds: as there, all inputs of a build are in the text."""
+    return {"top.il": f"# {board.name} {parameters} {setting}\n", "top.pcf": "set_io rx 1\n"}, serial_rate(setting.frequency)[0]
+
+
 @pytest.fixture
 def tools(tmp_path, monkeypatch):
     """``tools(results)`` puts scripts in the place of yosys, nextpnr and icepack: nextpnr achieves the results one after the other, MHz,
@@ -51,7 +57,8 @@ def tools(tmp_path, monkeypatch):
     folder = tmp_path / "tools"
     folder.mkdir()
 
-    def install(results):
+    def install(results, *, design=small_design):
+        monkeypatch.setattr(bitstream, "design_files", design)
         calls = folder / "calls.json"
         for variable, body in (("YOSYS", YOSYS), ("NEXTPNR_ICE40", PLACE.format(calls=str(calls), results=results)), ("ICEPACK", PACK)):
             path = folder / variable
@@ -88,8 +95,8 @@ def test_a_much_faster_result_is_built_again_at_its_clock(tools, tmp_path):
 def test_a_clock_that_fails_is_lowered_until_it_holds(tools, tmp_path):
     asked = tools([20.0, 19.0, 30.0])
     result = build(BOARD, CORE, tmp_path / "out")
-    # 1 % less than was achieved for each failure so far; 30 MHz is not asked for, as more than 19.8 MHz has failed.
-    assert asked()[:3] == [GUESS, clock(20.0 * 0.99), clock(19.0 * 0.98)]
+    # 1 % less than was achieved for each failure so far; 30 MHz is not asked for, as more than 19 MHz has failed.
+    assert asked() == [GUESS, clock(20.0 * 0.99), clock(19.0 * 0.98)]
     assert result.clock_mhz == asked()[2]
     assert result.clock_mhz <= result.fmax_mhz
 
@@ -97,8 +104,8 @@ def test_a_clock_that_fails_is_lowered_until_it_holds(tools, tmp_path):
 def test_the_fastest_clock_that_held_is_taken_after_a_failure(tools, tmp_path):
     asked = tools([48.0, 36.0, 40.0])
     result = build(BOARD, CORE, tmp_path / "out")
-    assert asked() == [GUESS, clock(48.0), clock(36.0 * 0.99), clock(40.0 * 0.99)]
-    assert result.clock_mhz == clock(40.0 * 0.99)
+    assert asked() == [GUESS, clock(48.0), clock(36.0 * 0.99)]
+    assert result.clock_mhz == clock(36.0 * 0.99)
     assert result.fmax_mhz == 40.0
 
 
@@ -130,8 +137,9 @@ def test_a_second_build_comes_from_the_cache(tools, tmp_path):
 
 
 def test_two_builds_give_the_same_bytes(tools, tmp_path, monkeypatch):
-    tools([24.5])
+    tools([24.5], design=flow.design_files)
     build(BOARD, CORE, tmp_path / "one")
+    flow.design_files.cache_clear()
     monkeypatch.setenv("TRITLOOM_CACHE", str(tmp_path / "other"))
     build(BOARD, CORE, tmp_path / "two")
     one = contents(tmp_path / "one")
