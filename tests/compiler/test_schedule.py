@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from program_cases import ProgramBuilder, random_codes, random_program, reference
 
 from tritloom.compiler import golden
-from tritloom.compiler.ir.program import HostOp
+from tritloom.compiler.ir.program import HostOp, Rescale
 from tritloom.compiler.schedule import Placement, memory_needs, schedule, sim_parameters, tensor_from_bytes, tensor_to_bytes
 from tritloom.compiler.schedule.bounds import check_instruction
 from tritloom.compiler.schedule.layout import lifetimes
@@ -179,6 +179,40 @@ def test_elementwise_operations_with_many_channels_and_records():
     run(builder.program(), tight(builder.program(), 8, 3))
 
 
+def test_equal_channels_share_their_records():
+    for shared, records in ((True, 3), (False, 3 * 9)):
+        builder = ProgramBuilder(1)
+        source = builder.input((9, 2, 2))
+        step = builder.step(9, pieces=3, shared=shared)
+        builder.operations.append(Rescale(name="same", output=builder.tensor((9, 2, 2)), input=source, step=step))
+        builder.output("t1")
+        assert len(run(builder.program(), tight(builder.program())).records) == 16 * records
+
+
+def test_tiles_share_records_only_when_all_channels_agree():
+    builder = ProgramBuilder(2)
+    source = builder.input((3, 2, 2))
+    table = builder.step(4, pieces=2, shared=False)
+    agreeing = replace(table, records=(table.records * 3)[:10])
+    builder.output(builder.convolution(source, 10, step=agreeing))
+    result = run(builder.program(), tight(builder.program(), 4, 4))
+    assert len(result.records) == 16 * 2 * 4
+    differing = replace(table, records=(*agreeing.records[:9], table.records[0]))
+    builder.output(builder.convolution(source, 10, step=differing))
+    result = run(builder.program(), tight(builder.program(), 4, 4))
+    assert len(result.records) == 16 * 2 * (4 + 10)
+
+
+def test_loops_longer_than_their_counter_stay_apart():
+    builder = ProgramBuilder(6)
+    source = builder.input((16, 65, 65))
+    step = builder.step(16, pieces=1, shared=True)
+    builder.operations.append(Rescale(name="large", output=builder.tensor((16, 65, 65)), input=source, step=step))
+    builder.output("t1")
+    result = run(builder.program(), tight(builder.program(), 16, 16))
+    assert [loop.last + 1 for loop in result.instructions[0].loops] == [16, 65 * 65]
+
+
 def test_record_steps_wrap_back_over_more_than_32767_records():
     builder = ProgramBuilder(4)
     source = builder.input((2, 2, 2))
@@ -242,6 +276,28 @@ def test_memory_is_reused():
     needs = memory_needs(builder.program(), rows=16, columns=16, weight_encoding="trit2")
     assert needs.activation_words == 2 * 64
     run(builder.program(), tight(builder.program(), 16, 16))
+
+
+def test_the_smallest_gap_is_taken():
+    builder = ProgramBuilder()
+    one, two = builder.input((4, 1, 2)), builder.input((4, 1, 2))
+    third = builder.convolution(one, 5, kernel=(1, 2))
+    builder.convolution(third, 10)
+    builder.convolution(two, 2, kernel=(1, 2))
+    fifth = builder.add(third, third)
+    sixth = builder.add(fifth, fifth)
+    seventh = builder.sum_pool(fifth, (1, 1))
+    eighth = builder.convolution(fifth, 1)
+    ninth = builder.sum_pool(eighth, (1, 1))
+    tenth = builder.sum_pool(seventh, (1, 1))
+    builder.convolution(eighth, 8)
+    builder.add(ninth, ninth)
+    joined = builder.concat(tenth, sixth)
+    builder.output(joined)
+    builder.output(builder.convolution(joined, 2))
+    needs = memory_needs(builder.program(), rows=4, columns=4, weight_encoding="trit2")
+    assert needs.activation_words == 9, "the first or the largest gap would give 10"
+    run(builder.program(), tight(builder.program()))
 
 
 def test_inputs_that_are_outputs_stay():
