@@ -22,9 +22,9 @@ class ActivationWrite(data.StructLayout):
 class ActivationMemory(wiring.Component):
     """``depth`` words of ``rows`` bytes with one read and one write port; byte ``i`` of the memory is lane ``i % rows`` of word ``i // rows``.
 
-    A lane is a memory of its own, so that a byte can be written without byte enables. A word read is there
-    :data:`tritloom.hw.memory.READ_LATENCY` clocks after its address. Reading a byte in the clock in which it is written gives
-    an unspecified value; no legal program does.
+    One memory with a write enable for each byte, which every family's block RAM has: a memory for each lane would leave most of
+    the wide blocks of ECP5 and Gowin empty. A word read is there :data:`tritloom.hw.memory.READ_LATENCY` clocks after its address.
+    Reading a byte in the clock in which it is written gives an unspecified value; no legal program does.
 
     Parameters
     ----------
@@ -59,15 +59,12 @@ class ActivationMemory(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
+        m.submodules.store = store = memory.Memory(shape=ACTIVATION_BITS * self._rows, depth=self._depth, init=self._init)
+        write, read = store.write_port(granularity=ACTIVATION_BITS), store.read_port()
         word = Signal.like(self.read_data, reset_less=True)
-        m.d.comb += self.read_data.eq(word)
-        for lane in range(self._rows):
-            contents = [(value >> (ACTIVATION_BITS * lane)) & 0xFF for value in self._init]
-            m.submodules[f"lane_{lane}"] = store = memory.Memory(shape=ACTIVATION_BITS, depth=self._depth, init=contents)
-            write, read = store.write_port(), store.read_port()
-            m.d.comb += [
-                write.en.eq(self.write.mask[lane]), write.addr.eq(self.write.address), write.data.eq(self.write.lanes[lane]),
-                read.addr.eq(self.read_address),
-            ]  # fmt: skip
-            m.d.sync += word[lane].eq(read.data)
+        m.d.comb += [
+            write.en.eq(self.write.mask), write.addr.eq(self.write.address), write.data.eq(self.write.lanes),
+            read.addr.eq(self.read_address), self.read_data.eq(word),
+        ]  # fmt: skip
+        m.d.sync += word.eq(read.data)
         return m
