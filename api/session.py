@@ -1,7 +1,7 @@
 """Inference in the call shapes of ONNX Runtime."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -57,6 +57,8 @@ class InferenceSession:
         installed is used, and :meth:`get_providers` tells which.
     provider_options
         One mapping a provider; the only option is ``board``, whose core is simulated (default ``sim``).
+    progress
+        Called with a few words now and then while a simulator is built, and during long batches.
 
     Raises :class:`UserError`, :class:`ModelError`, or :class:`MissingToolError` when no listed provider can run.
     """
@@ -67,6 +69,8 @@ class InferenceSession:
         sess_options: None = None,
         providers: Sequence[str | tuple[str, Mapping[str, Any]]] | None = None,
         provider_options: Sequence[Mapping[str, Any]] | None = None,
+        *,
+        progress: Callable[[str], None] | None = None,
     ) -> None:
         if sess_options is not None:
             raise UserError("sess_options must be None; tritloom has no session options")
@@ -75,14 +79,14 @@ class InferenceSession:
         wanted = _wanted(providers if providers is not None else ["golden"], provider_options)
         self._model = open_model(program)
         self._cycles: int | None = None
-        self._provider, self._backend = self._open(wanted)
+        self._provider, self._backend = self._open(wanted, progress)
 
-    def _open(self, wanted: list[tuple[str, str]]) -> tuple[str, Backend]:
+    def _open(self, wanted: list[tuple[str, str]], progress: Callable[[str], None] | None) -> tuple[str, Backend]:
         missing: MissingToolError | None = None
         for name, board in wanted:
             try:
                 digest = bytes.fromhex(self._model.digest)
-                return name, open_backend(name, self._model.program, self._model.schedule(board), digest=digest)
+                return name, open_backend(name, self._model.program, self._model.schedule(board), digest=digest, progress=progress)
             except MissingToolError as error:
                 missing = missing or error
         if missing is None:

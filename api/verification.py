@@ -110,9 +110,10 @@ def _trace(
     compiled: CompiledModel, name: str, board: str, codes: dict[str, np.ndarray], count: int, tell: Progress
 ) -> dict[str, np.ndarray]:
     """Every tensor of a candidate."""
-    tell(name, 0, count)
     parts: list[dict[str, np.ndarray]] = []
-    with open_backend(name, compiled.program, compiled.schedule(board), digest=bytes.fromhex(compiled.digest)) as backend:
+    digest = bytes.fromhex(compiled.digest)
+    with open_backend(name, compiled.program, compiled.schedule(board), digest=digest, progress=lambda text: tell(text, 0, 0)) as backend:
+        tell(name, 0, count)
         for start in range(0, count, CHUNK):
             parts.append(backend.trace({tensor: array[start : start + CHUNK] for tensor, array in codes.items()}))
             tell(name, min(start + CHUNK, count), count)

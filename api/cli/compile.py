@@ -49,7 +49,7 @@ def compile(
     console = Console(json=json, verbose=verbose, quiet=quiet)
     target = Path(f"{model.stem}.loom") if output is None else output
     with console.progress() as progress:
-        progress(f"compiling {model.name}", 0, 0)
+        progress.tell(f"compiling {model.name}")
         compiled = compile_model(model, board=board, calibration=calibration, method=method, planes=planes, activation_bits=activation_bits)
     compiled.save(target)
     for note in compiled.notes:

@@ -96,15 +96,18 @@ class Progress:
         self._finished: set[str] = set()
 
     def __call__(self, name: str, done: int, total: int) -> None:
-        """``done`` of ``total`` units of ``name``; a total of 0 means that it is not known."""
+        """``done`` of ``total`` units of ``name``; with a total of 0 ``name`` is only a text."""
+        if total == 0:
+            self.tell(name)
+            return
         if self._bars is None:
-            if total and done == total and name not in self._finished:
+            if done == total and name not in self._finished:
                 self._finished.add(name)
                 self._say(f"{name}: {done} of {total}")
             return
         if name not in self._tasks:
-            self._tasks[name] = self._bars.add_task(name, total=total or None)
-        self._bars.update(self._tasks[name], completed=done, total=total or None)
+            self._tasks[name] = self._bars.add_task(name, total=total)
+        self._bars.update(self._tasks[name], completed=done)
 
     def tell(self, text: str) -> None:
         """Replace the line of text."""

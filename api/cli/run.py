@@ -43,8 +43,7 @@ def run(
     feeds = read_arrays(input, "input file")
     started = monotonic()
     with console.progress() as progress:
-        progress(f"running on {on}", 0, 0)
-        session = InferenceSession(model, providers=[(on, {"board": board})])
+        session = InferenceSession(model, providers=[(on, {"board": board})], progress=progress.tell)
         results = session.run(None, feeds)
     seconds = monotonic() - started
     arrays = {argument.name: array for argument, array in zip(session.get_outputs(), results, strict=True)}

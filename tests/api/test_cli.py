@@ -272,7 +272,7 @@ def test_verify_finds_one_wrong_value_and_exits_with_4(cli, loom, monkeypatch):
             tensors[name][-1, -1, 0, 0] += 1
             return tensors
 
-    monkeypatch.setattr("tritloom.verification.open_backend", lambda name, program, schedule, digest: Wrong(program, schedule))
+    monkeypatch.setattr("tritloom.verification.open_backend", lambda name, program, schedule, **options: Wrong(program, schedule))
     done = cli("verify", loom, "--on", "golden,verilator", "--samples", "5", "--json")
     assert done.code == 4
     assert done.json["exact"] is False

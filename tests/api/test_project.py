@@ -22,9 +22,17 @@ def test_every_package_is_listed():
     assert found == set(PROJECT["tool"]["setuptools"]["packages"])
 
 
-@pytest.mark.parametrize("name", ["py.typed", "report/page.html.j2", "sim/core_library.cpp", "models/zoo/digits_cnn_twn.onnx"])
-def test_data_files_are_installed(name):
-    assert files("tritloom").joinpath(name).is_file()
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [
+        ("tritloom", "py.typed"),
+        ("tritloom.report", "page.html.j2"),
+        ("tritloom.sim", "core_library.cpp"),
+        ("tritloom.models.zoo", "digits_cnn_twn.onnx"),
+    ],
+)
+def test_data_files_are_installed(package, name):
+    assert files(package).joinpath(name).is_file()
 
 
 def test_generated_pages_are_up_to_date():
