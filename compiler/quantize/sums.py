@@ -19,6 +19,7 @@ _BIAS_MAX = (1 << (BIAS_BITS - 1)) - 1
 _SHIFT_MAX = 46
 
 _STEPS = [step for step in product((-1, 0, 1), repeat=2) if step != (0, 0)]
+_SEARCH_MOVES = 40
 
 
 class _Pairs:
@@ -46,8 +47,12 @@ class _Pairs:
         return least, most
 
 
-def _search(pairs: _Pairs, gains: tuple[float, float], modes: tuple[bool, ...], shift_max: int) -> tuple[int, int, int, int, bool]:
-    """Multipliers, bias, shift and mode with the widest bias interval found, by steps on the (concave) width of the interval."""
+def _search(pairs: _Pairs, gains: tuple[float, float], modes: tuple[bool, ...], shift_max: int) -> tuple[int, int, int, bool, int, int]:
+    """Multipliers, shift, mode and bias interval, the interval not empty where the search succeeds.
+
+    It starts at the rounded real slopes and climbs the width of the interval, which is concave in the multipliers. After
+    :data:`_SEARCH_MOVES` moves there is nothing to be found: the multipliers differ from the slopes by their rounding alone.
+    """
     largest = max(abs(gain) for gain in gains)
     shift = shift_max
     while shift > 0 and largest * 2.0**shift > _MULTIPLIER_MAX:
@@ -56,9 +61,9 @@ def _search(pairs: _Pairs, gains: tuple[float, float], modes: tuple[bool, ...], 
     best = None
     for half_even in modes if shift else (False,):
         point, (least, most) = start, pairs.biases(*start, shift, half_even)
-        span = 64
-        while least > most and span:
-            moved = False
+        span, moves = 16, 0
+        while least > most and span and moves < _SEARCH_MOVES:
+            moved, moves = False, moves + 1
             for dx, dy in _STEPS:
                 candidate = point[0] + dx * span, point[1] + dy * span
                 if max(abs(candidate[0]), abs(candidate[1])) > _MULTIPLIER_MAX:
@@ -68,7 +73,7 @@ def _search(pairs: _Pairs, gains: tuple[float, float], modes: tuple[bool, ...], 
                     point, (least, most), moved = candidate, interval, True
             span = span if moved else span // 2
         if best is None or most - least > best[0]:
-            best = (most - least, (*point, (least + most) // 2, shift, half_even))
+            best = (most - least, (*point, shift, half_even, least, most))
         if least <= most:
             break
     assert best is not None
@@ -168,13 +173,17 @@ def derive_add(
             # Only the sign counts: the steepest line that fits.
             steep = _MULTIPLIER_MAX / (max(abs(slopes[0]), abs(slopes[1])) or 1.0)
             slopes, modes = (slopes[0] * steep, slopes[1] * steep), (False,)
-        m0, m1, bias, shift, even = _search(_Pairs(a, b, codes, low, high), slopes, modes, 0 if quantiser.bipolar else _SHIFT_MAX)
-        value = m0 * a[:, None] + m1 * b[None, :] + bias
-        if even:
-            value += (1 << (shift - 1)) - 1 + ((value >> shift) & 1)
-        error = np.abs(np.clip(value >> shift, low, high) - codes)
+        m0, m1, shift, even, *interval = _search(_Pairs(a, b, codes, low, high), slopes, modes, 0 if quantiser.bipolar else _SHIFT_MAX)
+        trials = []
+        for bias in (sum(interval) // 2, *interval):
+            value = m0 * a[:, None] + m1 * b[None, :] + bias
+            if even:
+                value += (1 << (shift - 1)) - 1 + ((value >> shift) & 1)
+            error = np.abs(np.clip(value >> shift, low, high) - codes)
+            trials.append((int(np.count_nonzero(error)), int(error.max()), bias))
+        differing, largest, bias = min(trials)
         records = Record(START_MIN, m0, bias, shift, even), Record(START_MIN, m1, 0, shift, even)
-        cases[key] = records, int(np.count_nonzero(error)), int(error.max())
+        cases[key] = records, differing, largest
     differing = sum(cases[key][1] for key in keys)
     return StepFunction(
         records=tuple(cases[key][0] for key in keys),

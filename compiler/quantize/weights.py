@@ -151,9 +151,11 @@ def residual_planes(values: np.ndarray, planes: int) -> IntegerWeights:
     def quantised(scale: np.ndarray) -> np.ndarray:
         return np.clip(np.rint(rows / scale[:, None]), -largest, largest)
 
-    for fraction in np.geomspace(0.15, 1.0, 12):
+    # Short rows have many local optima and cost little.
+    starts = min(200, max(12, (1 << 21) // max(1, rows.size)))
+    for fraction in np.geomspace(0.1 * planes, 1.0, starts):
         scale = safe * fraction
-        for _ in range(4):
+        for _ in range(3):
             codes = quantised(scale)
             power = (codes**2).sum(axis=1)
             fitted = (rows * codes).sum(axis=1) / np.where(power > 0, power, 1.0)
