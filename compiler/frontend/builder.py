@@ -79,6 +79,7 @@ class Builder:
         self.notes: list[str] = []
         self._grid_of = grid_of
         self._names: set[str] = set()
+        self._labels: set[str] = set()
         self._copies: dict[tuple[str, bytes, tuple[int, int, int]], Tensor] = {}
 
     def unique(self, name: str) -> str:
@@ -92,11 +93,12 @@ class Builder:
 
     def emit(self, operation: Operation) -> None:
         self.operations.append(operation)
+        self._labels.add(operation.name)
 
     def operation_name(self, label: str) -> str:
-        """A name for an operation; operations and tensors are two name spaces."""
+        """A name for the next operation; operations and tensors are two name spaces."""
         candidate, number = label, 1
-        while any(operation.name == candidate for operation in self.operations):
+        while candidate in self._labels:
             number += 1
             candidate = f"{label}_{number}"
         return candidate

@@ -5,6 +5,7 @@ The float graph is run by ONNX Runtime, sample by sample with a batch of one; QO
 
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import onnx
@@ -104,9 +105,10 @@ class Calibration:
             parts: dict[str, list[np.ndarray]] = {value: [] for value in values}
             for sample in range(count):
                 feeds = {name: array[sample : sample + 1] for name, array in self._samples.items()}
-                for value, array in zip(values, session.run(values, feeds), strict=True):
+                for value, found in zip(values, session.run(values, feeds), strict=True):
+                    array = np.asarray(found, np.float32)
                     if (sample + 1) * array.size <= _MOST_VALUES or not sample:
-                        parts[value].append(np.asarray(array, np.float32).ravel())
+                        parts[value].append(array.ravel())
         except RUNTIME_ERRORS as error:
             raise ModelError(f"{self._name} cannot be run for calibration: {str(error).splitlines()[0]}") from None
         for value in values:
@@ -146,7 +148,7 @@ def _standard(node: onnx.NodeProto, prefix: str, opset: int) -> list[onnx.NodePr
     """A QONNX quantiser in standard operators of any opset from 9 on, on float32."""
     made: list[onnx.NodeProto] = []
 
-    def add(op: str, *inputs: str, output: str = "", **attributes: object) -> str:
+    def add(op: str, *inputs: str, output: str = "", **attributes: Any) -> str:
         result = output or f"{prefix}_{len(made)}"
         made.append(onnx.helper.make_node(op, list(inputs), [result], **attributes))
         return result

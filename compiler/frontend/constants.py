@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import onnx.helper
 import onnxruntime
-from onnxruntime.capi import onnxruntime_pybind11_state as errors
+import onnxruntime.capi.onnxruntime_pybind11_state as errors
 
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.reader import LARGEST_TENSOR
@@ -97,5 +97,7 @@ def fold(node: onnx.NodeProto, operands: list[Constant | None], opset: int) -> l
         raise RefusalError(
             f"its constants cannot be computed: {lines[0] if lines else node.op_type}", "store the result as a constant"
         ) from None
+    if any(np.asarray(array).size > LARGEST_TENSOR for array in results):
+        raise RefusalError(f"{node.op_type} of constants makes a very large tensor", f"use tensors of at most {LARGEST_TENSOR} elements")
     found = {name: Constant(np.asarray(array)) for name, array in zip(outputs, results, strict=True)}
     return [found[name] if name else Constant(np.zeros(0)) for name in node.output]

@@ -128,7 +128,7 @@ def _max_pool(builder: Builder, node: Node) -> Operand:
 
 def max_pool(builder: Builder, node: Node, value: Value, window: Window, rank: int) -> Value:
     """Max-pool of ``value``, (1, C, L) or (1, C, H, W)."""
-    shape = (value.shape[1], 1, value.shape[2]) if rank == 1 else value.shape[1:]
+    shape = (value.shape[1], 1, value.shape[2]) if rank == 1 else (value.shape[1], value.shape[2], value.shape[3])
     ordered = value.base.shape == shape and np.array_equal(value.view.ravel(), np.arange(value.view.size))
     if isinstance(value.base, Pending) and value.chain is not None and ordered:
         base = LargestOf(shape=(shape[0], *window.output_size(*shape[1:])), label=node.label, inner=value, window=window)

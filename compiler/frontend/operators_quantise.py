@@ -183,7 +183,7 @@ def _quant(builder: Builder, node: Node) -> Operand:
         return _quantised(builder, node, node.activation(), low=low, high=high, integer=False, scale=scale, zero=zero, rounding=rounding,
                           bipolar=bipolar, clip_first=True)  # fmt: skip
     shift = zero.array.astype(np.float32)
-    scaled = operand.array.astype(np.float32) / scale.array + shift
+    scaled = _divided(operand.array, scale.array) + shift
     codes = np.where(scaled >= 0, 1, -1) if bipolar else round_array(np.clip(scaled, low, high), rounding)
     return _constant_on_grid(codes - shift, scale.array)
 
@@ -198,6 +198,14 @@ def _bipolar_quant(builder: Builder, node: Node) -> Operand:
     return _quantised(
         builder, node, node.activation(), low=-1, high=1, integer=False, scale=scale, zero=zero, rounding="half_even", bipolar=True
     )
+
+
+def _divided(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """``values / scale`` in float32; overflow goes to infinity and is clipped later."""
+    if not np.isfinite(values.astype(np.float64)).all():
+        raise RefusalError("a constant is infinite or not a number", "replace the constant by a finite one")
+    with np.errstate(over="ignore", under="ignore"):
+        return values.astype(np.float32) / scale
 
 
 def _constant_on_grid(codes: np.ndarray, scale: np.ndarray) -> Constant:
@@ -241,7 +249,7 @@ def _quantize_linear(builder: Builder, node: Node) -> Operand:
     low, high = _INTEGER_RANGES[kind]
     numbers = Constant(np.zeros((), np.int64) if zero is None else zero.array.astype(np.int64))
     if isinstance(operand, Constant):
-        scaled = np.round(operand.array.astype(np.float32) / scale.array) + numbers.array
+        scaled = np.round(_divided(operand.array, scale.array)) + numbers.array
         return Constant(np.clip(scaled, low, high).astype(np.int64).astype(onnx.helper.tensor_dtype_to_np_dtype(_TYPE_NUMBERS[kind])))
     return _quantised(builder, node, node.activation(), low=low, high=high, integer=True, scale=scale, zero=numbers, rounding="half_even")
 

@@ -36,6 +36,9 @@ def read_proto(data: bytes, name: str) -> onnx.ModelProto:
         raise ModelError(f"{name} is not an ONNX model, or it is damaged or truncated") from None
     if not model.HasField("graph") or not model.graph.output:
         raise ModelError(f"{name} is not an ONNX model: it has no graph with outputs")
+    if len(model.graph.node) > _MOST_NODES:
+        raise ModelError(f"{name} has {len(model.graph.node)} nodes, more than {_MOST_NODES}")
+    _check_text(model, name)
     imported = {entry.domain for entry in model.opset_import}
     used = {node.domain for node in model.graph.node}
     for domain in CUSTOM_DOMAINS:
@@ -50,15 +53,36 @@ def read_proto(data: bytes, name: str) -> onnx.ModelProto:
             value.type.tensor_type.shape.SetInParent()
     try:
         onnx.checker.check_model(model)
-    except (onnx.checker.ValidationError, UnicodeDecodeError, ValueError) as error:
+    except onnx.checker.ValidationError as error:
         lines = str(error).strip().splitlines()
         raise ModelError(f"{name} is not a valid ONNX model: {lines[0] if lines else 'the checker refused it'}") from None
+    except (TypeError, ValueError):
+        raise ModelError(f"{name} is not a valid ONNX model: a node, tensor or type in it is damaged") from None
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=OLDEST_OPSET)
     if opset < OLDEST_OPSET:
         raise ModelError(f"{name} has opset {opset}; export it with opset {OLDEST_OPSET} or later")
     if model.functions:
         model = _inline(model, name)
     return model
+
+
+def _check_text(model: onnx.ModelProto, name: str) -> None:
+    """Refuse names and text attributes that are not UTF-8: each library would fail on them in its own way."""
+    try:
+        texts: list[str | bytes] = [entry.domain for entry in model.opset_import]
+        for node in model.graph.node:
+            texts += [node.op_type, node.domain, node.name, *node.input, *node.output]
+            for attribute in node.attribute:
+                texts.append(attribute.name)
+                if attribute.type == onnx.AttributeProto.STRING:
+                    texts.append(attribute.s.decode("utf-8"))
+        for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+            texts.append(value.name)
+        damaged = any(not isinstance(text, str) for text in texts)
+    except UnicodeDecodeError:
+        damaged = True
+    if damaged:
+        raise ModelError(f"{name} is damaged: a name in it is not UTF-8 text")
 
 
 def read_model(data: bytes, name: str) -> tuple[onnx.ModelProto, onnx_ir.Model]:
@@ -68,10 +92,8 @@ def read_model(data: bytes, name: str) -> tuple[onnx.ModelProto, onnx_ir.Model]:
         model = onnx_ir.from_proto(proto)
         RemoveInitializersFromInputsPass()(model)
         RemoveUnusedNodesPass()(model)
-    except (ArithmeticError, LookupError, TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(
-            f"{name} is not a valid ONNX model: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
-        ) from None
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RuntimeError):
+        raise ModelError(f"{name} is not a valid ONNX model: a node, tensor or type in it is damaged") from None
     return proto, model
 
 

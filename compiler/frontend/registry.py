@@ -15,6 +15,10 @@ from tritloom.compiler.quantize.steps import Step
 __all__ = ["OPERATORS", "Handler", "Movement", "Node", "Operator", "append", "operator", "supported_operators"]
 
 
+_LONGEST_CHAIN = 512
+"""Steps of chain and trail together: the numbers of an exact chain grow with each."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Node:
     """One node with its operands looked up. ``label`` is its name, or its first output where it has none."""
@@ -97,6 +101,8 @@ def supported_operators() -> list[Operator]:
 def append(builder: Builder, node: Node, value: Value, step: Step | None, host: HostOp | None) -> Value:
     """``value`` after one elementwise step; ``step`` is ``None`` where only the host can do it."""
     value = builder.settle(value)
+    if len(value.chain or ()) + len(value.trail or ()) > _LONGEST_CHAIN:
+        raise RefusalError(f"more than {_LONGEST_CHAIN // 2} elementwise operators follow each other", "put a quantiser between them")
     return Value(
         name=node.outputs[0],
         base=value.base,

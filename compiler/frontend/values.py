@@ -21,12 +21,15 @@ if TYPE_CHECKING:
     from tritloom.compiler.frontend.builder import Builder
 
 __all__ = [
-    "Base", "Codes", "Constant", "Grid", "Operand", "Pending", "Source", "Tail", "Unknown", "Value", "affine_of", "canonical_shape", "channels_of",
+    "Base", "Codes", "Constant", "Grid", "Operand", "Pending", "Source", "Tail", "Unknown", "Value", "affine_of", "canonical_shape", "channels_of", "check_size",
     "direction", "dequantising", "exact_values", "fractions", "identity_view", "moves_only",
     "take_channels",
 ]  # fmt: skip
 
 Shape = tuple[int, int, int]
+
+LARGEST_ACTIVATION = 1 << 24
+"""Elements of the largest activation; a damaged size must not ask for all memory."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +133,9 @@ class Value:
     settled: "Value | None" = field(default=None, init=False)
     """What the builder made of this value, so that it makes it once."""
 
+    def __post_init__(self) -> None:
+        check_size(self.view.shape)
+
     @property
     def shape(self) -> tuple[int, ...]:
         return self.view.shape
@@ -148,7 +154,17 @@ def canonical_shape(shape: tuple[int, ...]) -> Shape:
     return (rest[0], rest[1], int(np.prod(rest[2:], dtype=np.int64)))
 
 
+def check_size(shape: tuple[int, ...]) -> None:
+    """Refuse activations that are too large to be looked at element by element."""
+    if float(np.prod(shape, dtype=np.float64)) > LARGEST_ACTIVATION:
+        raise RefusalError(
+            f"an activation of shape {list(shape)} is too large", f"use activations of at most {LARGEST_ACTIVATION} elements a sample"
+        )
+
+
 def identity_view(shape: tuple[int, ...]) -> np.ndarray:
+    """Element numbers in order. Raises :class:`RefusalError` beyond :data:`LARGEST_ACTIVATION`."""
+    check_size(shape)
     return np.arange(int(np.prod(shape, dtype=np.int64)), dtype=np.int64).reshape(shape)
 
 
