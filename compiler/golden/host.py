@@ -31,7 +31,9 @@ def _round(values: np.ndarray, rounding: str) -> np.ndarray:
         case "half_even":
             return np.rint(values)
         case "half_up":
-            return np.floor(values + np.float32(0.5))
+            # Adding a half would round 0.49999997 up to one.
+            whole = np.floor(values)
+            return whole + (values - whole >= 0.5)
         case "half_away":
             return np.sign(values) * np.floor(np.abs(values) + np.float32(0.5))
         case "half_toward_zero":
@@ -126,7 +128,8 @@ def apply_host(op: HostOp, x: np.ndarray) -> np.ndarray:
         case "Softmax":
             return _softmax(x, int(op.attributes.get("axis", -1)))
         case "Sigmoid":
-            return x.dtype.type(1) / (x.dtype.type(1) + np.exp(-x))
+            small = np.exp(-np.abs(x))
+            return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
         case "ArgMax":
             return _argmax(op, x)
         case "Reshape":
@@ -158,10 +161,12 @@ def _validate(spec: InputSpec, value: object) -> np.ndarray:
         if isinstance(expected, int) and got != expected:
             shape = ", ".join(str(size) for size in ("N", *spec.shape[1:]))
             raise UserError(f"input {spec.name!r} has size {got} at axis {axis}, expected {expected}; its shape is ({shape})")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    if not np.isfinite(array).all():
         index = tuple(int(i) for i in np.argwhere(~np.isfinite(array))[0])
-        raise UserError(f"input {spec.name!r} must be finite, but its value at {index} is {array[index]}")
-    return array.astype(np.float32)
+        raise UserError(f"input {spec.name!r} must be finite in float32, but its value at {index} is {array[index]}")
+    return array
 
 
 def quantise_inputs(program: Program, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -178,9 +183,10 @@ def quantise_inputs(program: Program, feeds: dict[str, np.ndarray]) -> dict[str,
     codes = {}
     for spec in program.inputs:
         x = arrays[spec.name]
-        for op in spec.prologue:
-            x = apply_host(op, x)
-        flat = x.reshape(len(x), -1) if x.size else x.reshape(len(x), int(np.prod(x.shape[1:])))
+        with np.errstate(over="ignore"):
+            for op in spec.prologue:
+                x = apply_host(op, x)
+        flat = x.reshape(len(x), int(np.prod(x.shape[1:])))
         if spec.index is not None:
             flat = flat[:, np.asarray(spec.index).ravel()]
         codes[spec.tensor] = flat.reshape(len(x), *program.tensors[spec.tensor].shape)
