@@ -65,9 +65,7 @@ class SlipDecoder(wiring.Component):
     """
 
     def __init__(self) -> None:
-        super().__init__(
-            {"rx_valid": In(1), "rx_data": In(8), "data": Out(8), "data_valid": Out(1), "end": Out(1), "damaged": Out(1)}
-        )
+        super().__init__({"rx_valid": In(1), "rx_data": In(8), "data": Out(8), "data_valid": Out(1), "end": Out(1), "damaged": Out(1)})
 
     def elaborate(self, platform) -> Module:
         m = Module()

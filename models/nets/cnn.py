@@ -3,6 +3,8 @@
 Everything the exported model rounds is rounded in training too, so both judge an image alike.
 """
 
+from itertools import pairwise
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -64,9 +66,7 @@ class DigitsCnn(nn.Module):
     def __init__(self, channels: tuple[int, int, int] = (16, 32, 64)) -> None:
         super().__init__()
         widths = (1, *channels)
-        self.convolutions = nn.ModuleList(
-            TernaryConv2d(before, after, 3, padding=1, bias=False) for before, after in zip(widths, widths[1:], strict=False)
-        )
+        self.convolutions = nn.ModuleList(TernaryConv2d(before, after, 3, padding=1, bias=False) for before, after in pairwise(widths))
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in channels)
         self.head = TernaryLinear(channels[-1] * 4, 10)
 
@@ -88,4 +88,7 @@ class DigitsCnn(nn.Module):
             sign = torch.where(gain < 0, -1.0, 1.0)
             layers.append((trits * sign[:, None, None, None], scale * gain.abs(), norm.bias.double() - norm.running_mean.double() * gain))
         layers.append((*ternarise(self.head.weight.double()), self.head.bias.double()))
-        return [FoldedLayer(*(array.numpy().astype(kind) for array, kind in zip(layer, (np.int8, np.float32, np.float32), strict=True))) for layer in layers]
+        return [
+            FoldedLayer(*(array.numpy().astype(kind) for array, kind in zip(layer, (np.int8, np.float32, np.float32), strict=True)))
+            for layer in layers
+        ]

@@ -1,7 +1,8 @@
 """ONNX files of trained ternary networks, written node by node; needs no PyTorch.
 
 Every quantiser of the trained network stands in the graph as a QuantizeLinear and DequantizeLinear pair with zero point 0 and int8 codes, and
-every weight as int8 trits with a DequantizeLinear, so that a compiler has nothing to guess or to calibrate.
+every weight as int8 trits with a DequantizeLinear, so that a compiler has nothing to guess or to calibrate. Biases are int32 in steps of
+their channel's sum: ONNX Runtime's optimiser would round them so anyway, and then optimised and plain results differ.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,16 +50,25 @@ class _Graph:
         grid = [self.constant(f"{name}.scale", np.float32(scale)), self.constant(f"{name}.zero_point", np.int8(0))]
         return self.node("DequantizeLinear", [self.node("QuantizeLinear", [source, *grid], f"{name}.codes"), *grid], name)
 
-    def weights(self, layer: FoldedLayer, name: str) -> list[str]:
-        """Dequantised weights, one scale per output channel, and bias."""
+    def weights(self, layer: FoldedLayer, name: str, input_scale: float) -> list[str]:
+        """Dequantised weights, one scale per output channel, and bias, rounded to the steps of the channel's sums."""
         trits = self.constant(f"{name}.trits", layer.trits.astype(np.int8))
         scale = self.constant(f"{name}.weight_scale", layer.scale.astype(np.float32))
         weight = self.node("DequantizeLinear", [trits, scale], f"{name}.weight", axis=0)
-        return [weight, self.constant(f"{name}.bias", layer.bias.astype(np.float32))]
+        step = np.float32(input_scale) * layer.scale.astype(np.float32)
+        codes = self.constant(f"{name}.bias_codes", np.rint(layer.bias / step).astype(np.int32))
+        return [weight, self.node("DequantizeLinear", [codes, self.constant(f"{name}.bias_scale", step)], f"{name}.bias", axis=0)]
 
 
 def image_classifier(
-    name: str, layers: Sequence[FoldedLayer], *, size: int, pooled: Sequence[int], input_scale: float, activation_scale: float, metadata: Mapping[str, str]
+    name: str,
+    layers: Sequence[FoldedLayer],
+    *,
+    size: int,
+    pooled: Sequence[int],
+    input_scale: float,
+    activation_scale: float,
+    metadata: Mapping[str, str],
 ) -> onnx.ModelProto:
     """A network of 3x3 convolutions with Relu, 2x2 maximum pooling behind some, and a dense head.
 
@@ -83,15 +93,16 @@ def image_classifier(
         Input ``image`` float (N, 1, size, size), output ``logits`` float (N, classes). The same arguments give the same bytes.
     """
     graph = _Graph()
-    value = graph.quantised("image", "input", input_scale)
+    value, scale = graph.quantised("image", "input", input_scale), input_scale
     for index, layer in enumerate(layers[:-1]):
         label = f"conv{index + 1}"
-        value = graph.node("Conv", [value, *graph.weights(layer, label)], label, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+        value = graph.node("Conv", [value, *graph.weights(layer, label, scale)], label, kernel_shape=[3, 3], pads=[1, 1, 1, 1])
         value = graph.quantised(graph.node("Relu", [value], f"{label}.relu"), f"{label}.output", activation_scale)
+        scale = activation_scale
         if index in pooled:
             value = graph.node("MaxPool", [value], f"pool{index + 1}", kernel_shape=[2, 2], strides=[2, 2])
     value = graph.node("Flatten", [value], "flatten")
-    graph.node("Gemm", [value, *graph.weights(layers[-1], "head")], "logits", transB=1)
+    graph.node("Gemm", [value, *graph.weights(layers[-1], "head", scale)], "logits", transB=1)
 
     model = helper.make_model(
         helper.make_graph(

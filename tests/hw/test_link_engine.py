@@ -13,7 +13,21 @@ from amaranth.sim import Simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tritloom.hw.arch.link import END, ERROR_OPCODE, ESC, MAX_DATA, REPLY, ErrorCode, Frame, FrameReader, LinkOpcode, Space, State, crc16, encode
+from tritloom.hw.arch.link import (
+    END,
+    ERROR_OPCODE,
+    ESC,
+    MAX_DATA,
+    REPLY,
+    ErrorCode,
+    Frame,
+    FrameReader,
+    LinkOpcode,
+    Space,
+    State,
+    crc16,
+    encode,
+)
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.link.engine import READ_LATENCY, LinkEngine
 
@@ -146,7 +160,9 @@ class Harness(wiring.Component):
     def __init__(self, *, ready_level: int) -> None:
         self.engine = LinkEngine(PARAMETERS)
         self._ready_level = ready_level
-        super().__init__({"reset": In(1), "rx": In(stream.Signature(8)), "events": Out(4), "written": Out(44), "started": Out(33), "sent": Out(8)})
+        super().__init__(
+            {"reset": In(1), "rx": In(stream.Signature(8)), "events": Out(4), "written": Out(44), "started": Out(33), "sent": Out(8)}
+        )
 
     def elaborate(self, platform) -> Module:
         m = Module()
@@ -191,7 +207,9 @@ class Bench:
         for name, value in self.model.status.items():
             ctx.set(getattr(self.dut.engine, name), value)
         word = bytearray()
-        async for _, _, events, written, started, sent in ctx.tick().sample(self.dut.events, self.dut.written, self.dut.started, self.dut.sent):
+        async for _, _, events, written, started, sent in ctx.tick().sample(
+            self.dut.events, self.dut.written, self.dut.started, self.dut.sent
+        ):
             if events & 1:
                 commit, space, data, address = written & 1, Space(written >> 1 & 7), written >> 4 & 0xFF, written >> 12
                 depth, size = SPACES[space]
@@ -444,7 +462,9 @@ def test_reset_in_the_middle(cut):
         bench.sent.clear()
         replies = await bench.ask(ctx, first[cut:])
         assert [reply.opcode for reply in replies] == [LinkOpcode.WRITE | REPLY] * (cut == 1) + [ERROR_OPCODE] * (1 < cut < len(first) - 1)
-        assert await bench.ask(ctx, encode(Frame(0x42, LinkOpcode.IDENTITY))) == [Frame(0x42, LinkOpcode.IDENTITY | REPLY, PARAMETERS.digest + bytes(8))]
+        assert await bench.ask(ctx, encode(Frame(0x42, LinkOpcode.IDENTITY))) == [
+            Frame(0x42, LinkOpcode.IDENTITY | REPLY, PARAMETERS.digest + bytes(8))
+        ]
 
     bench.run(host)
 

@@ -53,7 +53,13 @@ def test_encoder_stuffs_every_byte_with_stalls(seed):
     dut = SlipEncoder()
     noise = random.Random(seed)
     special = [END, ESC, ESC_END, ESC_ESC, 0]
-    bodies = [bytes(range(256)), bytes(b for first in special for second in special for b in (first, second)), b"", bytes([END]), noise.randbytes(50)]
+    bodies = [
+        bytes(range(256)),
+        bytes(b for first in special for second in special for b in (first, second)),
+        b"",
+        bytes([END]),
+        noise.randbytes(50),
+    ]
     expected = b"".join(stuff(body) + bytes([END]) for body in bodies)
     got = bytearray()
     clocks = 0

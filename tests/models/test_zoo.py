@@ -1,0 +1,73 @@
+"""The packaged models: what they claim, judged by ONNX Runtime."""
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+from onnx import numpy_helper
+
+from tritloom.errors import UserError
+from tritloom.models import zoo
+from tritloom.models.data.digits import TRAIN_ROWS, load
+
+
+@pytest.fixture(scope="module")
+def model() -> onnx.ModelProto:
+    return onnx.load(zoo.path("digits_cnn_twn"))
+
+
+def test_names_and_paths():
+    assert "digits_cnn_twn" in zoo.names()
+    for name in zoo.names():
+        assert zoo.path(name).is_file()
+        assert zoo.path(name).with_suffix(".md").is_file(), "every model has a card"
+    with pytest.raises(UserError, match=r"^the zoo has no model 'digits'; it has: .*digits_cnn_twn"):
+        zoo.path("digits")
+
+
+def test_split_of_the_digits():
+    data = load()
+    assert data.train_images.shape == (TRAIN_ROWS, 1, 8, 8) and data.test_images.shape == (397, 1, 8, 8)
+    assert data.train_images.dtype == np.float32 and data.train_labels.dtype == np.int64
+    assert data.test_images.min() == 0 and data.test_images.max() == 16 and (data.test_images % 1 == 0).all()
+    assert data.test_labels[:4].tolist() == [4, 0, 5, 3] or set(data.test_labels) == set(range(10))
+
+
+@pytest.mark.parametrize("optimise", ["ORT_DISABLE_ALL", "ORT_ENABLE_ALL"])
+def test_digits_accuracy_is_what_the_file_says(model, optimise):
+    """At least 97 % on the held-out rows, the number in the metadata, in one batch and one by one."""
+    data = load()
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, optimise)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    logits = session.run(["logits"], {"image": data.test_images})[0]
+    correct = int((logits.argmax(axis=1) == data.test_labels).sum())
+    assert correct >= 0.97 * 397
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata["accuracy"] == f"{correct / 397:.4f} ({correct} of 397)"
+    assert "--seed" in metadata["training"] and metadata["seed"].isdigit()
+    for row in (0, 200, 396):
+        single = session.run(["logits"], {"image": data.test_images[row : row + 1]})[0]
+        np.testing.assert_allclose(single[0], logits[row], rtol=1e-4, atol=1e-4)
+
+
+def test_digits_weights_are_ternary_and_quantisers_explicit(model):
+    """Convolutions and head read trits through a DequantizeLinear, and activations from a quantiser or a pooling of one."""
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    producer = {node.output[0]: node for node in model.graph.node}
+    layers = [node for node in model.graph.node if node.op_type in ("Conv", "Gemm")]
+    assert len(layers) == 4
+    for node in layers:
+        weight = producer[node.input[1]]
+        assert weight.op_type == "DequantizeLinear"
+        trits, scale = constants[weight.input[0]], constants[weight.input[1]]
+        assert trits.dtype == np.int8 and set(np.unique(trits)) == {-1, 0, 1}
+        assert scale.shape == (len(trits),) and (scale > 0).all()
+        source = producer[node.input[0]]
+        while source.op_type in ("MaxPool", "Flatten"):
+            source = producer[source.input[0]]
+        assert source.op_type == "DequantizeLinear"
+        zero_point = constants[source.input[2]]
+        assert zero_point.dtype == np.int8 and zero_point == 0
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
+    assert constants["input.scale"] == 0.25
