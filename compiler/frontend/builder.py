@@ -25,7 +25,7 @@ from tritloom.compiler.quantize.chain import compose, entry
 from tritloom.compiler.quantize.steps import Affine, Quantiser, Step, derive_add, derive_step
 from tritloom.errors import ModelError
 
-__all__ = ["Builder", "Settings", "grid_quantiser"]
+__all__ = ["Builder", "Settings", "grid_quantiser", "host_quantise"]
 
 GridOf = Callable[[str, int], tuple[Fraction, int]]
 """ONNX value name and bits to scale and zero point; raises :class:`ModelError` when there are no calibration samples."""
@@ -51,6 +51,27 @@ class Settings:
 def grid_quantiser(scale: Fraction, zero_point: int, bits: int) -> Quantiser:
     """Quantiser of a calibrated tensor: nearest code, ties to even, signed range of ``bits``."""
     return Quantiser(scale, zero_point, -(1 << (bits - 1)), (1 << (bits - 1)) - 1, "half_even")
+
+
+def host_quantise(quantiser: Quantiser, rank: int, dtype: np.dtype) -> HostOp:
+    """The quantiser as the host does it on an array of ``rank`` axes, axis 1 the channels, in the model's own float type."""
+    scale, zero = (
+        np.array([float(entry) for entry in part]) if isinstance(part, tuple) else np.array(float(part))
+        for part in (quantiser.scale, quantiser.zero_point)
+    )
+    return HostOp(
+        kind="Quantize",
+        constants={"scale": scale.astype(dtype), "zero_point": zero.astype(np.int32)},
+        attributes={
+            "axis": 1 if rank > 1 else 0,
+            "low": quantiser.low,
+            "high": quantiser.high,
+            "rounding": quantiser.rounding,
+            "bipolar": quantiser.bipolar,
+            "clip_first": quantiser.clip_first,
+            "offset": quantiser.offset,
+        },
+    )
 
 
 def _signed_bits(low: int, high: int) -> int:
@@ -186,28 +207,7 @@ class Builder:
         direct = moves_only(value.trail)
         rank = len(base.declared) if direct else len(value.shape)
         tensor = self.tensor(value.name, base.shape if direct else canonical_shape(value.shape), quantiser, None, value.source)
-        scales, zeros = (
-            np.array([float(part) for part in (part if isinstance(part, tuple) else (part,))])
-            for part in (quantiser.scale, quantiser.zero_point)
-        )
-        along = (1, -1) + (1,) * (rank - 2)
-        quantise = HostOp(
-            kind="Quantize",
-            constants={
-                "scale": (scales.reshape(along) if len(scales) > 1 else scales.reshape(())).astype(
-                    base.dtype if base.dtype.kind == "f" else np.float32
-                ),
-                "zero_point": (zeros.reshape(along) if len(zeros) > 1 else zeros.reshape(())).astype(np.int32),
-            },
-            attributes={
-                "low": quantiser.low,
-                "high": quantiser.high,
-                "rounding": quantiser.rounding,
-                "bipolar": quantiser.bipolar,
-                "clip_first": quantiser.clip_first,
-                "offset": quantiser.offset,
-            },
-        )
+        quantise = host_quantise(quantiser, rank, base.dtype if base.dtype.kind == "f" else np.dtype(np.float32))
         steps = () if direct else value.trail
         self.inputs.append(
             InputSpec(name=base.name, shape=base.declared, dtype=str(base.dtype), tensor=tensor.name, prologue=(*steps, quantise))
@@ -354,9 +354,8 @@ def _on_codes(value: Value, tensor: Tensor, quantiser: Quantiser) -> Value:
     base = Codes(shape=tensor.shape, tensor=tensor)
     if value.integer:
         chain: tuple[Step, ...] = (Affine((Fraction(1),), (Fraction(-quantiser.offset),)),)
-        shift = HostOp(kind="Sub", constants={"B": np.array(quantiser.offset, np.float32)})
-        trail = (shift,) if quantiser.offset else ()
-        return replace(value, base=base, chain=chain, trail=trail, start=value.view, quantiser=None, head=len(trail))
+        trail = (HostOp(kind="Dequantize", constants={"scale": np.array(1.0), "zero_point": np.array(quantiser.offset)}),)
+        return replace(value, base=base, chain=chain, trail=trail, start=value.view, quantiser=None, head=1)
     return replace(
         value,
         base=base,

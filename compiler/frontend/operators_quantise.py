@@ -5,7 +5,7 @@ from fractions import Fraction
 import numpy as np
 import onnx.helper
 
-from tritloom.compiler.frontend.builder import Builder
+from tritloom.compiler.frontend.builder import Builder, host_quantise
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.registry import Node, append, operator
 from tritloom.compiler.frontend.values import (
@@ -121,8 +121,6 @@ def _zero(values: tuple[Fraction, ...]) -> int | tuple[int, ...]:
 def _quantised(builder: Builder, node: Node, value: Value, *, low: int, high: int, integer: bool, scale: Constant, zero: Constant,
                rounding: str, bipolar: bool = False, clip_first: bool = False) -> Value:  # fmt: skip
     value = builder.settle(value)
-    if isinstance(value.base, Tail):
-        raise RefusalError(f"a quantiser behind {value.base.operator} is not supported", f"{value.base.operator} may stand only at the end")
     if high - low > 255:
         raise RefusalError(f"activations of codes {low}..{high} need more than 8 bits", "quantise activations to 8 bits or fewer")
     offset = 0 if -128 <= low and high <= 127 else -128 - low
@@ -139,6 +137,8 @@ def _quantised(builder: Builder, node: Node, value: Value, *, low: int, high: in
         )
     except ModelError as error:
         raise RefusalError(str(error), "export the quantiser again") from None
+    if isinstance(value.base, Tail):
+        return _on_host(builder, node, value, quantiser, integer=integer)
     return Value(
         name=node.outputs[0],
         base=value.base,
@@ -152,6 +152,15 @@ def _quantised(builder: Builder, node: Node, value: Value, *, low: int, high: in
         integer=integer,
         head=value.head,
     )
+
+
+def _on_host(builder: Builder, node: Node, value: Value, quantiser: Quantiser, *, integer: bool) -> Value:
+    """A quantiser behind the host's part of the network (QDQ exporters put one behind a final Softmax) rounds on the host."""
+    if isinstance(quantiser.scale, tuple) or isinstance(quantiser.zero_point, tuple):
+        raise RefusalError("a quantiser with a scale for each channel behind the last layer is not supported", "use one scale")
+    codes = append(builder, node, value, None, host_quantise(quantiser, len(value.shape), np.dtype(np.float32)))
+    scale, zero = (1.0, quantiser.offset) if integer else (float(quantiser.scale), quantiser.zero_point + quantiser.offset)
+    return append(builder, node, codes, None, HostOp(kind="Dequantize", constants={"scale": np.array(scale), "zero_point": np.array(zero)}))
 
 
 def _widths(node: Node) -> tuple[int, int, bool]:

@@ -79,7 +79,7 @@ def _read(builder: Builder, value: Value) -> _Reading:
 
 def _filled(tensor: Tensor, value: Value) -> _Reading:
     assert value.trail is not None
-    steps = tuple(_dequantize(tensor, value.start) if step.kind == "Dequantize" else step for step in value.trail)
+    steps = tuple(_dequantize(tensor, value.start) if step.kind == "Dequantize" and not step.constants else step for step in value.trail)
     return _Reading(tensor, value.start, steps, value.witness)
 
 
