@@ -5,7 +5,7 @@ from amaranth.back import rtlil
 from amaranth.sim import Simulator
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def simulate():
     """Run ``bench(ctx)`` on a component, clocked by ``sync`` unless it is combinational."""
 
@@ -19,7 +19,7 @@ def simulate():
     return run
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def exports():
     """Check that a component converts to RTLIL, which Verilog is written from."""
 
