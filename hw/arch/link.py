@@ -38,7 +38,7 @@ from enum import IntEnum
 from tritloom.errors import LinkError
 
 __all__ = [
-    "END", "ESC", "ESC_END", "ESC_ESC", "ERROR_OPCODE", "ErrorCode", "Fault", "Frame", "FrameReader", "LinkOpcode", "MAX_DATA", "REPLY", "Space", "State",
+    "END", "ESC", "ESC_END", "ESC_ESC", "ERROR_OPCODE", "ErrorCode", "Fault", "Frame", "FrameReader", "LinkOpcode", "MAX_DATA", "MAX_WRITE", "REPLY", "Space", "State",
     "crc16", "encode",
 ]  # fmt: skip
 
@@ -47,6 +47,9 @@ REPLY = 0x80
 ERROR_OPCODE = 0xFF
 MAX_DATA = 1016
 """Largest ``length`` of a frame; the whole body, CRC included, fits a buffer of 1024 bytes."""
+
+MAX_WRITE = MAX_DATA - 5
+"""Bytes that one WRITE carries behind space and address; a memory word must not be longer."""
 
 
 class LinkOpcode(IntEnum):

@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict, dataclass
 
 from tritloom.errors import UserError
+from tritloom.hw.arch.link import MAX_WRITE
 
 __all__ = ["ACTIVATION_BITS", "CoreParameters", "WEIGHT_ENCODINGS", "WEIGHT_STORAGES"]
 
@@ -69,6 +70,7 @@ class CoreParameters:
         need(self.weight_storage in WEIGHT_STORAGES, "weight_storage", f"one of {WEIGHT_STORAGES}", self.weight_storage)
         for field in ("weight_words", "activation_words", "record_words", "program_words"):
             need(1 <= getattr(self, field) <= 1 << 22, field, "from 1 to 4194304", getattr(self, field))
+        need(self.weight_word_bytes <= MAX_WRITE, "the weight word", f"at most {MAX_WRITE} bytes (what a link frame carries)", self.weight_word_bytes)
         if self.weight_storage == "spram":
             need(self.weight_word_bits <= SPRAM_BITS, "the weight word of spram storage", f"at most {SPRAM_BITS} bits wide", self.weight_word_bits)
 

@@ -41,7 +41,7 @@ class LinkEngine(wiring.Component):
     Parameters
     ----------
     parameters
-        The core's memories: their depths, and the bytes of a weight word (at most 1011, which is what a WRITE carries).
+        The core's memories: their depths, and the bytes of a weight word.
 
     Members
     -------
@@ -71,8 +71,6 @@ class LinkEngine(wiring.Component):
     def __init__(self, parameters: CoreParameters) -> None:
         if not isinstance(parameters, CoreParameters):
             raise TypeError(f"Parameters must be CoreParameters, not {parameters!r}")
-        if parameters.weight_word_bytes > MAX_DATA - WRITE_HEADER:
-            raise ValueError(f"Weight word must be at most {MAX_DATA - WRITE_HEADER} bytes, not {parameters.weight_word_bytes}")
         self._parameters = parameters
         super().__init__({
             "rx": In(stream.Signature(8)), "tx": Out(stream.Signature(8)),

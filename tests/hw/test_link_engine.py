@@ -1,3 +1,4 @@
+# amaranth: UnusedElaboratable=no
 """The link engine against a Python model of it, with random stalls on both sides and every kind of damage."""
 
 import random
@@ -13,6 +14,7 @@ from amaranth.sim import Simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tritloom.errors import UserError
 from tritloom.hw.arch.link import (
     END,
     ERROR_OPCODE,
@@ -524,8 +526,10 @@ def test_exports(fields):
     assert all(f"\\{port}" in text for port in ("rx__payload", "tx__ready", "write_commit", "read_strobe", "cycles"))
 
 
-def test_refuses_what_it_cannot_carry():
-    with pytest.raises(ValueError, match=r"^Weight word must be at most 1011 bytes, not 1024$"):
-        LinkEngine(CoreParameters(rows=64, columns=64))
+def test_longest_weight_word_is_what_a_frame_carries():
+    """64 x 64 trits of two bits make 1024 bytes; one column less fits."""
+    assert LinkEngine(CoreParameters(rows=64, columns=63)).parameters.weight_word_bytes == 1008
+    with pytest.raises(UserError, match=r"^the weight word must be at most 1011 bytes \(what a link frame carries\), not 1024$"):
+        CoreParameters(rows=64, columns=64)
     with pytest.raises(TypeError, match=r"^Parameters must be CoreParameters, not 3$"):
         LinkEngine(3)
