@@ -100,7 +100,7 @@ class Quantiser:
 
 def entry(values: tuple[_Value, ...], channel: int) -> _Value:
     """Entry of a per-channel tuple; a tuple of one entry holds for every channel."""
-    return values[channel] if len(values) > 1 else values[0]
+    return values[channel if len(values) > 1 else 0]
 
 
 def round_exact(value: Fraction, rounding: str) -> int:

@@ -15,6 +15,8 @@ __all__ = ["MAX_PLANES", "METHODS", "IntegerWeights", "absmean", "lower_weights"
 
 METHODS = ("auto", "twn", "absmean", "planes")
 MAX_PLANES = 6
+Number = int | float | Fraction | np.floating
+Scale = Number | tuple[Number, ...] | list[Number]
 _LARGEST_CODE = 128
 """Grids up to 8 bits are recognised in float weights."""
 
@@ -145,8 +147,7 @@ def residual_planes(values: np.ndarray, planes: int) -> IntegerWeights:
     largest = (3**planes - 1) // 2
     peak = np.abs(rows).max(axis=1)
     safe = np.where(peak > 0, peak, 1.0) / largest
-    best_error = np.full(len(rows), np.inf)
-    best_scale = safe.copy()
+    best_error, best_scale = np.full(len(rows), np.inf), safe
 
     def quantised(scale: np.ndarray) -> np.ndarray:
         return np.clip(np.rint(rows / scale[:, None]), -largest, largest)
@@ -155,11 +156,12 @@ def residual_planes(values: np.ndarray, planes: int) -> IntegerWeights:
     starts = min(200, max(12, (1 << 21) // max(1, rows.size)))
     for fraction in np.geomspace(0.1 * planes, 1.0, starts):
         scale = safe * fraction
+        codes = quantised(scale)
         for _ in range(3):
-            codes = quantised(scale)
             power = (codes**2).sum(axis=1)
             fitted = (rows * codes).sum(axis=1) / np.where(power > 0, power, 1.0)
             scale = np.where((power > 0) & (fitted > 0), fitted, scale)
+            codes = quantised(scale)
         error = ((rows - scale[:, None] * codes) ** 2).sum(axis=1)
         better = error < best_error
         best_error, best_scale = np.where(better, error, best_error), np.where(better, scale, best_scale)
@@ -168,9 +170,9 @@ def residual_planes(values: np.ndarray, planes: int) -> IntegerWeights:
     return _result(np.asarray(values), quantised(best_scale), best_scale, "planes", planes)
 
 
-def _explicit(codes: np.ndarray, scale: object) -> IntegerWeights:
+def _explicit(codes: np.ndarray, scale: Scale) -> IntegerWeights:
     codes = np.asarray(codes)
-    scales = scale if isinstance(scale, (tuple, list)) else (scale,)
+    scales = scale if isinstance(scale, (tuple, list)) else [scale]
     exact = tuple(Fraction(s) if isinstance(s, (int, Fraction)) else Fraction(float(s)) for s in scales)
     largest = int(np.abs(codes.astype(np.int64)).max(initial=0))
     return IntegerWeights(codes=codes.astype(np.int16), scale=exact, planes=plane_count(largest), method="exact", error=0.0)
@@ -180,7 +182,7 @@ def lower_weights(
     values: np.ndarray,
     *,
     codes: np.ndarray | None = None,
-    scale: object = None,
+    scale: Scale = 1,
     method: str = "auto",
     planes: int | None = None,
 ) -> IntegerWeights:
