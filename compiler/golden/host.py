@@ -174,7 +174,7 @@ def quantise_inputs(program: Program, feeds: dict[str, np.ndarray]) -> dict[str,
 
     Raises :class:`UserError` for missing or unknown names, wrong shapes or types, values that are not finite, unlike batch sizes.
     """
-    names = [spec.name for spec in program.inputs]
+    names = list(dict.fromkeys(spec.name for spec in program.inputs))
     if sorted(feeds) != sorted(names):
         raise UserError(f"inputs must be {', '.join(names)}; given are {', '.join(sorted(feeds)) or 'none'}")
     arrays = {spec.name: _validate(spec, feeds[spec.name]) for spec in program.inputs}
@@ -276,19 +276,21 @@ def random_feeds(program: Program, samples: int, seed: int) -> dict[str, np.ndar
     """
     generator = np.random.default_rng(seed)
     drawn = {}
-    for spec in program.inputs:
+    # An input that the model quantises twice is drawn on the first of its grids.
+    specs = list({spec.name: spec for spec in reversed(program.inputs)}.values())[::-1]
+    for spec in specs:
         tensor = program.tensors[spec.tensor]
         drawn[spec.tensor] = generator.integers(tensor.low, tensor.high + 1, (samples, *tensor.shape), dtype=np.int64).astype(np.int8)
 
     def feeds_for(codes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {spec.name: _unquantise(spec, codes[spec.tensor]) for spec in program.inputs}
+        return {spec.name: _unquantise(spec, codes[spec.tensor]) for spec in specs}
 
     feeds = feeds_for(drawn)
     reached = quantise_inputs(program, feeds)
     if any(not np.array_equal(reached[name], drawn[name]) for name in drawn):
         feeds = feeds_for(reached)
         again = quantise_inputs(program, feeds)
-        for spec in program.inputs:
+        for spec in specs:
             if not np.array_equal(again[spec.tensor], reached[spec.tensor]):
                 raise ModelError(f"input {spec.name!r} has no floats that quantise to its own codes")
     return feeds

@@ -61,7 +61,12 @@ class Graph:
 
 
 def run_both(
-    data: bytes, *, samples: int = 40, calibration: dict[str, np.ndarray] | None = None, feeds: dict[str, np.ndarray] | None = None, **options: object
+    data: bytes,
+    *,
+    samples: int = 40,
+    calibration: dict[str, np.ndarray] | None = None,
+    feeds: dict[str, np.ndarray] | None = None,
+    **options: object,
 ) -> tuple[Lowered, dict[str, np.ndarray], dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Lower and run a model: the result of lowering, our outputs, the witness's outputs, and the feeds."""
     lowered = lower(data, name="model", calibration=calibration, **options)  # type: ignore[arg-type]
