@@ -1,6 +1,7 @@
 """Runs of equal codes realised as few requantisation records, by exact integer inequalities."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,20 +19,35 @@ _BIAS_MAX = (1 << (BIAS_BITS - 1)) - 1
 _SHIFT_MAX = 46
 
 
-class _Runs:
-    """Runs of an increasing (or mirrored decreasing) stretch as int64 arrays; codes at the clamps leave their side free."""
+class _Table(NamedTuple):
+    """Runs as arrays: int64 starts, ends and codes, float64 slopes."""
 
-    def __init__(self, runs: Sequence[Run], low: int, high: int, tolerance: int) -> None:
-        self.mirrored = runs[-1].code < runs[0].code
-        starts = np.array([run.start for run in runs], np.int64)
-        ends = np.array([run.end for run in runs], np.int64)
-        codes = np.array([run.code for run in runs], np.int64)
+    starts: np.ndarray
+    ends: np.ndarray
+    codes: np.ndarray
+    slopes: np.ndarray
+
+    @classmethod
+    def of(cls, runs: Sequence[Run]) -> "_Table":
+        starts, ends, codes, slopes = zip(*runs, strict=True)
+        return cls(np.array(starts, np.int64), np.array(ends, np.int64), np.array(codes, np.int64), np.array(slopes))
+
+    def part(self, first: int, last: int) -> "_Table":
+        return _Table(*(array[first:last] for array in self))
+
+
+class _System:
+    """Inequalities of an increasing (or mirrored decreasing) stretch of runs; codes at the clamps leave their side free."""
+
+    def __init__(self, runs: _Table, low: int, high: int, tolerance: int) -> None:
+        starts, ends, codes = runs.starts, runs.ends, runs.codes
+        self.mirrored = bool(codes[-1] < codes[0])
         if self.mirrored:
             starts, ends, codes = -ends[::-1], -starts[::-1], codes[::-1]
         floor, ceiling = codes - tolerance, codes + tolerance + 1
-        self.lower_x, self.lower_y = starts[floor > low], floor[floor > low]
-        self.upper_x, self.upper_y = ends[ceiling <= high], ceiling[ceiling <= high]
-        self.slopes = {abs(run.slope) for run in runs if run.slope}
+        lower, upper = floor > low, ceiling <= high
+        self.lower_x, self.lower_y = starts[lower], floor[lower]
+        self.upper_x, self.upper_y = ends[upper], ceiling[upper]
 
     def bias(self, multiplier: int, shift: int, half_even: bool) -> int | None:
         """A bias that meets every inequality, or ``None``: ``multiplier * x + bias`` reaches each level where it must and no sooner."""
@@ -69,10 +85,10 @@ def _shift_for(slope: float) -> int:
     return shift
 
 
-def _fit(runs: Sequence[Run], low: int, high: int, half_even: bool, tolerance: int) -> Record | None:
+def _fit(runs: _Table, low: int, high: int, half_even: bool, tolerance: int) -> Record | None:
     """One record that gives every run its code (within ``tolerance``), or ``None``."""
-    system = _Runs(runs, low, high, tolerance)
-    start = runs[0].start
+    system = _System(runs, low, high, tolerance)
+    start = int(runs.starts[0])
 
     def attempt(multiplier: int, shift: int, even: bool) -> Record | None:
         if multiplier > _MULTIPLIER_MAX:
@@ -84,7 +100,7 @@ def _fit(runs: Sequence[Run], low: int, high: int, half_even: bool, tolerance: i
     if record is not None:
         return record
     modes = (False, True) if half_even else (False,)
-    for slope in sorted(system.slopes):
+    for slope in sorted({abs(slope) for slope in (runs.slopes[0], runs.slopes[-1]) if slope}):
         shift = _shift_for(slope)
         for even in modes:
             if even and shift == 0:
@@ -118,35 +134,42 @@ def realise(runs: Sequence[Run], low: int, high: int, *, half_even: bool = False
     Each record takes the longest stretch of runs that one multiply-add-shift can serve; a stretch that can be served
     can be cut anywhere, so no choice of records with these ends is shorter. A single run is always served (multiplier 0).
     """
+    table, position = _Table.of(runs), 0
     records: list[Record] = []
-    position = 0
+    # Where the slope of the real function changes a record mostly ends.
+    bends = [*(np.flatnonzero(np.diff(table.slopes)) + 1).tolist(), len(runs)]
+
+    def fit(end: int) -> Record | None:
+        return _fit(table.part(position, end), low, high, half_even, tolerance)
+
     while position < len(runs):
-        best, record = position + 1, _fit(runs[position : position + 1], low, high, half_even, tolerance)
-        assert record is not None
-        ceiling = len(runs)
-        # Whole rest first: nearly all channels need one or two records. Then double, then halve.
+        best, record, ceiling = position + 1, fit(position + 1), len(runs)
+        bend = next(end for end in bends if end > position)
+        # The whole rest, then the stretch of one slope, then double the length, then halve the interval.
         if len(records) < 3:
-            whole = _fit(runs[position:], low, high, half_even, tolerance)
-            if whole is not None:
-                best, record = ceiling, whole
-            else:
-                ceiling -= 1
+            for end in dict.fromkeys((len(runs), bend)):
+                found = fit(end)
+                if found is not None:
+                    best, record = end, found
+                    ceiling = max(end, len(runs) - 1)
+                    break
+                ceiling = end - 1
         length = 1
         while best < ceiling:
-            length *= 2
-            end = min(position + length, ceiling)
-            found = _fit(runs[position:end], low, high, half_even, tolerance)
+            end = min(best + length, ceiling)
+            found = fit(end)
             if found is None:
                 ceiling = end - 1
                 break
-            best, record = end, found
+            best, record, length = end, found, 2 * length
         while best < ceiling:
             end = (best + ceiling + 1) // 2
-            found = _fit(runs[position:end], low, high, half_even, tolerance)
+            found = fit(end)
             if found is None:
                 ceiling = end - 1
             else:
                 best, record = end, found
+        assert record is not None
         records.append(record)
         position = best
     first = records[0]
@@ -181,8 +204,26 @@ def _record_runs(record: Record, first: int, last: int, low: int, high: int) -> 
     return list(zip(starts, codes, strict=True))
 
 
+def _equal(runs: _Table, records: Sequence[Record], low: int, high: int) -> bool:
+    """Whether every run lies inside one record that gives its code at both ends: then, a record being monotone, everywhere between."""
+    fields = np.array([(r.start, r.multiplier, r.bias, r.shift, r.half_even) for r in records], np.int64).T
+    pieces = [np.searchsorted(fields[0, 1:], ends, side="right") for ends in (runs.starts, runs.ends)]
+    if not np.array_equal(*pieces):
+        return False
+    _, multiplier, bias, shift, half_even = fields[:, pieces[0]]
+    even = (half_even > 0) & (shift > 0)
+    for ends in (runs.starts, runs.ends):
+        value = multiplier * ends + bias
+        value += np.where(even, (np.int64(1) << np.maximum(shift - 1, 0)) - 1 + ((value >> shift) & 1), 0)
+        if not np.array_equal(np.clip(value >> shift, low, high), runs.codes):
+            return False
+    return True
+
+
 def differences(runs: Sequence[Run], records: Sequence[Record], low: int, high: int) -> tuple[int, int]:
     """How many accumulators of ``runs`` get another code from ``records``, and by how much at most. Exact integers."""
+    if _equal(_Table.of(runs), records, low, high):
+        return 0, 0
     realised: list[tuple[int, int]] = []
     first, last = runs[0].start, runs[-1].end
     for index, record in enumerate(records):

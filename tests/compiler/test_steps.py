@@ -234,3 +234,22 @@ STEPS = st.one_of(
 def test_random_chains(chain, scale, zero_point, bounds, rounding, bipolar, clip_first, low, count):
     quantiser = Quantiser(scale, zero_point, min(bounds), max(bounds), rounding, bipolar, clip_first)
     check(tuple(chain), quantiser, low, low + count)
+
+
+@given(
+    gains=st.lists(st.fractions(min_value=-1, max_value=1, max_denominator=40), min_size=1, max_size=3),
+    slope=st.fractions(min_value=-1, max_value=1, max_denominator=9),
+)
+@settings(deadline=None, max_examples=40)
+def test_no_other_cut_into_records_is_shorter(gains, slope):
+    chain = tuple(step for gain in gains for step in (affine(gain, 1), LeakyRelu(slope)))
+    runs = find_runs(compose(chain, 0), Quantiser(F(1, 5), 0, -9, 8), 0, -30, 30)
+    low, high = min(run.code for run in runs), max(run.code for run in runs)
+
+    def single(first, last):
+        return len(realise(runs[first:last], low, high, half_even=True)) == 1
+
+    shortest = [0] + [len(runs)] * len(runs)
+    for last in range(1, len(runs) + 1):
+        shortest[last] = min(shortest[first] + 1 for first in range(last) if single(first, last))
+    assert len(realise(runs, low, high, half_even=True)) == shortest[-1]
