@@ -166,7 +166,7 @@ def test_record_round_trip(value):
 @pytest.mark.parametrize("change", [{"start": 1 << 31}, {"multiplier": 1 << 24}, {"bias": -(1 << 55) - 1}, {"shift": 56}, {"shift": -1}])
 def test_records_out_of_range_are_refused(change):
     good = record.Record(0, 1, 0, 0)
-    with pytest.raises(ValueError, match="^record "):
+    with pytest.raises(ValueError, match=r"^record "):
         dataclasses.replace(good, **change)
 
 

@@ -1,9 +1,11 @@
+# amaranth: UnusedElaboratable=no
 """Whole instructions and programs on the core, through its link, against the NumPy twin: every byte and every clock."""
 
 import random
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pytest
 from amaranth.sim import Simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,11 +13,12 @@ from hypothesis import strategies as st
 from tritloom.hw.arch.isa import Instruction, Loop, Opcode, assemble, loop_steps
 from tritloom.hw.arch.link import Fault, Frame, FrameReader, LinkOpcode, Space, State, encode
 from tritloom.hw.arch.parameters import CoreParameters
-from tritloom.hw.arch.record import RECORD_BYTES, Record
+from tritloom.hw.arch.record import RECORD_BYTES, START_MIN, Record
 from tritloom.hw.arch.timing import instruction_cycles
-from tritloom.hw.arch.trits import encode_trits
+from tritloom.hw.arch.trits import digit_planes, encode_trits
 from tritloom.hw.core import Core
 from tritloom.hw.model import CoreModel
+from tritloom.hw.top import UartCore
 
 HALT = Instruction(opcode=Opcode.HALT)
 Memories = dict[Space, bytes]
@@ -213,11 +216,178 @@ def random_instruction(parameters: CoreParameters, rng: random.Random) -> Instru
     seed=st.integers(0, 1 << 32), rows=st.sampled_from([4, 8]), columns=st.sampled_from([1, 3, 5]), encoding=st.sampled_from(["trit2", "trit5"]),
     bits=st.sampled_from([16, 19, 32]),
 )  # fmt: skip
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 def test_random_programs(seed, rows, columns, encoding, bits):
     parameters = CoreParameters(
         rows=rows, columns=columns, accumulator_bits=bits, weight_encoding=encoding, weight_words=37, activation_words=40, record_words=45, program_words=256
     )  # fmt: skip
     rng = random.Random(seed)
-    program = [random_instruction(parameters, rng) for _ in range(4)]
+    program = [random_instruction(parameters, rng) for _ in range(5)]
     check(parameters, random_memories(parameters, np.random.default_rng(seed)), program)
+
+
+def test_every_length_of_reduction_against_every_number_of_commands():
+    """Reductions shorter, as long as and longer than the results before them need, in full and in last tiles."""
+    counts_of_reduction = [1, 2, 3, 5, 6, 7, 9]
+    program = []
+    for index, elements in enumerate(counts_of_reduction):
+        counts = [elements, 2, 3]
+        loops = strided({"a": [4, 0, 0], "b": [1, 0, 9], "o": [0, 6, 3], "p": [0, 0, 3]}, counts)
+        program.append(
+            Instruction(
+                opcode=Opcode.MATRIX, loops=loops, reduce_loops=1, tile_loop=2, last_columns=1 + index % 3, records=1 + index % 3, o=128, p=index % 5
+            )
+        )  # fmt: skip
+    check(SMALL, random_memories(SMALL, np.random.default_rng(1)), program)
+
+
+def test_digit_planes_reach_eight_bit_weights():
+    """Six planes of digits are the dot product with integers of magnitude up to 364."""
+    rng = np.random.default_rng(8)
+    weights = rng.integers(-364, 365, (3, 8))
+    weights[0, :2] = 364, -364
+    planes = digit_planes(weights, 6)[::-1]  # the most significant first
+    trits = planes.reshape(6, 3, 2, 4).transpose(0, 2, 1, 3).reshape(12, 12)
+    memories = random_memories(SMALL, rng)
+    memories[Space.WEIGHTS] = encode_trits(trits, "trit2").tobytes()
+    activations = rng.integers(-128, 128, 8)
+    memories[Space.ACTIVATIONS] = activations.astype(np.int8).tobytes().ljust(SMALL.activation_bytes, b"\0")
+    loops = strided({"a": [4, 0], "b": [1, 2]}, [2, 6])
+    result = check(
+        SMALL, memories, [Instruction(opcode=Opcode.MATRIX, loops=loops, reduce_loops=2, plane_loop=1, raw=True, last_columns=3, o=128)]
+    )
+    assert np.frombuffer(result, "<i4")[32:35].tolist() == (weights @ activations).tolist()
+
+
+def test_padding_takes_the_pad_value_and_the_smallest_code_in_pools():
+    strides = {"a": [4, 8, 4, 8], "b": [1, 3, 0, 0], "o": [0, 0, 4, 16], "y": [0, 1, 0, 1], "x": [1, 0, 1, 0]}
+    geometry = {"reduce_loops": 2, "padded": True, "y": -1, "x": -1, "height": 3, "width": 2, "o": 128, "a": 8}
+    loops = strided(strides, [3, 3, 3, 4])
+    memories = random_memories(SMALL, np.random.default_rng(2), sparsity=0.0)
+    check(SMALL, memories, [Instruction(opcode=Opcode.MATRIX, loops=loops, pad_value=-77, last_columns=3, **geometry)])
+    check(SMALL, memories, [Instruction(opcode=Opcode.POOL, loops=loops, pad_value=-77, **geometry)])
+    outside = {**geometry, "y": -30}
+    result = check(SMALL, memories, [Instruction(opcode=Opcode.POOL, loops=loops, **outside)])
+    assert set(result[128:140]) == {0x80}
+
+
+@pytest.mark.parametrize("encoding", ["trit2", "trit5"])
+def test_single_port_weights_and_the_largest_array_the_simulator_bears(encoding):
+    parameters = CoreParameters(
+        rows=16, columns=2, accumulator_bits=24, weight_encoding=encoding, weight_storage="spram", weight_words=8, activation_words=16,
+        record_words=20, program_words=128,
+    )  # fmt: skip
+    rng = random.Random(3)
+    check(parameters, random_memories(parameters, np.random.default_rng(3)), [random_instruction(parameters, rng) for _ in range(2)])
+
+
+def add_one(address: int) -> Instruction:
+    """Byte ``address`` becomes byte ``address - 1`` plus one, by record 0."""
+    return Instruction(opcode=Opcode.ELEMENTWISE, loops=(Loop(last=0),), a=address - 1, o=address)
+
+
+CHAIN = [add_one(address) for address in range(1, 5)]
+CHAIN_MEMORIES = {
+    Space.PROGRAM: np.array(assemble([*CHAIN, HALT]), "<u4").tobytes(),
+    Space.RECORDS: Record(START_MIN, 1, 1, 0).to_bytes(),
+    Space.ACTIVATIONS: bytes([10]),
+}
+STEP = CHAIN[0].words
+
+
+def test_steps_stop_after_each_instruction_and_the_counter_goes_on():
+    cycles = instruction_cycles(CHAIN[0], SMALL)
+
+    async def body(bench: Bench) -> None:
+        assert await bench.status() == (State.IDLE, Fault.NONE, 0, 0)
+        await bench.start(limit=1)
+        assert await bench.wait() == (State.STOPPED, Fault.NONE, STEP, cycles)
+        assert await bench.read(0, 6) == bytes([10, 11, 0, 0, 0, 0])
+        await bench.start(pc=STEP, limit=2, clear=False)
+        assert await bench.wait() == (State.STOPPED, Fault.NONE, 3 * STEP, 3 * cycles)
+        assert await bench.read(0, 6) == bytes([10, 11, 12, 13, 0, 0])
+        await bench.start(pc=3 * STEP, limit=2)
+        assert await bench.wait() == (State.IDLE, Fault.NONE, 4 * STEP, cycles + instruction_cycles(HALT, SMALL))
+        assert await bench.read(0, 6) == bytes([10, 11, 12, 13, 14, 0])
+
+    Bench(SMALL, CHAIN_MEMORIES).run(body)
+
+
+def test_memories_loaded_over_the_link():
+    async def body(bench: Bench) -> None:
+        for space, data in CHAIN_MEMORIES.items():
+            await bench.write(space, 0, data)
+        await bench.write(Space.ACTIVATIONS, 3, b"\x63\x64\x65")
+        await bench.write(Space.WEIGHTS, 39, bytes(range(SMALL.weight_word_bytes)))
+        assert await bench.read(0, 7) == bytes([10, 0, 0, 0x63, 0x64, 0x65, 0])
+        await bench.start()
+        assert (await bench.wait())[0] == State.IDLE
+        assert await bench.read(0, 7) == bytes([10, 11, 12, 13, 14, 0x65, 0])
+
+    Bench(SMALL, {}).run(body)
+
+
+@pytest.mark.parametrize("word", [0x00000104, 0x00000001, 0x00000801, 0x00000140, 0x000001FF])
+def test_bad_instruction_is_a_fault_that_the_next_start_clears(word):
+    program = np.array([*assemble(CHAIN[:1]), word, *assemble([HALT])], "<u4").tobytes()
+
+    async def body(bench: Bench) -> None:
+        await bench.start()
+        state, fault, pc, _ = await bench.wait()
+        assert (state, fault, pc) == (State.FAULT, Fault.BAD_INSTRUCTION, STEP)
+        assert await bench.read(0, 3) == bytes([10, 11, 0])
+        await bench.start(pc=0, limit=1)
+        assert (await bench.wait())[:3] == (State.STOPPED, Fault.NONE, STEP)
+
+    Bench(SMALL, {**CHAIN_MEMORIES, Space.PROGRAM: program}).run(body)
+
+
+@pytest.mark.parametrize("pause", [1, 40, 47, 77])
+def test_abort_in_the_middle_leaves_nothing_behind(pause):
+    """A long instruction is aborted at some clock of it; then nothing is written any more, and a program runs as ever."""
+    loops = strided({"a": [4, 0], "b": [1, 0], "o": [0, 4]}, [4, 20])
+    endless = Instruction(opcode=Opcode.MATRIX, loops=loops, reduce_loops=1, last_columns=3, records=3, o=128)
+    program = [endless, *CHAIN]
+    words = np.array(assemble([*program, HALT]), "<u4").tobytes()
+    memories = {**random_memories(SMALL, np.random.default_rng(4)), **CHAIN_MEMORIES, Space.PROGRAM: words}
+    model = model_of(SMALL, memories)
+    model.run()
+
+    async def body(bench: Bench) -> None:
+        await bench.start()
+        await bench.ctx.tick().repeat(pause)
+        await bench.exchange(LinkOpcode.ABORT)
+        state, fault, _, cycles = await bench.status()
+        assert (state, fault) == (State.IDLE, Fault.NONE)
+        written = await bench.read(128, 96)
+        await bench.ctx.tick().repeat(100)
+        assert await bench.read(128, 96) == written
+        assert (await bench.status())[3] == cycles
+        await bench.start()
+        assert (await bench.wait())[3] == model.cycles
+        assert await bench.read(0, SMALL.activation_bytes) == model.read(0, SMALL.activation_bytes)
+
+    Bench(SMALL, memories).run(body)
+
+
+def test_contents_of_other_spaces_are_refused():
+    with pytest.raises(ValueError, match=r"^Contents must be of the program, weights, records or activations, not <Space\.TABLES: 5>$"):
+        Core(SMALL, contents={Space.TABLES: [1]})
+
+
+@pytest.mark.parametrize("component", [Core(SMALL), UartCore(SMALL, divisor=4)])
+def test_exports(exports, component):
+    exports(component)
+
+
+def test_program_of_one_word():
+    check(SMALL, {}, [])
+
+
+def test_cycles_of_millions_of_elements_are_immediate():
+    loops = tuple(Loop(last=last) for last in (8, 8, 63, 3, 223, 223, 15))
+    instruction = Instruction(opcode=Opcode.MATRIX, loops=loops, reduce_loops=4, plane_loop=3, tile_loop=6, last_columns=16)
+    elements = 9 * 9 * 64 * 4
+    reductions = 224 * 224 * 16
+    cycles = instruction_cycles(instruction, CoreParameters())
+    assert 0 < cycles - reductions * (elements + 3) < 100
