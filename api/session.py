@@ -126,7 +126,8 @@ class InferenceSession:
         return [self._provider]
 
     def get_inputs(self) -> list[NodeArg]:
-        return [self._describe(spec) for spec in self._model.program.inputs]
+        # A model may quantise one input on several grids: it is listed once.
+        return [self._describe(spec) for spec in {spec.name: spec for spec in self._model.program.inputs}.values()]
 
     def get_outputs(self) -> list[NodeArg]:
         return [self._describe(spec) for spec in self._model.program.outputs]

@@ -39,6 +39,9 @@ def read_proto(data: bytes, name: str) -> onnx.ModelProto:
     if len(model.graph.node) > _MOST_NODES:
         raise ModelError(f"{name} has {len(model.graph.node)} nodes, more than {_MOST_NODES}")
     _check_text(model, name)
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=OLDEST_OPSET)
+    if opset < OLDEST_OPSET:
+        raise ModelError(f"{name} has opset {opset}; export it with opset {OLDEST_OPSET} or later")
     imported = {entry.domain for entry in model.opset_import}
     used = {node.domain for node in model.graph.node}
     for domain in CUSTOM_DOMAINS:
@@ -58,9 +61,6 @@ def read_proto(data: bytes, name: str) -> onnx.ModelProto:
         raise ModelError(f"{name} is not a valid ONNX model: {lines[0] if lines else 'the checker refused it'}") from None
     except (TypeError, ValueError):
         raise ModelError(f"{name} is not a valid ONNX model: a node, tensor or type in it is damaged") from None
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=OLDEST_OPSET)
-    if opset < OLDEST_OPSET:
-        raise ModelError(f"{name} has opset {opset}; export it with opset {OLDEST_OPSET} or later")
     if model.functions:
         model = _inline(model, name)
     return model

@@ -11,7 +11,9 @@ __all__ = ["spatial_rank", "window_of"]
 def spatial_rank(shape: tuple[int, ...]) -> int:
     """1 or 2 for (1, C, L) and (1, C, H, W)."""
     if len(shape) not in (3, 4) or shape[0] != 1:
-        raise RefusalError(f"its input has shape {list(shape)}", "only 1-D and 2-D windows are supported: (N, C, L) or (N, C, H, W)")
+        raise RefusalError(
+            f"windows over an input of shape {list(shape)} are not supported", "use 1-D or 2-D windows: (N, C, L) or (N, C, H, W)"
+        )
     return len(shape) - 2
 
 

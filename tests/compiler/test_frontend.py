@@ -191,7 +191,9 @@ def constant_matrix_on_the_left(g: Graph) -> bytes:
 def vector_and_transposed_operands(g: Graph) -> bytes:
     x = g.qdq("x")
     d = g.qdq(g.add("Gemm", x, g.weights(6, 4), transA=0, transB=0), 0.5)
-    return g.model({"x": (1, 6)}, {g.add("MatMul", d, g.weights(4)): None, g.add("Gemm", d, g.weights(3, 4), g.constant(2.0), transB=1): None})
+    return g.model(
+        {"x": (1, 6)}, {g.add("MatMul", d, g.weights(4)): None, g.add("Gemm", d, g.weights(3, 4), g.constant(2.0), transB=1): None}
+    )
 
 
 @case

@@ -1,0 +1,226 @@
+"""What the front end refuses, and how: every offending node, calibration, damaged files."""
+
+import numpy as np
+import onnx
+import pytest
+from frontend_models import Graph
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper
+
+from tritloom.compiler.frontend import check, lower, supported_operators
+from tritloom.errors import ModelError, TritloomError, UserError
+
+
+def _mixed() -> bytes:
+    """Three operators that are never supported, two of them behind the first, and an attribute that is not."""
+    g = Graph()
+    x = g.qdq("x")
+    a = g.add("Selu", g.add("Conv", x, g.weights(4, 3, 3, 3)))
+    b = g.add("Elu", g.qdq(g.add("Conv", a, g.weights(4, 4, 3, 3))))
+    c = g.add("AveragePool", x, kernel_shape=[2, 2], dilations=[2, 2])
+    d = g.add("Gather", x, g.constant([0, 2], np.int64), axis=1)
+    return g.model({"x": ("N", 3, 9, 9)}, {b: None, c: None, d: None})
+
+
+def test_check_lists_every_offending_node() -> None:
+    report = check(_mixed())
+    assert not report.supported
+    assert {problem.op for problem in report.problems} == {"Selu", "Elu", "AveragePool", "Gather"}
+    assert len(report.problems) == 4
+    assert all(problem.node.startswith("node_") and problem.reason and problem.hint for problem in report.problems)
+    assert report.layers == []
+
+
+def test_lower_names_the_first_node_and_counts_the_others() -> None:
+    with pytest.raises(ModelError, match=r"^net: node 'node_selu_\d+': operator Selu is not supported \(3 more found by check\); use Relu"):
+        lower(_mixed(), name="net")
+
+
+def test_check_describes_the_layers_of_a_good_model() -> None:
+    g = Graph()
+    y = g.qdq(g.add("Conv", g.qdq("x"), g.weights(4, 3, 3, 3)))
+    report = check(g.model({"x": ("N", 3, 9, 9)}, {y: None}))
+    assert report.supported and not report.problems
+    assert report.layers == [{"name": "node_conv_3", "op": "Convolution", "input": [3, 9, 9], "output": [4, 7, 7], "macs": 4 * 27 * 49}]
+    assert report.facts["calibration_needed_for"] == []
+    assert report.facts["opsets"] == {"ai.onnx": 21}
+
+
+@pytest.mark.parametrize(("build", "words"), [
+    (lambda g, x: g.add("Mul", x, g.qdq(x)), "product of two activations"),
+    (lambda g, x: g.add("Div", g.constant(1.0), x), "division by an activation"),
+    (lambda g, x: g.add("Div", x, g.constant(0.0)), "divides by zero"),
+    (lambda g, x: g.add("Add", x, g.constant(np.inf)), "infinite or not a number"),
+    (lambda g, x: g.add("Add", g.add("Conv", x, g.weights(3, 3, 1, 1)), g.constant(np.arange(25).reshape(1, 1, 5, 5))), "pixels of a channel"),
+    (lambda g, x: g.add("Concat", x, x, axis=0), "batch axis"),
+    (lambda g, x: g.add("Concat", x, g.constant(np.zeros((1, 3, 5, 5))), axis=1), "with a constant"),
+    (lambda g, x: g.add("Softmax", x, axis=0), "batch axis"),
+    (lambda g, x: g.add("Conv", g.add("Sigmoid", x), g.weights(2, 3, 1, 1)), "Sigmoid inside the network"),
+    (lambda g, x: g.add("MaxPool", x, kernel_shape=[9, 9]), "larger than the padded input"),
+    (lambda g, x: g.add("MaxPool", x, kernel_shape=[1, 1], pads=[1, 1, 1, 1]), "as large as its window"),
+    (lambda g, x: g.add("Conv", x, x), "weight is computed"),
+    (lambda g, x: g.add("Conv", x, g.weights(2, 5, 1, 1)), "do not fit 3 input channels"),
+    (lambda g, x: g.add("Reshape", x, g.constant([2, -1, 7], np.int64)), "cannot be reshaped"),
+    (lambda g, x: g.add("Conv", g.add("Unsqueeze", x, g.constant([4], np.int64)), g.weights(2, 3, 1, 1, 1)), "windows over an input of shape [1, 3, 5, 5, 1]"),
+])  # fmt: skip
+def test_refusals_in_words(build: object, words: str) -> None:
+    g = Graph()
+    y = build(g, g.qdq("x"))  # type: ignore[operator]
+    report = check(g.model({"x": (1, 3, 5, 5)}, {y: None}))
+    assert [words in problem.reason for problem in report.problems] == [True], report.problems
+
+
+def _float_model() -> bytes:
+    g = Graph()
+    h = g.add("Relu", g.add("Gemm", "x", g.constant(g.rng.normal(size=(6, 8))), g.constant(g.rng.normal(size=8))))
+    y = g.add("Softmax", g.add("Gemm", h, g.constant(g.rng.normal(size=(8, 4)))))
+    return g.model({"x": ("N", 6)}, {y: None})
+
+
+def test_missing_calibration_says_how_to_make_it() -> None:
+    message = (
+        r"^net states no quantiser for 'x', so it needs calibration samples: save a few hundred typical inputs with "
+        r'numpy\.savez\("calibration\.npz", x=array of shape \(samples, 6\)\) and give --calibration calibration\.npz$'
+    )
+    with pytest.raises(ModelError, match=message):
+        lower(_float_model(), name="net")
+    assert check(_float_model()).supported
+    assert len(check(_float_model()).facts["calibration_needed_for"]) == 2
+
+
+@pytest.mark.parametrize(("samples", "words"), [
+    ({}, "must be named x; given are none"),
+    ({"y": np.zeros((5, 6))}, "given are y"),
+    ({"x": np.zeros((5, 7))}, r"of shape \(samples, 6\), not float64 \(5, 7\)"),
+    ({"x": np.zeros((0, 6))}, "must be numbers of shape"),
+    ({"x": np.full((5, 6), np.nan)}, "must be finite"),
+    ({"x": np.full((5, 6), "a")}, "must be numbers"),
+])  # fmt: skip
+def test_wrong_calibration_samples(samples: dict, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        lower(_float_model(), name="net", calibration=samples)
+
+
+def test_calibrated_grids_and_float_weights() -> None:
+    samples = {"x": np.random.default_rng(0).normal(size=(50, 6))}
+    lowered = lower(_float_model(), name="net", calibration=samples)
+    hidden = lowered.program.tensors[lowered.program.operations[0].output]
+    assert (hidden.source, hidden.zero_point, hidden.low >= -128, hidden.high <= 127) == ("calibration", (-128,), True, True)
+    assert lowered.program.tensors["x"].zero_point == (0,)
+    assert sum("float weights became" in note for note in lowered.notes) == 2
+    narrow = lower(_float_model(), name="net", calibration=samples, activation_bits=4).program
+    assert {tensor.bits for tensor in narrow.tensors.values()} == {4, 32}
+    planes = lower(_float_model(), name="net", calibration=samples, method="planes", planes=3).program
+    assert {operation.planes for operation in planes.operations} == {3}  # type: ignore[attr-defined]
+
+
+def test_wrong_options() -> None:
+    samples = {"x": np.zeros((5, 6))}
+    for options in ({"activation_bits": 9}, {"method": "magic"}, {"planes": 0}):
+        with pytest.raises(TritloomError):
+            lower(_float_model(), name="net", calibration=samples, **options)
+
+
+def _raises(data: bytes, words: str) -> None:
+    for call in (lambda: check(data, name="net"), lambda: lower(data, name="net")):
+        with pytest.raises(ModelError, match=words):
+            call()
+
+
+def test_files_that_are_no_model() -> None:
+    _raises(b"", "^net is empty")
+    _raises(b"\x00" * 100, "^net is not an ONNX model")
+    _raises(b"PK\x03\x04" + bytes(50), "^net is not an ONNX model")
+    _raises(_float_model()[:200], "^net is not an ONNX model")
+
+
+def _changed(change: object) -> bytes:
+    model = onnx.load_from_string(_float_model())
+    change(model)  # type: ignore[operator]
+    return model.SerializeToString()
+
+
+def test_models_that_are_not_self_contained_or_too_old() -> None:
+    def external(model: onnx.ModelProto) -> None:
+        tensor = model.graph.initializer[0]
+        tensor.ClearField("raw_data")
+        tensor.data_location = TensorProto.EXTERNAL
+        entry = tensor.external_data.add()
+        entry.key, entry.value = "location", "weights.bin"
+
+    def old(model: onnx.ModelProto) -> None:
+        model.opset_import[0].version = 6
+
+    def shape(model: onnx.ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_param = "K"
+
+    def large(model: onnx.ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = 1 << 40
+
+    def text(model: onnx.ModelProto) -> None:
+        model.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
+
+    _raises(_changed(external), "keeps tensor 'constant_0' in another file")
+    _raises(_changed(old), "opset")
+    _raises(_changed(shape), "every axis but the first")
+    _raises(_changed(large), "more than")
+    _raises(_changed(text), "STRING")
+
+
+def test_constants_cannot_ask_for_all_memory() -> None:
+    g = Graph()
+    huge = g.add("Expand", g.constant([1.0]), g.constant([1 << 20, 1 << 20], np.int64))
+    doubled = g.qdq("x")
+    for _ in range(40):
+        doubled = g.add("Concat", doubled, doubled, axis=1)
+    report = check(g.model({"x": (1, 1 << 18)}, {g.add("Add", g.qdq("x"), huge): None, doubled: None}))
+    assert [problem.op for problem in report.problems] == ["Expand", "Concat"]
+
+
+def test_functions_are_inlined_and_recursion_is_refused() -> None:
+    body = [helper.make_node("Relu", ["a"], ["b"], name="inner")]
+    function = helper.make_function("own", "Step", ["a"], ["b"], body, [helper.make_opsetid("", 21)])
+    g = Graph()
+    y = g.qdq(g.add("Step", g.add("MatMul", g.qdq("x"), g.weights(6, 4)), domain="own"))
+    model = onnx.load_from_string(g.model({"x": (1, 6)}, {y: None}))
+    model.functions.append(function)
+    assert check(model.SerializeToString()).supported
+    doubling = [
+        helper.make_function("own", f"Step{i}", ["a"], ["b"], [
+            helper.make_node(f"Step{i + 1}", ["a"], ["m"], domain="own"), helper.make_node(f"Step{i + 1}", ["m"], ["b"], domain="own"),
+        ], [helper.make_opsetid("", 21), helper.make_opsetid("own", 1)])
+        for i in range(60)
+    ]  # fmt: skip
+    doubling.append(helper.make_function("own", "Step60", ["a"], ["b"], body, [helper.make_opsetid("", 21)]))
+    model.functions.extend(doubling)
+    model.graph.node[-3].op_type = "Step0"
+    _raises(model.SerializeToString(), "once its functions are expanded|not a valid")
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+def test_damaged_models_raise_model_errors_only(data: st.DataObject) -> None:
+    whole = data.draw(st.sampled_from([_float_model(), _mixed()]))
+    damaged = bytearray(whole)
+    kind = data.draw(st.sampled_from(["cut", "flip", "byte"]))
+    position = data.draw(st.integers(0, len(whole) - 1))
+    if kind == "cut":
+        damaged = damaged[:position]
+    elif kind == "flip":
+        damaged[position] ^= 1 << data.draw(st.integers(0, 7))
+    else:
+        damaged[position] = data.draw(st.integers(0, 255))
+    for call in (lambda: check(bytes(damaged)), lambda: lower(bytes(damaged), name="net")):
+        try:
+            call()
+        except ModelError as error:
+            assert "\n" not in str(error)
+
+
+def test_operator_table_names_forms() -> None:
+    table = supported_operators()
+    names = {entry.name for entry in table}
+    assert {"Conv", "Gemm", "MatMul", "Quant", "BipolarQuant", "QuantizeLinear", "Concat", "Softmax"} <= names
+    assert all(entry.forms for entry in table)
+    assert [(entry.domain, entry.name) for entry in table] == sorted((entry.domain, entry.name) for entry in table)
