@@ -13,7 +13,7 @@ from tritloom.hw.arch.isa import Instruction, Opcode
 from tritloom.hw.arch.parameters import CoreParameters
 
 __all__ = [
-    "FETCH_LATENCY", "OPERAND_STAGE", "REQUANTISE_LATENCY", "VALUE_LATENCY", "instruction_cycles", "start_stage", "tree_levels",
+    "FETCH_LATENCY", "OPERAND_STAGE", "REQUANTISE_LATENCY", "VALUE_LATENCY", "WRITE_LATENCY", "instruction_cycles", "start_stage", "tree_levels",
 ]  # fmt: skip
 
 FETCH_LATENCY = 2

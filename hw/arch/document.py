@@ -1,0 +1,121 @@
+"""Writes ``docs/isa.md`` from the tables that the assembler and the gateware's decoder use.
+
+``python -m tritloom.hw.arch.document`` prints the page; with a path it writes it there.
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from tritloom.hw.arch import isa, link, record, timing
+
+__all__ = ["isa_page"]
+
+_RESERVED = (
+    (0x40, 0x7F, "vector unit"),
+    (0x80, 0x9F, "scalar and branch instructions"),
+    (0xA0, 0xBF, "load and store"),
+)
+
+
+def _markdown(text: str) -> str:
+    """Docstring markup to Markdown: constants by their value, everything else as code."""
+
+    def reference(match: re.Match[str]) -> str:
+        name = match[1].rpartition(".")[2].lstrip("~")
+        value = getattr(isa, name, None)
+        return str(value) if isinstance(value, int) else f"`{name}`"
+
+    text = re.sub(r":\w+:`([^`]+)`", reference, text)
+    return text.replace("``", "`")
+
+
+def _table(header: list[str], rows: list[list[object]]) -> list[str]:
+    lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
+    return [*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows), ""]
+
+
+def _fields(fields: dict[str, isa.Field]) -> list[str]:
+    rows = []
+    for name, field in fields.items():
+        last = field.bit + field.width - 1
+        bits = f"{last}:{field.bit}" if field.width > 1 else str(field.bit)
+        rows.append([field.word, bits, f"`{name}`", "signed" if field.signed else "", field.meaning])
+    return _table(["word", "bits", "field", "", "meaning"], rows)
+
+
+def _record_fields() -> list[str]:
+    """The rows of the table in the text of :mod:`tritloom.hw.arch.record`, checked against the widths that code uses."""
+    widths = [record.START_BITS, record.MULTIPLIER_BITS, record.BIAS_BITS, record.SHIFT_BITS, record.HALF_EVEN_BITS]
+    names = ["start", "multiplier", "bias", "shift", "half_even"]
+    rows, position = [], 0
+    for name, width in zip(names, widths, strict=True):
+        rows.append(
+            [
+                f"{position + width - 1}:{position}" if width > 1 else position,
+                width,
+                f"`{name}`",
+                "" if name in ("shift", "half_even") else "signed",
+            ]
+        )
+        position += width
+    return _table(
+        ["bits", "width", "field", ""],
+        [*rows, [f"{8 * record.RECORD_BYTES - 1}:{position}", 8 * record.RECORD_BYTES - position, "zero", ""]],
+    )
+
+
+def isa_page() -> str:
+    """Text of ``docs/isa.md``."""
+    paragraphs = _markdown(isa.__doc__ or "").strip().split("\n\n")
+    step = _markdown((record.__doc__ or "").split("A record is one")[0]).strip().split("\n\n")
+    lines = [
+        f"# Instruction set, version {isa.ISA_VERSION}", "", "<!-- Written by python -m tritloom.hw.arch.document; do not edit. -->", "",
+        paragraphs[1], "", *[line for paragraph in paragraphs[2:] for line in (paragraph, "")],
+        "## Operations", "",
+        *_table(["opcode", "operation"], [[f"`{code:#04x}`", f"`{code.name}`"] for code in isa.Opcode]
+                + [[f"`{first:#04x}` to `{last:#04x}`", f"reserved: {use}"] for first, last, use in _RESERVED]),
+        "## Header", "",
+        f"{isa.HEADER_WORDS} words of 32 bits. The gateware keeps of every address only the bits that its memories need.", "", *_fields(isa.FIELDS),
+        "## Loop", "", f"{isa.LOOP_WORDS} words for each loop, innermost first, at most {isa.MAX_LOOPS} loops.", "", *_fields(isa.LOOP_FIELDS),
+        "## Requantisation record", "", *[line for paragraph in step[1:] for line in (paragraph, "")],
+        f"A record is one word of {8 * record.RECORD_BYTES} bits, little endian:", "", *_record_fields(),
+        "## State of the core", "",
+        *_table(["state", "name"], [[int(state), state.name] for state in link.State]),
+        *_table(["fault", "name"], [[int(fault), fault.name] for fault in link.Fault]),
+        "After HALT the core is IDLE and `pc` is that of the HALT; after the last instruction that `limit` allows it is STOPPED and `pc` is that of the next",
+        "one; at a word that is no instruction it is in FAULT and `pc` is that of the word. ABORT makes it IDLE at once: nothing more is written.", "",
+        "## Clocks", "",
+        "Nothing in an instruction depends on data, so its duration is known before. With",
+        "",
+        "- `words` the length of the instruction,",
+        "- `length` the elements of a reduction, plus one for every time that the plane loop advances in it,",
+        "- `results` the columns that a reduction sends (1 for POOL and ELEMENTWISE) and `pieces` its records (1 for POOL and `raw`),",
+        "- `start` the pipeline in front of the post unit:"
+        f" {timing.OPERAND_STAGE + 1} + log2(rows) for MATRIX, {timing.OPERAND_STAGE - 1} for POOL and ELEMENTWISE,",
+        f"- `requantise` {timing.REQUANTISE_LATENCY}, but 0 for POOL and `raw`,",
+        "",
+        "the clocks from the fetch of an instruction to the fetch of the next one are",
+        "",
+        "```text",
+        f"{timing.FETCH_LATENCY} + words + length + sum over all reductions but the last of max(length, results * pieces)",
+        f"  + start + results * pieces of the last reduction + {timing.VALUE_LATENCY + timing.WRITE_LATENCY} + requantise",
+        "```",
+        "",
+        f"A HALT takes {timing.FETCH_LATENCY + 1}. The core's cycle counter shows the sum over a program; `tritloom.hw.arch.timing.instruction_cycles`",
+        "is this formula, and the gateware is built with its constants.", "",
+    ]  # fmt: skip
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def main(arguments: list[str]) -> int:
+    """Print the page, or write it to the one path given."""
+    if arguments:
+        Path(arguments[0]).write_text(isa_page())
+    else:
+        sys.stdout.write(isa_page())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
