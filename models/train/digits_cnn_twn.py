@@ -28,14 +28,14 @@ from tritloom.models.nets.export import image_classifier
 
 __all__ = ["EPOCHS", "accuracy", "export", "main", "train"]
 
-EPOCHS = 120
+EPOCHS = 100
 BATCH = 50
 LEARNING_RATE = 4e-3
 WEIGHT_DECAY = 1e-4
 LABEL_SMOOTHING = 0.05
-SHIFT = 1
-ROTATION = 0.2
-STRETCH = 0.12
+SHIFT = 0.5
+ROTATION = 0.1
+STRETCH = 0.06
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
