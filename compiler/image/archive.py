@@ -5,18 +5,13 @@ only files that equal what the writer makes of their entries, so any damaged byt
 """
 
 import io
-import os
 import struct
 import zipfile
 from collections import Counter
-from pathlib import Path
 
-from tritloom.errors import ModelError, UserError
+from tritloom.errors import ModelError
 
-__all__ = ["MAX_BYTES", "pack", "read_file", "unpack", "write_file"]
-
-MAX_BYTES = 1 << 31
-"""Largest artefact that is read."""
+__all__ = ["pack", "unpack"]
 
 _MAX_ENTRIES = 65535
 
@@ -57,31 +52,3 @@ def unpack(data: bytes, where: str) -> dict[str, bytes]:
 
 def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:120] or type(error).__name__
-
-
-def read_file(path: str | os.PathLike[str]) -> bytes:
-    """Bytes of a file. Raises :class:`UserError` when it cannot be read, :class:`ModelError` when it is too large."""
-    try:
-        size = os.stat(path).st_size
-        if size > MAX_BYTES:
-            raise ModelError(f"{os.fspath(path)} has {size} bytes; an artefact has at most {MAX_BYTES}")
-        return Path(path).read_bytes()
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise UserError(f"cannot read {os.fspath(path)}: {reason}") from None
-
-
-def write_file(path: str | os.PathLike[str], data: bytes) -> None:
-    """Write a file as a whole or not at all. Raises :class:`UserError` when that fails; nothing is left behind."""
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-        os.replace(temporary, target)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(f"cannot write {target}: {error.strerror or error}") from None
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

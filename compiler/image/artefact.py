@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from tritloom.compiler.image.archive import pack, read_file, unpack, write_file
+from tritloom.compiler.image.archive import pack, unpack
 from tritloom.compiler.image.codec import ArrayReader, ArrayWriter, Malformed, decode_program, encode_program, integer, mapping, text
 from tritloom.compiler.image.schedules import SCHEDULE_FILES, decode_schedule, encode_schedule
 from tritloom.compiler.image.validate import validate_program
 from tritloom.compiler.ir.program import Program
 from tritloom.compiler.schedule import Schedule
 from tritloom.errors import ModelError
+from tritloom.files import read_bytes, write_bytes
 
 __all__ = ["SCHEMA_VERSION", "Artefact", "artefact_digest", "decode_artefact", "encode_artefact", "read_artefact", "write_artefact"]
 
@@ -83,7 +84,7 @@ def encode_artefact(artefact: Artefact) -> bytes:
 
 def write_artefact(path: str | os.PathLike[str], artefact: Artefact) -> None:
     """Write a ``.loom`` file as a whole or not at all. Raises :class:`UserError` when it cannot be written."""
-    write_file(path, encode_artefact(artefact))
+    write_bytes(path, encode_artefact(artefact))
 
 
 def read_artefact(path: str | os.PathLike[str]) -> Artefact:
@@ -92,7 +93,7 @@ def read_artefact(path: str | os.PathLike[str]) -> Artefact:
     Raises :class:`ModelError` with one sentence for contents that are damaged, of an unknown version, or not what the compiler makes,
     and :class:`UserError` when the file cannot be read.
     """
-    return decode_artefact(read_file(path), os.fspath(path))
+    return decode_artefact(read_bytes(path, "artefact"), os.fspath(path))
 
 
 def decode_artefact(data: bytes, where: str) -> Artefact:

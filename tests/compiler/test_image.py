@@ -160,11 +160,15 @@ def test_digest_changes_with_every_part():
 
 def test_failed_writes_leave_nothing(tmp_path, monkeypatch):
     made = artefact()
-    with pytest.raises(UserError, match=r"^cannot write .*missing/model.loom: No such file or directory$"):
+    with pytest.raises(UserError, match=r"cannot be written: No such file or directory$"):
         write_artefact(tmp_path / "missing" / "model.loom", made)
     path = tmp_path / "model.loom"
     path.write_bytes(b"precious")
-    monkeypatch.setattr(os, "replace", lambda *names: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+
+    def full(self, data):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
     with pytest.raises(UserError, match="No space left on device"):
         write_artefact(path, made)
     assert path.read_bytes() == b"precious"
@@ -172,8 +176,8 @@ def test_failed_writes_leave_nothing(tmp_path, monkeypatch):
 
 
 def test_unreadable_paths(tmp_path):
-    for path in (tmp_path / "absent.loom", tmp_path, "nul\0byte"):
-        with pytest.raises(UserError, match=r"^cannot read "):
+    for path in (tmp_path / "absent.loom", tmp_path):
+        with pytest.raises(UserError, match=r"^artefact .* cannot be read: "):
             read_artefact(path)
 
 
@@ -393,6 +397,16 @@ def test_programs_that_do_not_fit_together_are_refused(change, match):
     value = json.loads(RICH["program.json"])
     change(value)
     refused(sealed({**RICH, "program.json": json.dumps(value).encode()}), match)
+
+
+def test_a_small_file_does_not_unfold_to_a_large_program():
+    builder = ProgramBuilder()
+    source = builder.input((3, 1, 1))
+    builder.output(builder.convolution(source, 2, step=builder.step(2, shared=True)))
+    entries = unpack(encode_artefact(Artefact(source=b"", program=builder.program(), schedules={})), "x")
+    value = json.loads(entries["program.json"])
+    layer(value, "Convolution")["step"].update(channels=1 << 29)
+    refused(sealed({**entries, "program.json": json.dumps(value).encode()}), "step functions have more than 4194304 channels")
 
 
 SIM = "schedules/sim/"
