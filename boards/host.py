@@ -26,7 +26,10 @@ __all__ = ["Host", "SerialTransport", "Status", "Transport", "has_whole_frame"]
 _Result = TypeVar("_Result")
 
 _ATTEMPTS = 4
-"""Times that a request, or a whole inference, is tried before the link counts as broken."""
+"""Times that a request is sent before the link counts as broken."""
+
+_RUNS = 8
+"""Times that a whole inference is begun; only one whose START got no answer is begun again."""
 
 _WRITE_HEADER_BYTES = 5
 """Space and address in front of the data of a WRITE."""
@@ -235,7 +238,7 @@ class Host:
         raise LinkError(f"the core still ran at program word {status.pc} after {status.cycles} clocks, where {clocks} were expected")
 
     def _repeated(self, run: Callable[[], _Result]) -> _Result:
-        for _ in range(_ATTEMPTS - 1):
+        for _ in range(_RUNS - 1):
             try:
                 return run()
             except _LostReply:

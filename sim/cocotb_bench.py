@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -79,7 +79,8 @@ def run_bench(
     out_dir
         Folder for log, results and waves; made when absent.
     waves
-        ``always``, ``fail`` (a failing test is run again with waves) or ``None``.
+        ``None``; ``fail`` to run the failing tests again with waves, one sample only where that still fails; ``always`` to record one sample
+        of the first test when all pass, too.
     simulator
         ``verilator`` or ``icarus``.
     seed, samples, first_sample
@@ -103,16 +104,19 @@ def run_bench(
     for stale in (DIFFERENCE_FILE, "core.vcd", "core.gtkw", "core.sucl", "results.xml"):
         (folder / stale).unlink(missing_ok=True)
 
-    result = _run(verilog, job, folder, simulator, record=waves == "always", only=(), tell=tell)
-    if waves == "fail" and not result.passed:
-        failed = tuple(test.name for test in result.tests if not test.passed)
-        tell("recording waves of " + ", ".join(failed))
-        difference = folder / DIFFERENCE_FILE
-        if difference.exists():
-            job = Job(**{**asdict(job), "first_sample": json.loads(difference.read_text())["sample"], "samples": 1})
-        replay = _run(verilog, job, folder, simulator, record=True, only=failed, tell=tell)
-        return BenchResult(**{**vars(result), "waves": replay.waves, "views": replay.views})
-    return result
+    result = _run(verilog, job, folder, simulator, record=False, only=(), tell=tell)
+    if waves is None or (waves == "fail" and result.passed):
+        return result
+    # One sample of the tests that failed, else of the first test: waves of everything would fill disks.
+    only = tuple(test.name for test in result.tests if not test.passed) or (result.tests[0].name,)
+    tell("recording waves of " + ", ".join(only))
+    difference = folder / DIFFERENCE_FILE
+    sample = json.loads(difference.read_text())["sample"] if difference.exists() else first_sample
+    replay = _run(verilog, replace(job, first_sample=sample, samples=1), folder, simulator, record=True, only=only, tell=tell)
+    if replay.passed and not result.passed:
+        tell("one sample alone passes: recording all of them")
+        replay = _run(verilog, job, folder, simulator, record=True, only=only, tell=tell)
+    return replace(result, waves=replay.waves, views=replay.views)
 
 
 def _run(

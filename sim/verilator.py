@@ -6,6 +6,7 @@ port, sets the pace.
 
 import ctypes
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 
 from tritloom.boards.toolchain import to_verilog
@@ -54,10 +55,9 @@ class VerilatorCore:
             raise UserError(f"stalls must be from 0 to below 1, not {stalls!r}")
         if waves is not None and not Path(waves).absolute().parent.is_dir():
             raise UserError(f"the folder of the wave file {waves} must exist")
-        tell = progress or (lambda message: None)
-        tell("writing the core's Verilog")
-        verilog = to_verilog(Core(parameters), name="core")
-        path = build_library(verilog, _WRAPPER, trace=waves is not None, progress=progress)
+        if progress is not None:
+            progress("writing the core's Verilog")
+        path = build_library(_verilog(parameters), _WRAPPER, trace=waves is not None, progress=progress)
         self._library = _bind(ctypes.CDLL(str(path)))
         state = (seed * 0x9E3779B97F4A7C15 & (1 << 64) - 1) or 1
         wave = None if waves is None else str(Path(waves).absolute()).encode()
@@ -83,6 +83,12 @@ class VerilatorCore:
         if self._handle is not None:
             self._library.core_close(self._handle)
             self._handle = None
+
+
+@lru_cache(maxsize=8)
+def _verilog(parameters: CoreParameters) -> str:
+    """Elaboration takes a second or two: too long for each of many sessions on one core."""
+    return to_verilog(Core(parameters), name="core")
 
 
 def _bind(library: ctypes.CDLL) -> ctypes.CDLL:
