@@ -61,6 +61,22 @@ def test_power_of_two_scales_tie_to_even(gains):
     assert check(affine(gains[0]), affine(gains[1]), (), Quantiser(F(1), 0, -128, 127)).proof.exact
 
 
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("clip_first", [False, True])
+def test_ties_of_every_rounding(rounding, clip_first):
+    step = check(affine(F(1, 2)), affine(F(1, 4)), (), Quantiser(F(1), 2, -128, 127, rounding, clip_first=clip_first))
+    # Roundings that depend on the sign bend the line at zero; the others are exact.
+    assert step.proof.exact == (rounding in ("half_even", "half_up", "floor", "ceil"))
+    thirds = check(affine(F(1, 6)), affine(F(1, 3)), (), Quantiser(F(1, 3), 0, 5, 127, rounding, clip_first=clip_first))
+    assert thirds.proof.exact
+
+
+def test_ties_to_even_before_an_odd_zero_point_are_counted():
+    """Ties then go to odd codes, which the post unit cannot do: one pair in eight is a tie that goes the other way."""
+    step = check(affine(F(1, 2)), affine(F(1, 4)), (), Quantiser(F(1), 1, -128, 127))
+    assert not step.proof.exact and step.proof.largest == 1 and step.proof.differing == step.proof.reachable // 8
+
+
 def test_all_pairs_of_eight_bits_with_float32_scales(rng):
     for trial in range(8):
         left, right, out = (F(float(np.float32(value))) for value in rng.uniform(0.004, 0.03, 3))
