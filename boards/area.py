@@ -65,7 +65,7 @@ def block_use(board: Board, parameters: CoreParameters) -> dict[str, int]:
         "records": blocks(whole, p.record_words, 128),
         "program": blocks(whole, p.program_words, 32),
         "link": blocks(whole, *LINK_BUFFER),
-        "loop steps": COEFFICIENTS[board.family].step_blocks,
+        "loop steps": 0 if board.tables_in_logic else COEFFICIENTS[board.family].table_blocks,
     }
 
 
@@ -73,23 +73,25 @@ def block_use(board: Board, parameters: CoreParameters) -> dict[str, int]:
 class Coefficients:
     """Logic cells (nextpnr's count) of a core: the sum of these, each times what it is named after.
 
-    ``base`` also covers link, sequencer and post unit; ``no_dsp`` is added where the part has no multipliers. ``accumulator_bit`` counts
-    for each column, ``decoder`` for each byte of a trit5 weight word, ``step_blocks`` are the block RAMs of the loop registers.
+    ``base`` also covers link, sequencer and post unit; ``no_dsp`` is added where the part has no multipliers, ``tables`` where the tables
+    of the loop registers are in logic cells, else they take ``table_blocks`` block RAMs. ``accumulator_bit`` counts for each column,
+    ``decoder`` for each byte of a trit5 weight word.
     """
 
     base: float
     no_dsp: float
+    tables: float
     row: float
     accumulator_bit: float
     mac: float
     decoder: float
-    step_blocks: int
+    table_blocks: int
 
 
 COEFFICIENTS: dict[str, Coefficients] = {
-    "ice40": Coefficients(base=2700, no_dsp=1000, row=45, accumulator_bit=3.2, mac=19.0, decoder=25, step_blocks=9),
-    "ecp5": Coefficients(base=2700, no_dsp=1000, row=45, accumulator_bit=3.2, mac=21.0, decoder=25, step_blocks=0),
-    "gowin": Coefficients(base=2700, no_dsp=1000, row=45, accumulator_bit=3.2, mac=20.0, decoder=25, step_blocks=0),
+    "ice40": Coefficients(base=3778, no_dsp=945, tables=900, row=72, accumulator_bit=3.5, mac=23.0, decoder=25, table_blocks=5),
+    "ecp5": Coefficients(base=2923, no_dsp=0, tables=0, row=80, accumulator_bit=3.5, mac=21.8, decoder=25, table_blocks=0),
+    "gowin": Coefficients(base=2923, no_dsp=0, tables=0, row=80, accumulator_bit=3.5, mac=21.8, decoder=25, table_blocks=0),
 }
 
 
@@ -100,6 +102,7 @@ def logic_cells(board: Board, parameters: CoreParameters) -> int:
     return round(
         c.base
         + (0 if board.dsp else c.no_dsp)
+        + (c.tables if board.tables_in_logic else 0)
         + c.row * p.rows
         + c.accumulator_bit * p.columns * p.accumulator_bits
         + c.mac * p.macs_per_cycle
@@ -108,10 +111,10 @@ def logic_cells(board: Board, parameters: CoreParameters) -> int:
 
 
 _CALIBRATION = {
-    "icebreaker": ((4, 4), (8, 2), (8, 4), (16, 4)),
-    "hx8k": ((4, 4), (8, 4), (8, 8)),
-    "ulx3s-25f": ((8, 8), (16, 8), (16, 16), (32, 8)),
-    "tang-nano-20k": ((8, 8), (16, 8), (16, 16)),
+    "icebreaker": ((4, 4), (8, 2), (8, 4)),
+    "hx8k": ((4, 4), (8, 8)),
+    "ulx3s-25f": ((8, 8), (16, 16), (32, 16)),
+    "tang-nano-20k": ((8, 8), (16, 16)),
 }
 """Shapes of the arrays that :func:`main` packs."""
 
@@ -135,7 +138,7 @@ def main() -> None:
     for name in sys.argv[1:] or _CALIBRATION:
         board = get_board(name)
         for rows, columns in _CALIBRATION[name]:
-            for bits in (16, 24) if (rows, columns) == _CALIBRATION[name][0] else (16,):
+            for bits in (16, 24) if (rows, columns) == _CALIBRATION[name][0] and board.dsp else (16,):
                 core = CoreParameters(
                     rows=rows,
                     columns=columns,

@@ -52,6 +52,8 @@ class Board:
         nextpnr's name of the block RAM, how many the part has, and the bits of one.
     spram
         Whether the part has the four 16 K x 16 single-port RAMs of the iCE40 UP5K.
+    tables_in_logic
+        Whether the small tables of the loop registers are made of logic cells, for a part with few block RAMs.
     dsp
         nextpnr's name of the multiplier cells that a build may use; empty if none.
     synthesis, place, pack
@@ -77,6 +79,7 @@ class Board:
     blocks: int = 0
     block_bits: int = 0
     spram: bool = False
+    tables_in_logic: bool = False
     dsp: str = ""
     synthesis: tuple[str, ...] = ()
     place: tuple[str, ...] = ()

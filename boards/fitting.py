@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tritloom.boards.area import BLOCK_SHAPES, BYTE_SHAPES, block_depth, block_use, logic_cells
+from tritloom.boards.area import BLOCK_SHAPES, BYTE_SHAPES, block_depth, block_use, blocks, logic_cells
 from tritloom.boards.board import Board
-from tritloom.compiler.ir.program import Program
+from tritloom.compiler.ir.program import Convolution, Program
 from tritloom.compiler.schedule import Needs, memory_needs, schedule, sim_parameters
 from tritloom.errors import ModelError, UserError
 from tritloom.hw.arch.parameters import SPRAM_BITS, CoreParameters
@@ -13,26 +13,39 @@ from tritloom.hw.arch.parameters import SPRAM_BITS, CoreParameters
 __all__ = ["fit", "fitting_cores"]
 
 _ROWS = (4, 8, 16, 32, 64)
-_COLUMNS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
+_COLUMNS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _ACCUMULATOR_BITS = (16, 20, 24, 28, 32)
 """Widths on offer; few, so that one bitstream serves many models."""
 
 _LOGIC_FILL = 0.92
 """Part of the logic cells that a core may take; nextpnr finds no legal or no fast placement in the last few per cent."""
 
+_WORTHWHILE = 1.1
+"""A larger array must save this much: it runs at a lower clock, and takes longer to build."""
+
+_CANDIDATES = 12
+"""Cores whose exact number of clocks decides."""
+
+_FALLBACKS, _SMALLER = 3, 0.8
+"""Cores to try after one that cannot be routed, and the part of its array that they may have."""
+
+_HOPELESS = 1.5
+"""So many times the part's memory is beyond any saving, such as weight words that are equal and stored once."""
+
 _SPRAM_WORDS = 16384
 
 
 @dataclass(frozen=True)
 class _Shortage:
-    """The memory or logic that is missing; ``ratio`` orders shortages by how far away the core is from fitting."""
+    """What is missing for one core, and how far away it is from fitting: needed over available."""
 
+    logic: bool
     ratio: float
     sentence: str
 
 
 def fit(board: Board, program: Program, *, array: tuple[int, int] | None = None) -> CoreParameters:
-    """The core for a board that runs ``program`` in the fewest clocks; of several as fast the one with the smallest array.
+    """The core for a board that runs ``program`` in the fewest clocks; of several within 10 % of it the one with the smallest array.
 
     ``array`` (rows, columns) is taken instead of the best shape when it fits. Every memory is as deep as its block RAMs allow, so that
     a bitstream also serves other models. For the simulated board the array is fixed.
@@ -40,58 +53,113 @@ def fit(board: Board, program: Program, *, array: tuple[int, int] | None = None)
     Raises :class:`ModelError` with one sentence when nothing fits (what is short, how much is needed and available, which board
     would do), and :class:`UserError` for an array that no core can have.
     """
-    return next(iter(fitting_cores(board, program, array=array)))
+    return next(fitting_cores(board, program, array=array))
 
 
-def fitting_cores(board: Board, program: Program, *, array: tuple[int, int] | None = None) -> list[CoreParameters]:
-    """All cores of :func:`fit` that are worth a try, best first: a later one is smaller, for when the best cannot be routed."""
+def fitting_cores(board: Board, program: Program, *, array: tuple[int, int] | None = None) -> Iterator[CoreParameters]:
+    """The core of :func:`fit`, then a few smaller ones, for when it cannot be placed and routed. Raises like :func:`fit`."""
     if board.family == "none":
         if array is not None:
             raise UserError(f"board {board.name!r} has a fixed array; choose a board with an FPGA to set one")
-        return [sim_parameters(program)]
-    fitting, shortages = _survey(board, program, array)
+        yield sim_parameters(program)
+        return
+    fitting, shortages = _survey(board, program, array, _CANDIDATES)
     if not fitting:
-        short = min(shortages, key=lambda shortage: shortage.ratio)
+        # Memory is what stands in the way when some array would fit the logic.
+        short = min(shortages, key=lambda shortage: (shortage.logic, shortage.ratio))
         raise ModelError(f"{short.sentence}; {_alternative(board, program, array)}")
-    fitting.sort(key=lambda core: (schedule(program, core).cycles, core.macs_per_cycle, core.rows))
-    best = [fitting[0]]
-    for core in fitting[1:]:
-        if core.macs_per_cycle < best[-1].macs_per_cycle:
-            best.append(core)
-    return best
+    cycles = {core: schedule(program, core).cycles for core in fitting}
+    enough = min(cycles.values()) * _WORTHWHILE
+    first = min((core for core in fitting if cycles[core] <= enough), key=lambda core: (core.macs_per_cycle, cycles[core], core.rows))
+    yield first
+    macs = first.macs_per_cycle
+    for _ in range(_FALLBACKS):
+        smaller, _ = _survey(board, program, array, 1, below=round(macs * _SMALLER))
+        if smaller:
+            macs = smaller[0].macs_per_cycle
+            yield smaller[0]
 
 
-def _survey(board: Board, program: Program, array: tuple[int, int] | None) -> tuple[list[CoreParameters], list[_Shortage]]:
+def _survey(
+    board: Board, program: Program, array: tuple[int, int] | None, enough: int, *, below: int = 1 << 30
+) -> tuple[list[CoreParameters], list[_Shortage]]:
+    """Cores that fit, the first ``enough`` in the order of their estimated speed, and what is short for the others.
+
+    Arrays of more than ``below`` cells are left out.
+    """
     fitting: list[CoreParameters] = []
     shortages: list[_Shortage] = []
     needs: dict[tuple[int, int, str], Needs] = {}
-    for bare in _shapes(board, array):
-        short = _logic_shortage(board, program, bare)
+    shapes = [core for core in _shapes(board, array) if core.macs_per_cycle <= below]
+    for bare in sorted(shapes, key=lambda core: _rough_cycles(program, core)):
+        short = _logic_shortage(board, program, bare) or _hopeless(board, program, bare)
+        core = None
         if short is None:
             shape = (bare.rows, bare.columns, bare.weight_encoding)
             if shape not in needs:
                 needs[shape] = memory_needs(program, rows=bare.rows, columns=bare.columns, weight_encoding=bare.weight_encoding)
             core, short = _with_memories(board, program, bare, needs[shape])
-            if core is not None:
-                short = _logic_shortage(board, program, core)
-            if core is not None and short is None:
-                fitting.append(core)
-                continue
+        if core is not None:
+            short = _logic_shortage(board, program, core)
         if short is not None:
             shortages.append(short)
+        elif core is not None:
+            fitting.append(core)
+            if len(fitting) == enough:
+                break
     return fitting, shortages
 
 
-def _shapes(board: Board, array: tuple[int, int] | None) -> Iterator[CoreParameters]:
+def _shapes(board: Board, array: tuple[int, int] | None) -> list[CoreParameters]:
     """Cores with every array and way of keeping weights that the board has, memories as yet of one word."""
     smallest = {"weight_words": 1, "activation_words": 1, "record_words": 1, "program_words": 1, "accumulator_bits": 16}
+    cores: list[CoreParameters] = []
+    refusal: UserError | None = None
     for rows in _ROWS if array is None else (array[0],):
         for columns in _COLUMNS if array is None else (array[1],):
             for encoding in ("trit2", "trit5"):
-                core = CoreParameters(rows=rows, columns=columns, weight_encoding=encoding, **smallest)
-                yield core
+                try:
+                    core = CoreParameters(rows=rows, columns=columns, weight_encoding=encoding, **smallest)
+                except UserError as error:  # no such core, or its weight word is too long in this encoding
+                    refusal = refusal or error
+                    continue
+                cores.append(core)
                 if board.spram and core.weight_word_bits <= SPRAM_BITS:
-                    yield replace(core, weight_storage="spram")
+                    cores.append(replace(core, weight_storage="spram"))
+    if not cores and refusal is not None:
+        raise refusal
+    return cores
+
+
+def _rough_cycles(program: Program, core: CoreParameters) -> int:
+    """Clocks of the matrix operations: a tile of outputs takes the longer one of its reduction and of its results, one a clock."""
+    cycles = 0
+    for operation in program.operations:
+        if isinstance(operation, Convolution):
+            outputs, inputs, height, width = operation.weights.shape
+            _, rows, columns = program.tensors[operation.output].shape
+            reduction = operation.planes * -(-(inputs * height * width) // core.rows)
+            results = min(core.columns, outputs) * (1 if operation.step is None else operation.step.pieces)
+            cycles += rows * columns * -(-outputs // core.columns) * max(reduction, results)
+    return cycles
+
+
+def _hopeless(board: Board, program: Program, core: CoreParameters) -> _Shortage | None:
+    """A model whose weights alone are far beyond the part is refused before its memory images are made, which may take minutes."""
+    trits = sum(operation.weights.size * operation.planes for operation in program.operations if isinstance(operation, Convolution))
+    words = -(-trits // core.macs_per_cycle)
+    where = f"on a {core.rows}x{core.columns} array of {board.name}"
+    if core.weight_storage == "spram":
+        if words > _HOPELESS * _SPRAM_WORDS:
+            return _Shortage(
+                False, words / _SPRAM_WORDS, f"model {program.name!r} needs about {words} weight words {where}, which holds {_SPRAM_WORDS}"
+            )
+        return None
+    count = blocks(BLOCK_SHAPES[board.family], words, core.weight_word_bits)
+    if count > _HOPELESS * board.blocks:
+        sentence = f"model {program.name!r} needs about {count} block RAMs for its weights {where}, which has {board.blocks}"
+        return _Shortage(False, count / board.blocks, sentence)
+    return None
 
 
 def _with_memories(board: Board, program: Program, core: CoreParameters, needs: Needs) -> tuple[CoreParameters | None, _Shortage | None]:
@@ -99,7 +167,9 @@ def _with_memories(board: Board, program: Program, core: CoreParameters, needs: 
     where = f"on a {core.rows}x{core.columns} array of {board.name}"
     if core.weight_storage == "spram" and needs.weight_words > _SPRAM_WORDS:
         ratio = needs.weight_words / _SPRAM_WORDS
-        return None, _Shortage(ratio, f"model {program.name!r} needs {needs.weight_words} weight words {where}, which holds {_SPRAM_WORDS}")
+        return None, _Shortage(
+            False, ratio, f"model {program.name!r} needs {needs.weight_words} weight words {where}, which holds {_SPRAM_WORDS}"
+        )
     bits = next((bits for bits in _ACCUMULATOR_BITS if bits >= needs.accumulator_bits), needs.accumulator_bits)
     sized = replace(
         core,
@@ -114,7 +184,9 @@ def _with_memories(board: Board, program: Program, core: CoreParameters, needs: 
     if total > board.blocks:
         largest = ", ".join(f"{count} for {name}" for name, count in sorted(use.items(), key=lambda item: -item[1])[:3])
         return None, _Shortage(
-            total / board.blocks, f"model {program.name!r} needs {total} block RAMs {where}, which has {board.blocks} ({largest})"
+            False,
+            total / board.blocks,
+            f"model {program.name!r} needs {total} block RAMs {where}, which has {board.blocks} ({largest})",
         )
     return _deepened(board, sized), None
 
@@ -136,6 +208,7 @@ def _logic_shortage(board: Board, program: Program, core: CoreParameters) -> _Sh
     if cells <= limit:
         return None
     return _Shortage(
+        True,
         cells / limit,
         f"model {program.name!r} needs a core of about {cells} logic cells with a {core.rows}x{core.columns} array on {board.name}, "
         f"which has room for {limit}",
@@ -146,12 +219,12 @@ def _alternative(board: Board, program: Program, array: tuple[int, int] | None) 
     """What to do instead: a board that would hold the model, or a smaller array."""
     from tritloom.boards import BOARDS
 
-    if array is not None and _survey(board, program, None)[0]:
+    if array is not None and _survey(board, program, None, 1)[0]:
         return f"leave the array out, or choose a smaller one than {array[0]}x{array[1]}"
     others = sorted(
         (other for other in BOARDS.values() if other.family != "none" and other is not board), key=lambda other: other.price_usd
     )
     for other in others:
-        if _survey(other, program, array)[0]:
+        if _survey(other, program, array, 1)[0]:
             return f"it fits {other.name}"
     return "no board holds it; the board sim does" if array is None else "no board holds it with this array"

@@ -20,6 +20,7 @@ BOARD = Board(
     block="ICESTORM_RAM",
     blocks=32,
     block_bits=4096,
+    tables_in_logic=True,
     synthesis=("-device", "hx"),
     place=("--hx8k", "--package", "ct256"),
     guess_mhz=60.0,
