@@ -373,7 +373,7 @@ PROGRAM_CASES = [
     (lambda p: layer(p, "Rescale").update(channel_offset=1), "writes channels that exist already"),
     (lambda p: layer(p, "Add").update(right="t3"), "reads a tensor before|adds tensors of unlike shapes"),
     (lambda p: layer(p, "MaxPool").update(type="MinPool"), "'MinPool' is not an operation"),
-    (lambda p: p["operations"].pop(), "a tensor is never made"),
+    (lambda p: p["operations"].pop(), "output 'out_t6' has no tensor"),
     (lambda p: p["tensors"][0].update(shape=[1 << 20, 1 << 20, 1]), "has more than"),
     (lambda p: p["tensors"][0].update(bits=9), "has 9 bits"),
     (lambda p: p["tensors"][0].update(low=8), "has an empty range"),

@@ -317,6 +317,13 @@ def test_a_tensor_written_in_parts_is_complete_after_the_last():
     assert [layer.outputs for layer in result.layers] == [(), ("t1",)]
 
 
+def test_a_program_without_operations_is_a_halt():
+    builder = ProgramBuilder()
+    builder.output(builder.input((3, 2, 2)))
+    result = run(builder.program(), tight(builder.program()))
+    assert (result.program_words, result.layers, result.macs) == ([0], (), 0)
+
+
 def test_layers_add_up():
     program = random_program(5, 9)
     parameters = tight(program, 8, 8)
