@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
 from tritloom.boards.area import BLOCK_SHAPES, BYTE_SHAPES, block_depth, block_use, blocks, logic_cells
 from tritloom.boards.board import Board
@@ -112,7 +113,7 @@ def _survey(
 
 def _shapes(board: Board, array: tuple[int, int] | None) -> list[CoreParameters]:
     """Cores with every array and way of keeping weights that the board has, memories as yet of one word."""
-    smallest = {"weight_words": 1, "activation_words": 1, "record_words": 1, "program_words": 1, "accumulator_bits": 16}
+    smallest: dict[str, Any] = {"weight_words": 1, "activation_words": 1, "record_words": 1, "program_words": 1, "accumulator_bits": 16}
     cores: list[CoreParameters] = []
     refusal: UserError | None = None
     for rows in _ROWS if array is None else (array[0],):

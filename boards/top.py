@@ -1,5 +1,8 @@
 """The design that is built for a board: clock generator, reset, serial port and the core."""
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# The stubs of Amaranth know neither its directions as strings nor attributes made out of signatures.
+
 from typing import Any
 
 from amaranth.hdl import ClockDomain, ClockSignal, Elaboratable, Module, Signal

@@ -16,9 +16,6 @@ if TYPE_CHECKING:
 __all__ = ["demo"]
 
 MODEL = "digits_cnn_twn"
-HELD_OUT = slice(1400, 1797)
-"""Rows of scikit-learn's digits that the model was not trained on."""
-
 BOARD = "ulx3s-25f"
 SHOWN = 40
 """Pictures in the report: all that the model gets wrong, then the first ones."""
@@ -50,6 +47,7 @@ def demo(
     from tritloom.compiled import compile
     from tritloom.errors import MismatchError, UserError
     from tritloom.files import write_bytes
+    from tritloom.models.data.digits import load as load_digits
     from tritloom.models.zoo import path as zoo_path
     from tritloom.report import Accuracy, BuildFacts, render
     from tritloom.session import InferenceSession
@@ -72,12 +70,12 @@ def demo(
     first = compiled.schedule()
     console.say(f"     {len(first.layers)} layers, {first.macs} multiply-accumulates")
 
-    console.say("2/5  accuracy on 397 held-out digits")
-    pictures, labels = _held_out()
+    digits = load_digits()
+    pictures, labels = digits.test_images, digits.test_labels
+    console.say(f"2/5  accuracy on {len(labels)} held-out digits")
     session = InferenceSession(compiled)
     argument = session.get_inputs()[0]
-    shape = [len(pictures), *(int(size) for size in argument.shape[1:])]
-    feeds = {argument.name: pictures.reshape(shape).astype("float32")}
+    feeds = {argument.name: pictures}
     name = session.get_outputs()[0].name
     reference = run_witness(compiled.source, feeds, outputs=[name])[name].reshape(len(labels), -1).argmax(axis=1)
     predicted = session.run([name], feeds)[0].reshape(len(labels), -1).argmax(axis=1)
@@ -96,7 +94,7 @@ def demo(
     core = f"{plan.parameters.rows} x {plan.parameters.columns}"
     console.say(f"     array of {core} at {result.clock_mhz:g} MHz: {result.bitstream}{' (cached)' if result.cached else ''}")
 
-    console.say("4/5  verify every integer tensor of all 397 digits in Verilator, on this very core")
+    console.say(f"4/5  verify every integer tensor of all {len(labels)} digits in Verilator, on this very core")
     with console.progress() as progress:
         verification = verify(compiled, on=["golden", "verilator"], board=found.name, feeds=feeds, progress=progress)
     against = verification.against("golden")
@@ -159,25 +157,13 @@ def demo(
     )
 
 
-def _held_out() -> "tuple[np.ndarray, np.ndarray]":
-    """Pictures, float (397, 8, 8) with values 0 to 16, and their digits."""
-    from tritloom.errors import MissingToolError
-
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise MissingToolError("the demo needs scikit-learn: pip install 'tritloom[models]'") from error
-    rows, labels = load_digits(return_X_y=True)
-    return rows[HELD_OUT].reshape(-1, 8, 8), labels[HELD_OUT]
-
-
 def _samples(pictures: "np.ndarray", labels: "np.ndarray", predicted: "np.ndarray") -> "list[Sample]":
     """Everything that went wrong, then the first pictures."""
     from tritloom.report import Sample
 
     wrong = [index for index in range(len(labels)) if labels[index] != predicted[index]]
     chosen = list(dict.fromkeys([*wrong, *range(len(labels))]))[:SHOWN]
-    return [Sample(pictures[index], str(labels[index]), str(predicted[index])) for index in chosen]
+    return [Sample(pictures[index, 0], str(labels[index]), str(predicted[index])) for index in chosen]
 
 
 def _versions(tools: dict[str, str]) -> dict[str, str]:

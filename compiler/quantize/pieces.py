@@ -207,10 +207,10 @@ def _record_runs(record: Record, first: int, last: int, low: int, high: int) -> 
 def _equal(runs: _Table, records: Sequence[Record], low: int, high: int) -> bool:
     """Whether every run lies inside one record that gives its code at both ends: then, a record being monotone, everywhere between."""
     fields = np.array([(r.start, r.multiplier, r.bias, r.shift, r.half_even) for r in records], np.int64).T
-    pieces = [np.searchsorted(fields[0, 1:], ends, side="right") for ends in (runs.starts, runs.ends)]
-    if not np.array_equal(*pieces):
+    pieces, last = (np.searchsorted(fields[0, 1:], ends, side="right") for ends in (runs.starts, runs.ends))
+    if not np.array_equal(pieces, last):
         return False
-    _, multiplier, bias, shift, half_even = fields[:, pieces[0]]
+    _, multiplier, bias, shift, half_even = fields[:, pieces]
     even = (half_even > 0) & (shift > 0)
     for ends in (runs.starts, runs.ends):
         value = multiplier * ends + bias

@@ -34,6 +34,7 @@ An instruction begins only when the previous one has written its last result.
 
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 __all__ = [
     "FIELDS", "HEADER_WORDS", "ISA_VERSION", "Instruction", "LOOP_FIELDS", "LOOP_WORDS", "Loop", "MAX_LOOPS", "NO_LOOP", "Opcode",
@@ -203,7 +204,7 @@ def disassemble(words: list[int]) -> list[Instruction]:
             program.append(Instruction(opcode=Opcode.HALT))
             position += 1
             continue
-        header = _unpack(FIELDS, [*words[position : position + HEADER_WORDS], *[0] * HEADER_WORDS][:HEADER_WORDS])
+        header: dict[str, Any] = _unpack(FIELDS, [*words[position : position + HEADER_WORDS], *[0] * HEADER_WORDS][:HEADER_WORDS])
         count = header.pop("loops")
         end = position + HEADER_WORDS + LOOP_WORDS * count
         if end > len(words) or not 1 <= count <= MAX_LOOPS:

@@ -33,7 +33,7 @@ def load() -> Digits:
         from sklearn.datasets import load_digits
     except ModuleNotFoundError as error:
         raise MissingToolError("the digits data set comes with scikit-learn; install it with: pip install 'tritloom[models]'") from error
-    raw = load_digits()
-    images = raw.images.astype(np.float32)[:, None]
-    labels = raw.target.astype(np.int64)
+    rows, digits = load_digits(return_X_y=True)
+    images = np.asarray(rows, np.float32).reshape(-1, 1, 8, 8)
+    labels = np.asarray(digits, np.int64)
     return Digits(images[:TRAIN_ROWS], labels[:TRAIN_ROWS], images[TRAIN_ROWS:], labels[TRAIN_ROWS:])
