@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 from tritloom.boards.area import BLOCK_SHAPES, BYTE_SHAPES, block_depth, block_use, blocks, logic_cells
 from tritloom.boards.board import Board
@@ -113,14 +112,14 @@ def _survey(
 
 def _shapes(board: Board, array: tuple[int, int] | None) -> list[CoreParameters]:
     """Cores with every array and way of keeping weights that the board has, memories as yet of one word."""
-    smallest: dict[str, Any] = {"weight_words": 1, "activation_words": 1, "record_words": 1, "program_words": 1, "accumulator_bits": 16}
+    smallest = CoreParameters(rows=4, columns=1, accumulator_bits=16, weight_words=1, activation_words=1, record_words=1, program_words=1)
     cores: list[CoreParameters] = []
     refusal: UserError | None = None
     for rows in _ROWS if array is None else (array[0],):
         for columns in _COLUMNS if array is None else (array[1],):
             for encoding in ("trit2", "trit5"):
                 try:
-                    core = CoreParameters(rows=rows, columns=columns, weight_encoding=encoding, **smallest)
+                    core = replace(smallest, rows=rows, columns=columns, weight_encoding=encoding)
                 except UserError as error:  # no such core, or its weight word is too long in this encoding
                     refusal = refusal or error
                     continue

@@ -8,7 +8,7 @@ from tritloom.boards.board import Board
 __all__ = ["BOARD", "TangNano20kPlatform"]
 
 
-class TangNano20kPlatform(GowinPlatform):
+class TangNano20kPlatform(GowinPlatform):  # pyright: ignore[reportGeneralTypeIssues]  # amaranth.vendor finds its classes at run time
     """Oscillator and USB serial port of the Tang Nano 20K (Sipeed schematic 3921)."""
 
     part = "GW2AR-LV18QN88C8/I7"
