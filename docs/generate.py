@@ -1,6 +1,7 @@
 """Writes the generated pages of this folder; ``--check`` only says whether they are up to date.
 
-Pages: ``cli.md`` from the command line itself, ``op-support.md`` from the front end's registry, ``pipeline.svg`` drawn here.
+Pages: ``cli.md`` from the command line itself, ``op-support.md`` from the front end's registry, ``isa.md`` from the tables of the instruction
+set, ``pipeline.svg`` drawn here.
 """
 
 import argparse
@@ -56,6 +57,13 @@ def _default(parameter) -> str:
 
 def _cell(text: str | None) -> str:
     return (text or "").replace("|", "\\|")
+
+
+def instruction_page() -> str:
+    """The instruction set, from the tables that assembler and decoder use."""
+    from tritloom.hw.arch.document import isa_page
+
+    return isa_page()
 
 
 DOMAINS = {"": "ONNX", "ai.onnx": "ONNX"}
@@ -155,7 +163,7 @@ def _box(x: int, y: int, width: int, height: int, title: str, text: str, kind: s
         yield f'<text class="s" x="{middle:g}" y="{y + height / 2 + 16:g}" text-anchor="middle">{escape(text)}</text>'
 
 
-PAGES = {"cli.md": cli_page, "op-support.md": operator_page, "pipeline.svg": pipeline_picture}
+PAGES = {"cli.md": cli_page, "isa.md": instruction_page, "op-support.md": operator_page, "pipeline.svg": pipeline_picture}
 
 
 def main() -> int:

@@ -5,6 +5,7 @@
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from tritloom.hw.arch import isa, link, record, timing
@@ -30,7 +31,7 @@ def _markdown(text: str) -> str:
     return text.replace("``", "`")
 
 
-def _table(header: list[str], rows: list[list[object]]) -> list[str]:
+def _table(header: list[str], rows: Sequence[Sequence[object]]) -> list[str]:
     lines = ["| " + " | ".join(header) + " |", "| " + " | ".join("---" for _ in header) + " |"]
     return [*lines, *("| " + " | ".join(str(cell) for cell in row) + " |" for row in rows), ""]
 
