@@ -21,6 +21,7 @@ __all__ = [
     "block_depth",
     "block_use",
     "blocks",
+    "flip_flops",
     "logic_cells",
     "main",
     "measure",
@@ -108,6 +109,12 @@ def logic_cells(board: Board, parameters: CoreParameters) -> int:
         + c.mac * p.macs_per_cycle
         + c.decoder * decoders
     )
+
+
+def flip_flops(parameters: CoreParameters) -> int:
+    """Estimated flip-flops of a core; nearly the same on every family."""
+    p = parameters
+    return 1750 + 69 * p.rows + 2 * p.columns * p.accumulator_bits + 15 * p.macs_per_cycle
 
 
 _CALIBRATION = {

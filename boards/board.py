@@ -47,7 +47,10 @@ class Board:
     pll_on_pad
         iCE40: whether the oscillator is wired to the clock generator's own package pin, which it then must use.
     logic_cell, logic_cells
-        nextpnr's name of the cells that hold a 4-input table, and how many the part has.
+        nextpnr's name of the cells that hold a 4-input table, and how many the part has. On Gowin a carry cell (``ALU``) takes the
+        place of one.
+    flip_flops
+        How many the part has; 0 where each logic cell has its own.
     block, blocks, block_bits
         nextpnr's name of the block RAM, how many the part has, and the bits of one.
     spram
@@ -75,6 +78,7 @@ class Board:
     pll_on_pad: bool = False
     logic_cell: str = ""
     logic_cells: int = 0
+    flip_flops: int = 0
     block: str = ""
     blocks: int = 0
     block_bits: int = 0

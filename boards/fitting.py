@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tritloom.boards.area import BLOCK_SHAPES, BYTE_SHAPES, block_depth, block_use, blocks, logic_cells
+from tritloom.boards.area import BLOCK_SHAPES, BYTE_SHAPES, block_depth, block_use, blocks, flip_flops, logic_cells
 from tritloom.boards.board import Board
 from tritloom.compiler.ir.program import Convolution, Program
 from tritloom.compiler.schedule import Needs, memory_needs, schedule, sim_parameters
@@ -204,15 +204,16 @@ def _deepened(board: Board, core: CoreParameters) -> CoreParameters:
 
 
 def _logic_shortage(board: Board, program: Program, core: CoreParameters) -> _Shortage | None:
-    cells, limit = logic_cells(board, core), int(board.logic_cells * _LOGIC_FILL)
-    if cells <= limit:
-        return None
-    return _Shortage(
-        True,
-        cells / limit,
-        f"model {program.name!r} needs a core of about {cells} logic cells with a {core.rows}x{core.columns} array on {board.name}, "
-        f"which has room for {limit}",
+    needs = [(logic_cells(board, core), board.logic_cells, "logic cells")]
+    if board.flip_flops:
+        needs.append((flip_flops(core), board.flip_flops, "flip-flops"))
+    needed, limit, noun = max(
+        ((count, int(_LOGIC_FILL * available), noun) for count, available, noun in needs), key=lambda need: need[0] / need[1]
     )
+    if needed <= limit:
+        return None
+    sentence = f"model {program.name!r} needs a core of about {needed} {noun} with a {core.rows}x{core.columns} array on {board.name}"
+    return _Shortage(True, needed / limit, f"{sentence}, which has room for {limit}")
 
 
 def _alternative(board: Board, program: Program, array: tuple[int, int] | None) -> str:

@@ -40,6 +40,7 @@ BOARD = Board(
     pll="gw2ar",
     logic_cell="LUT4",
     logic_cells=20736,
+    flip_flops=15552,
     block="BSRAM",
     blocks=46,
     block_bits=18432,

@@ -17,6 +17,7 @@ BOARD = Board(
     pll="gw1nr",
     logic_cell="LUT4",
     logic_cells=8640,
+    flip_flops=6480,
     block="BSRAM",
     blocks=26,
     block_bits=18432,

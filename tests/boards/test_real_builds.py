@@ -1,0 +1,54 @@
+"""Real bitstreams: one small core in every test run, the packaged network on every board with ``-m place_and_route``."""
+
+from importlib.resources import files
+
+import pytest
+
+from tritloom.boards import BOARDS, build, fit, get_board
+from tritloom.boards.flow import bitstream_name, design_files, pack, place_and_route, read_report, synthesise
+from tritloom.compiler.frontend import lower
+from tritloom.hw.arch.parameters import CoreParameters
+
+HEADERS = {"ice40": bytes.fromhex("ff0000ff7eaa997e"), "ecp5": bytes.fromhex("ff00"), "gowin": b"1" * 64}
+"""How the bitstreams of the three families begin: the iCE40's preamble, the ECP5's comment block, a run of ones in Gowin's text."""
+
+
+def test_a_small_core_on_the_icebreaker(tmp_path):
+    board = get_board("icebreaker")
+    core = CoreParameters(
+        rows=4, columns=1, accumulator_bits=16, weight_storage="spram", weight_words=256, activation_words=256, record_words=256, program_words=256
+    )  # fmt: skip
+    setting = board.clock(16.5e6)
+    texts, baud = design_files(board, core, setting)
+    assert baud == 1_000_000
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    synthesise(board, tmp_path)
+    place_and_route(board, tmp_path, seed=1, mhz=setting.mhz)
+    fmax, cells = read_report(tmp_path)
+    assert fmax is not None and fmax > setting.mhz
+    used = {name: count["used"] for name, count in cells.items()}
+    assert (used["ICESTORM_SPRAM"], used["ICESTORM_PLL"], used["SB_IO"]) == (4, 1, 3)
+    assert used["ICESTORM_LC"] < cells["ICESTORM_LC"]["available"] == board.logic_cells
+    assert used["ICESTORM_RAM"] < cells["ICESTORM_RAM"]["available"] == board.blocks
+    pack(board, tmp_path)
+    bitstream = (tmp_path / bitstream_name(board)).read_bytes()
+    assert bitstream.startswith(HEADERS["ice40"])
+    assert len(bitstream) == 104_090
+
+
+@pytest.mark.place_and_route
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", [name for name, board in BOARDS.items() if board.family != "none"])
+def test_the_packaged_network_on_every_board(tmp_path, name):
+    board = get_board(name)
+    model = files("tritloom.models.zoo").joinpath("digits_cnn_twn.onnx").read_bytes()
+    program = lower(model, name="digits").program
+    core = fit(board, program)
+    result = build(board, core, tmp_path / "one", cache=False)
+    assert result.clock_mhz <= result.fmax_mhz
+    cells = result.utilisation[board.logic_cell]
+    assert cells["used"] <= cells["available"] == board.logic_cells
+    blocks = result.utilisation.get(board.block, {"used": 0, "available": board.blocks})
+    assert blocks["used"] <= blocks["available"] == board.blocks
+    assert result.bitstream.read_bytes().startswith(HEADERS[board.family])
