@@ -49,26 +49,14 @@ def design_files(board: Board, parameters: CoreParameters, setting: PllSetting) 
 
 def synthesis_script(board: Board) -> str:
     """yosys script from ``top.il`` to ``top.json``."""
-    command = f"synth_{board.family} {' '.join([*board.synthesis, '-no-rw-check'])} -top top"
-    # Where the hierarchy still stands, adders become carry chains one by one. On the flattened design yosys would first merge
-    # chained adders into carry-save trees of tables, which costs 18 to 36 % more logic. Multipliers stay for the DSP cells.
-    end = {"ice40": "flatten", "ecp5": "coarse", "gowin": "coarse"}[board.family]
     tables = 'setattr -set ram_style "logic" m:*_steps' if board.tables_in_logic else "# tables of the loop registers: block RAM"
     return f"""\
 read_rtlil top.il
 {tables}
-{command} -run begin:{end}
-proc
 # The core never reads a word that is being written. Amaranth's read ports promise the old word even so; taken apart here and put
 # together again without that promise (-no-rw-check), they need no logic beside the block RAM.
 memory_nordff
-opt_expr
-opt_clean
-wreduce
-opt_clean
-alumacc * t:$mul %d
-opt_clean
-{command} -run {end}: -json top.json
+synth_{board.family} {" ".join([*board.synthesis, "-no-rw-check"])} -top top -json top.json
 """
 
 
