@@ -17,7 +17,7 @@ from tritloom.compiler.frontend.operators_quantise import QONNX_DOMAINS, ROUNDIN
 from tritloom.compiler.quantize.calibration import choose_grid
 from tritloom.errors import ModelError, UserError
 
-__all__ = ["Calibration"]
+__all__ = ["Calibration", "standard_model"]
 
 _MOST_SAMPLES = 1024
 _MOST_VALUES = 1 << 24
@@ -98,7 +98,7 @@ class Calibration:
 
     def _run(self, values: list[str]) -> None:
         assert self._samples is not None
-        model = _witness(self._model, values)
+        model = standard_model(self._model, values)
         try:
             session = quiet_session(model)
             count = min(len(next(iter(self._samples.values()))), _MOST_SAMPLES)
@@ -119,7 +119,7 @@ def _sample_shape(entry: onnx.ValueInfoProto) -> tuple[int, ...]:
     return tuple(dimension.dim_value for dimension in entry.type.tensor_type.shape.dim[1:])
 
 
-def _witness(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
+def standard_model(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProto:
     """The model with other outputs, a batch of one, and QONNX nodes in standard operators."""
     copied = onnx.ModelProto()
     copied.CopyFrom(model)

@@ -62,7 +62,7 @@ class Accumulators(Pending):
 
     def _emit(self, builder: Builder, tensor: Tensor, step: StepFunction | None) -> None:
         pads = (self.pad_code,) if any(self.window.pads) else ()
-        low, high = accumulator_bounds(self.weights, self.planes, min(self.input.low, *pads, 0), max(self.input.high, *pads, 0))
+        low, high = (0, 0) if builder.dry else accumulator_bounds(self.weights, self.planes, min(self.input.low, *pads, 0), max(self.input.high, *pads, 0))
         if max(-low, high) >= _ACCUMULATOR_LIMIT:
             raise RefusalError(f"its sums may reach {max(-low, high)}, more than the 32 bits of the widest accumulator",
                                "split the layer, or use fewer weight bits")  # fmt: skip
@@ -98,19 +98,19 @@ def accumulator_bounds(weights: np.ndarray, planes: int, low: int, high: int) ->
     Horner order, most significant plane first. While plane ``p`` is added, an input has been counted with the weight
     ``3 * W[p+1]`` (its turn has not come) or ``W[p] = 3 * W[p+1] + t[p]``; ``low <= 0 <= high``.
     """
-    rows = weights.reshape(len(weights), -1).astype(np.int64)
+    rest = weights.reshape(len(weights), -1).astype(np.int32)
     partial = []
-    rest = rows
     for _ in range(planes):
         partial.append(rest)
         rest = (rest - ((rest + 1) % 3 - 1)) // 3
     bottom = top = 0
-    before = np.zeros_like(rows)
+    before = np.zeros_like(rest)
     for current in reversed(partial):
-        least = np.minimum(np.minimum(before * low, before * high), np.minimum(current * low, current * high))
-        most = np.maximum(np.maximum(before * low, before * high), np.maximum(current * low, current * high))
-        bottom = min(bottom, int(np.minimum(least, 0).sum(axis=1).min(initial=0)))
-        top = max(top, int(np.maximum(most, 0).sum(axis=1).max(initial=0)))
+        # The two weights of an input never have opposite signs, so that one of them bounds its part on either side.
+        positive = np.maximum(np.maximum(before, current), 0).sum(axis=1, dtype=np.int64)
+        negative = np.minimum(np.minimum(before, current), 0).sum(axis=1, dtype=np.int64)
+        bottom = min(bottom, int((positive * low + negative * high).min(initial=0)))
+        top = max(top, int((positive * high + negative * low).max(initial=0)))
         before = 3 * current
     return bottom, top
 

@@ -62,7 +62,29 @@ def channels_last_sandwich(g: Graph) -> bytes:
 def conv_1d_and_pool_with_ceil(g: Graph) -> bytes:
     c = g.add("Conv", g.qdq("x"), g.weights(4, 3, 3), auto_pad="SAME_UPPER", strides=[2])
     y = g.qdq(g.add("LeakyRelu", c, alpha=0.25), 0.5)
-    return g.model({"x": (1, 3, 11)}, {g.add("MaxPool", y, kernel_shape=[2], ceil_mode=1, strides=[2]): None})
+    return g.model({"x": (1, 3, 12)}, {g.add("MaxPool", y, kernel_shape=[4], ceil_mode=1, strides=[4]): None})
+
+
+@case
+def ceil_mode_drops_windows_in_the_padding(g: Graph) -> bytes:
+    p = g.add("MaxPool", g.qdq("x"), kernel_shape=[2, 2], strides=[2, 2], pads=[0, 0, 1, 1], ceil_mode=1)
+    a = g.add("AveragePool", p, kernel_shape=[2, 2], strides=[2, 2], ceil_mode=1, count_include_pad=1)
+    return g.model({"x": (1, 2, 10, 6)}, {g.qdq(a, 0.0625): None})
+
+
+@case
+def scales_by_channel_moved_on_the_host(g: Graph) -> bytes:
+    w = g.add("DequantizeLinear", g.constant(g.rng.integers(-9, 10, (4, 3, 2, 2)), np.int8), g.constant([0.125, 0.25, 0.5, 1]), axis=0)
+    plain = g.add("Conv", g.qdq("x"), w)
+    shifted = g.add("Add", plain, g.constant(np.array([0.3, 0.2, 0.1, 0.7]).reshape(4, 1, 1)))
+    return g.model({"x": (1, 3, 3, 4)}, {plain: None, g.add("Transpose", shifted, perm=[0, 2, 3, 1]): None})
+
+
+@case
+def permuted_channels_of_rows(g: Graph) -> bytes:
+    c = g.qdq(g.add("Conv", g.qdq("x"), g.weights(6, 2, 1)), 0.5)
+    split = g.add("Transpose", g.add("Reshape", c, g.constant([1, 2, 3, 5], np.int64)), perm=[0, 3, 2, 1])
+    return g.model({"x": (1, 2, 5)}, {g.add("MatMul", g.add("Reshape", split, g.constant([1, 5, 6], np.int64)), g.weights(6, 3)): None})
 
 
 def _normalised(g: Graph, x: str) -> str:
@@ -357,6 +379,17 @@ def test_equal_divisors_share_one_region() -> None:
     program = assert_equal(g.model({"x": (1, 2, 4, 4)}, {g.qdq(p, 0.0625): None})).program
     assert isinstance(program.operations[0], SumPool)
     assert len(program.operations[0].regions) == 1
+
+
+def test_copies_carry_the_scales_of_their_channels() -> None:
+    g = Graph()
+    y = g.quant(g.add("Conv", g.qdq("x"), g.weights(4, 3, 1, 1)), np.array([0.25, 0.5, 1, 2]).reshape(1, 4, 1, 1), 0, 4)
+    split = g.add("Transpose", g.add("Reshape", y, g.constant([1, 2, 2, 5, 5], np.int64)), perm=[0, 2, 1, 3, 4])
+    mixed = g.add("Reshape", split, g.constant([1, 4, 5, 5], np.int64))
+    d = g.add("Conv", mixed, g.weights(4, 1, 2, 2), group=4)
+    program = assert_equal(g.model({"x": (1, 3, 5, 5)}, {g.quant(d, 1.0, 0, 5): (1, 4, 4, 4)})).program
+    (copy,) = (operation for operation in program.operations if isinstance(operation, Copy))
+    assert [float(scale) for scale in program.tensors[copy.output].scale] == [0.25, 1, 0.5, 2]
 
 
 def test_names_are_the_users_and_unique() -> None:

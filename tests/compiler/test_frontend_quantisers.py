@@ -5,13 +5,17 @@ from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 from frontend_models import Graph, assert_equal, run_both
 from onnx import TensorProto
 from onnxruntime import quantization
 
 from tritloom.compiler.frontend import check, lower
+from tritloom.compiler.frontend.calibrate import standard_model
+from tritloom.compiler.frontend.constants import quiet_session
 from tritloom.compiler.ir.program import Convolution
+from tritloom.sim.witness import run_witness
 
 ROUNDINGS = ["ROUND", "CEIL", "FLOOR", "UP", "DOWN", "HALF_UP", "HALF_DOWN", "half_even"]
 
@@ -25,6 +29,20 @@ def test_qonnx_rounding_of_weights_and_activations(mode: str) -> None:
         g.add("MatMul", g.quant("x", 0.5, 0, 4), w), 1.0, 1.0, 4, mode=mode, signed=0, op="IntQuant", domain="finn.custom_op.general"
     )
     assert_equal(g.model({"x": (1, 6)}, {y: (1, 5)}))
+
+
+@pytest.mark.parametrize("mode", ROUNDINGS)
+@pytest.mark.parametrize("opset", [10, 13])
+def test_calibration_runs_qonnx_quantisers_like_their_executor(mode: str, opset: int) -> None:
+    g = Graph()
+    y = g.quant("x", 0.5, 1.0, 3, mode=mode, signed=int(mode != "CEIL"), narrow=int(mode == "UP"))
+    z = g.add("BipolarQuant", g.add("Add", y, "x"), g.constant(0.5), domain="onnx.brevitas", output="z")
+    data = g.model({"x": ("N", 40)}, {y: (1, 40), z: (1, 40)}, opset=opset)
+    x = (np.arange(-20, 20, dtype=np.float32) / 4)[None]
+    ours = quiet_session(standard_model(onnx.load_from_string(data), [y, z])).run(None, {"x": x})
+    theirs = run_witness(data, {"x": x})
+    np.testing.assert_array_equal(ours[0], theirs[y])
+    np.testing.assert_array_equal(ours[1], theirs[z])
 
 
 @pytest.mark.parametrize("domain", ["qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general"])
