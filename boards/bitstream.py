@@ -102,10 +102,10 @@ def cache_folder() -> Path:
 
 
 @contextmanager
-def _scratch(parent: Path) -> Iterator[Path]:
-    """A folder for one build, removed whatever happens."""
-    parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="unfinished-", dir=parent))
+def _scratch(folder: Path) -> Iterator[Path]:
+    """``folder``, made empty (an earlier build may have been killed in it), and removed whatever happens."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     try:
         yield folder
     finally:
@@ -198,7 +198,7 @@ def build(
     with FileLock(store / f"{key}.lock"):
         found = (store / key / "build.json").is_file()
         if not found:
-            with _scratch(store) as folder:
+            with _scratch(store / f"{key}.unfinished") as folder:
                 _build_into(folder / "done", board, parameters, seed, tools, say)
                 os.replace(folder / "done", store / key)
         else:

@@ -149,6 +149,16 @@ def test_two_builds_give_the_same_bytes(tools, tmp_path, monkeypatch):
         assert str(tmp_path).encode() not in content, name
 
 
+def test_what_a_killed_build_left_is_cleared_away(tools, tmp_path):
+    tools([24.5])
+    build(BOARD, CORE, tmp_path / "one")
+    (done,) = [path for path in (tmp_path / "cache" / "bitstreams").iterdir() if path.is_dir()]
+    done.rename(done.with_suffix(".unfinished"))
+    assert build(BOARD, CORE, tmp_path / "two").cached is False
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert [path.name for path in (tmp_path / "cache" / "bitstreams").iterdir() if path.is_dir()] == [done.name]
+
+
 def test_the_summary_says_what_was_built(tools, tmp_path):
     tools([24.5])
     result = build(BOARD, CORE, tmp_path / "out", seed=3)
