@@ -274,12 +274,13 @@ def random_feeds(program: Program, samples: int, seed: int) -> dict[str, np.ndar
     the prologue cannot reach (behind a Relu, say) are replaced by the ones it gives. The result quantises back to the codes it was
     made from, checked; :class:`ModelError` when it does not.
     """
-    generator = np.random.default_rng(seed)
     drawn = {}
     # An input that the model quantises twice is drawn on the first of its grids.
     specs = list({spec.name: spec for spec in reversed(program.inputs)}.values())[::-1]
-    for spec in specs:
+    for number, spec in enumerate(specs):
         tensor = program.tensors[spec.tensor]
+        # A generator an input: sample n is then the same however many samples are drawn, and can be made again alone.
+        generator = np.random.default_rng([seed, number])
         drawn[spec.tensor] = generator.integers(tensor.low, tensor.high + 1, (samples, *tensor.shape), dtype=np.int64).astype(np.int8)
 
     def feeds_for(codes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
