@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -79,8 +79,8 @@ def run_bench(
     out_dir
         Folder for log, results and waves; made when absent.
     waves
-        ``None``; ``fail`` to run the failing tests again with waves, one sample only where that still fails; ``always`` to record one sample
-        of the first test when all pass, too.
+        ``None``; ``fail`` to run the first failing test again with waves, with one sample where that fails too; ``always`` to record one
+        sample of the first test when all pass.
     simulator
         ``verilator`` or ``icarus``.
     seed, samples, first_sample
@@ -104,12 +104,12 @@ def run_bench(
     for stale in (DIFFERENCE_FILE, "core.vcd", "core.gtkw", "core.sucl", "results.xml"):
         (folder / stale).unlink(missing_ok=True)
 
-    result = _run(verilog, job, folder, simulator, record=False, only=(), tell=tell)
+    result = _run(verilog, job, folder, simulator, record=False, only="", tell=tell)
     if waves is None or (waves == "fail" and result.passed):
         return result
-    # One sample of the tests that failed, else of the first test: waves of everything would fill disks.
-    only = tuple(test.name for test in result.tests if not test.passed) or (result.tests[0].name,)
-    tell("recording waves of " + ", ".join(only))
+    # One sample of the first test that failed, else of the first test: waves of everything would fill disks.
+    only = next((test.name for test in result.tests if not test.passed), result.tests[0].name)
+    tell(f"recording waves of {only}")
     difference = folder / DIFFERENCE_FILE
     sample = json.loads(difference.read_text())["sample"] if difference.exists() else first_sample
     replay = _run(verilog, replace(job, first_sample=sample, samples=1), folder, simulator, record=True, only=only, tell=tell)
@@ -119,9 +119,7 @@ def run_bench(
     return replace(result, waves=replay.waves, views=replay.views)
 
 
-def _run(
-    verilog: str, job: Job, folder: Path, simulator: str, *, record: bool, only: Sequence[str], tell: Callable[[str], None]
-) -> BenchResult:
+def _run(verilog: str, job: Job, folder: Path, simulator: str, *, record: bool, only: str, tell: Callable[[str], None]) -> BenchResult:
     job.write(folder / "job.json")
     results, log, dump = folder / "results.xml", folder / ("replay.log" if only else "bench.log"), folder / "core.vcd"
     results.unlink(missing_ok=True)
@@ -130,7 +128,7 @@ def _run(
     environment = {**os.environ, **_cocotb_environment(), "COCOTB_RESULTS_FILE": str(results), "TRITLOOM_BENCH": str(folder / "job.json")}
     environment["COCOTB_RANDOM_SEED"] = str(job.seed)
     if only:
-        environment["COCOTB_TEST_FILTER"] = r"\.(" + "|".join(only) + ")$"
+        environment["COCOTB_TEST_FILTER"] = rf"\.{only}$"
     tell(f"simulating on {simulator}, seed {job.seed}")
     with open(log, "wb") as stream:
         subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)

@@ -19,8 +19,8 @@ from tritloom.sim.cache import cached_build, digest_of
 __all__ = ["build_bench", "build_library", "compiler_command", "verilator_root"]
 
 _VERILATOR_FLAGS = ("-Wno-WIDTH", "-Wno-fatal", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert")
-_FAST, _SLOW = "-O2", "-O0"
-"""Optimisation of the code that runs every clock, and of set-up code that runs once, where optimising costs only time."""
+_FAST, _LIBRARY, _SLOW = "-O2", "-O1", "-O0"
+"""Optimisation of the code that runs every clock, of Verilator's own library, and of set-up code that runs once."""
 
 _COMPILER_FLAGS = ("-std=gnu++17", "-fPIC", "-w", "-DVERILATOR=1")
 _RUNTIME = ("verilated.cpp", "verilated_threads.cpp")
@@ -97,27 +97,31 @@ def _build(
     versions = [metadata.version("verilator"), " ".join(compiler), _run([*compiler, "--version"], "the C++ compiler").splitlines()[0]]
     flags = [*_VERILATOR_FLAGS, *verilate, *(("--trace-vcd",) if trace else ())]
     names = [*_RUNTIME, *runtime, *(_RUNTIME_TRACE if trace else ())]
-    settings = [*_COMPILER_FLAGS, _FAST, _SLOW, f"-DVM_TRACE={int(trace)}", f"-DVM_TRACE_VCD={int(trace)}", f"-DCORE={_CLASS}"]
+    settings = [*_COMPILER_FLAGS, f"-DVM_TRACE={int(trace)}", f"-DVM_TRACE_VCD={int(trace)}", f"-DCORE={_CLASS}"]
     settings += [f'-DCORE_HEADER="{_CLASS}.h"', *(f"-I{root / 'include' / part}" for part in ("", "vltstd"))]
-    compile_command = [*compiler, *(flag for flag in settings if flag not in (_FAST, _SLOW)), "-I.", "-c"]
+    compile_command = [*compiler, *settings, "-I.", "-c"]
+    key = [*settings, _FAST, _LIBRARY, _SLOW, *versions]
 
     def build_runtime(folder: Path) -> None:
         tell("compiling the simulator's library")
-        _compile_all([(root / "include" / name, _FAST) for name in names], compile_command, folder, lambda message: None)
+        _compile_all([(root / "include" / name, _LIBRARY) for name in names], compile_command, folder, lambda message: None)
 
     def build(folder: Path) -> None:
-        objects = sorted(cached_build("verilator-runtime", digest_of(*names, *settings, *versions), build_runtime).glob("*.o"))
         (folder / "core.v").write_text(verilog)
         tell("verilating the core")
         command = [str(root / "bin" / "verilator_bin"), "--cc", "core.v", "--prefix", _CLASS, "--Mdir", ".", *flags]
-        _run(command, "Verilator", cwd=folder, env={**os.environ, "VERILATOR_ROOT": str(root)})
-        made = _compile_all(_sources(folder, wrapper), compile_command, folder, tell)
-        _run([*compiler, "-o", output, *made, *map(str, objects), *link, "-pthread"], "linking the simulator", cwd=folder)
+        # Verilator itself uses one processor only: its library is compiled meanwhile.
+        with ThreadPoolExecutor(1) as pool:
+            library = pool.submit(cached_build, "verilator-runtime", digest_of(*names, *key), build_runtime)
+            _run(command, "Verilator", cwd=folder, env={**os.environ, "VERILATOR_ROOT": str(root)})
+            made = _compile_all(_sources(folder, wrapper), compile_command, folder, tell)
+            objects = [str(path) for path in sorted(library.result().glob("*.o"))]
+        _run([*compiler, "-o", output, *made, *objects, *link, "-pthread"], "linking the simulator", cwd=folder)
         for path in folder.iterdir():
             if path.name != output:
                 path.unlink()
 
-    digest = digest_of(output, verilog, wrapper.read_bytes(), *flags, *settings, *link, *versions)
+    digest = digest_of(output, verilog, wrapper.read_bytes(), *flags, *link, *key)
     return cached_build("verilator", digest, build) / output
 
 

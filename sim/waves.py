@@ -92,7 +92,12 @@ def write_views(dump: Path) -> tuple[Path, ...]:
 
 def _grouped(signals: list[WaveSignal]) -> dict[str, list[WaveSignal]]:
     """Signals by group, those of outer blocks first; tools' own signals, and copies of clock and reset, are left out."""
-    plain = [signal for signal in signals if not any("$" in part for part in (*signal.scope, signal.name)) and "." not in signal.name]
+    # Amaranth ends a block's name in "$" and a number where it shares it with a signal; such signals are copies of ports.
+    plain = [
+        signal
+        for signal in signals
+        if not any(part.startswith("$") for part in signal.scope) and "$" not in signal.name and "." not in signal.name
+    ]
     groups: dict[str, list[WaveSignal]] = {name: [] for name in _GROUPS}
     if not plain:
         return {}

@@ -37,7 +37,10 @@ def test_golden_runs_large_batches_in_parts(program, schedule, codes, expected):
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("verilater", r"^there is no provider 'verilater': did you mean 'verilator'\?$"), ("x", r"^there is no provider 'x': choose one of golden")],
+    [
+        ("verilater", r"^there is no provider 'verilater': did you mean 'verilator'\?$"),
+        ("x", r"^there is no provider 'x': choose one of golden"),
+    ],
 )
 def test_unknown_provider(name, message, program, schedule):
     with pytest.raises(UserError, match=message):

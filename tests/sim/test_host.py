@@ -92,7 +92,9 @@ def test_partial_words_and_unknown_words_are_refused(model_transport, schedule):
 
 def test_another_core_is_refused(model_transport, schedule):
     transport = model_transport(CoreParameters(rows=4, columns=4))
-    with pytest.raises(LinkError, match=rf"^the core has digest {transport.model.parameters.digest.hex()}, but .* {schedule.parameters.digest.hex()}"):
+    with pytest.raises(
+        LinkError, match=rf"^the core has digest {transport.model.parameters.digest.hex()}, but .* {schedule.parameters.digest.hex()}"
+    ):
         Host(transport).load(schedule, DIGEST)
     assert [frame.opcode for frame in transport.requests] == [LinkOpcode.IDENTITY]
 
@@ -212,7 +214,15 @@ def test_busy_is_an_error(model_transport, schedule):
 
 @pytest.mark.parametrize(
     ("data", "whole"),
-    [(b"", False), (b"\xc0", False), (b"\xc0\xc0", False), (b"a\xc0", False), (b"\xc0a", False), (b"\xc0a\xc0", True), (b"x\xc0\xc0\xc0a\xc0", True)],
+    [
+        (b"", False),
+        (b"\xc0", False),
+        (b"\xc0\xc0", False),
+        (b"a\xc0", False),
+        (b"\xc0a", False),
+        (b"\xc0a\xc0", True),
+        (b"x\xc0\xc0\xc0a\xc0", True),
+    ],
 )
 def test_whole_frames_are_recognised(data, whole):
     assert has_whole_frame(data) is whole
