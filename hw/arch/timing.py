@@ -25,7 +25,7 @@ OPERAND_STAGE = 3
 VALUE_LATENCY = 2
 """Clocks from a command of the post unit to its value and record."""
 
-REQUANTISE_LATENCY = 8
+REQUANTISE_LATENCY = 10
 """Clocks from the last piece of a value to its code."""
 
 WRITE_LATENCY = 1

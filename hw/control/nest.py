@@ -1,6 +1,6 @@
 """Loop nest: counts the iterations of up to seven loops, one element a clock."""
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
@@ -43,18 +43,22 @@ class LoopNest(wiring.Component):
     def elaborate(self, platform) -> Module:
         m = Module()
         place = LOOP_FIELDS["last"]
-        loaded = field_value(self.bus.word, place)
         begin = self.bus.header[0]
+        # A counter holds the iterations left minus two, so that its sign says that the loop is in its last one. Counters take their
+        # first value with every loop word, the last of which comes after all first values are known.
+        first_left = Signal(signed(place.width + 1))
+        m.d.comb += first_left.eq(field_value(self.bus.word, place) - 1)
         ended = Signal(MAX_LOOPS)  # loops in their last iteration
         for loop in range(MAX_LOOPS):
-            last, left = Signal(place.width, name=f"last_{loop}"), Signal(place.width, name=f"left_{loop}")
-            single = Signal(name=f"single_{loop}")  # the loop has one iteration
+            reload = Signal(signed(place.width + 1), name=f"reload_{loop}")
+            left = Signal(signed(place.width + 1), name=f"left_{loop}")
             with m.If(begin):
-                m.d.sync += [single.eq(1), ended[loop].eq(1), last.eq(0), left.eq(0)]
+                m.d.sync += reload.eq(-1)
             with m.Elif(self.bus.loop[place.word] & (self.bus.index == loop)):
-                m.d.sync += [single.eq(loaded == 0), ended[loop].eq(loaded == 0), last.eq(loaded), left.eq(loaded)]
-            with m.Elif(self.step & ended[:loop].all()):
-                m.d.sync += [ended[loop].eq(Mux(ended[loop], single, left == 1)), left.eq(Mux(ended[loop], last, left - 1))]
+                m.d.sync += reload.eq(first_left)
+            with m.If(self.bus.loop.any() | (self.step & ended[:loop].all())):
+                m.d.sync += left.eq(Mux(self.bus.loop.any() | ended[loop], reload, left - 1))
+            m.d.comb += ended[loop].eq(left < 0)
 
         with m.Switch(ended):
             for loop in range(MAX_LOOPS):

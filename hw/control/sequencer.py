@@ -147,8 +147,11 @@ class Sequencer(wiring.Component):
             nest.step.eq(element.add), operands.step.eq(element.add), operands.index.eq(nest.index), operands.two_operands.eq(self.two_operands),
         ]  # fmt: skip
         m.d.sync += tripled.eq((tripled | element.triple) & ~element.add)
+        # `busy` is (columns != 0) | (pieces != 0), kept in a register of its own: the issue waits for nothing else that is slow.
         columns, pieces = Signal.like(full_column, name="columns_left"), Signal.like(last_piece, name="pieces_left")
-        m.d.comb += busy.eq((columns != 0) | (pieces != 0))
+        ending = Mux(columns == 0, pieces <= 1, (columns == 1) & (pieces == 0) & (last_piece == 0))
+        several = Mux(nest.tail, tail_column != 0, full_column != 0) | (last_piece != 0)
+        m.d.sync += busy.eq(Mux(element.last, several, busy & ~ending))
         with m.If(element.last):
             m.d.sync += [columns.eq(Mux(nest.tail, tail_column, full_column)), pieces.eq(last_piece)]
         with m.Elif(pieces != 0):
@@ -196,7 +199,7 @@ class Sequencer(wiring.Component):
 
         def heed_abort() -> None:
             with m.If(self.abort):
-                m.d.sync += [columns.eq(0), pieces.eq(0), tripled.eq(0)]
+                m.d.sync += [columns.eq(0), pieces.eq(0), busy.eq(0), tripled.eq(0)]
                 stop(State.IDLE)
 
         with m.FSM(name="phase"):

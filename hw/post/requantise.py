@@ -45,7 +45,7 @@ class Requantiser(wiring.Component):
     """One piece a clock; the code of a value appears :data:`tritloom.hw.arch.timing.REQUANTISE_LATENCY` clocks after its last piece.
 
     In these clocks: choose the piece; multiply, in four parts; join the products and add the bias (two clocks); add the running
-    total of a sum of two operands; shift by whole bytes and saturate; shift by the rest; round, clamp.
+    total of a sum of two operands; shift by whole bytes and saturate (two clocks); shift by the rest; round; clamp.
 
     Parameters
     ----------
@@ -114,7 +114,7 @@ class Requantiser(wiring.Component):
         with m.If(choose):
             m.d.sync += [bias.eq(self.record.bias), shift.eq(self.record.shift), half_even.eq(self.record.half_even)]
         adding = delayed(self.two_operands & ~self.first, 4, "adding")
-        shifts, halves = delayed(shift, 5, "shift"), delayed(half_even, 6, "half_even")
+        shifts, halves = delayed(shift, 6, "shift"), delayed(half_even, 7, "half_even")
 
         # 2: multiply the parts; low parts are not negative and get a zero as sign.
         value_low, value_high = Cat(value[:_LOW_VALUE], 0).as_signed(), value[_LOW_VALUE:].as_signed()
@@ -127,44 +127,55 @@ class Requantiser(wiring.Component):
             products.append(Signal(signed(len(left) + len(right)), name=f"product_{name}", reset_less=True))
             m.d.sync += products[-1].eq(left * right)
         low_low, low_high, high_low, high_high = products
-        biases = delayed(bias, 1, "bias")
+        first_bias = Signal.like(bias, name="first_bias", reset_less=True)  # zero for pieces that are added to a total
+        m.d.sync += first_bias.eq(bias)
+        with m.If(adding[1]):
+            m.d.sync += first_bias.eq(0)
 
         # 3: the outer two products do not overlap.
         outer = Signal(signed(_TOTAL_BITS), reset_less=True)
         inner = Signal(signed(1 + max(len(low_high), len(high_low) + _LOW_VALUE - _LOW_MULTIPLIER)), reset_less=True)
         low_bits = _LOW_VALUE + _LOW_MULTIPLIER
         m.d.sync += [
-            outer.eq(Cat(low_low[:low_bits], high_high).as_signed() + Mux(adding[2], 0, biases[1])),
+            outer.eq(Cat(low_low[:low_bits], high_high).as_signed() + first_bias),
             inner.eq(low_high + (high_low << (_LOW_VALUE - _LOW_MULTIPLIER))),
         ]
         # 4 and 5.
         part, total = Signal(signed(_TOTAL_BITS), reset_less=True), Signal(signed(_TOTAL_BITS), reset_less=True)
         m.d.sync += [part.eq(outer + (inner << _LOW_MULTIPLIER)), total.eq(part + Mux(adding[4], total, 0))]
 
-        # 6: shift by whole bytes; one fraction bit stays, and whether any bit below it was set.
+        # 6 and 7: shift by whole bytes, and saturate to what the rest of the shift can need. One fraction bit stays; `rest` says
+        # whether any bit below it was set.
         doubled = Cat(0, total)
         sign = total[-1]
-        amount = shifts[4]
         octets = [doubled[low : low + 8] for low in range(0, len(doubled), 8)]
+        unlike, nonzero = Signal(len(octets), reset_less=True), Signal(len(octets), reset_less=True)
+        halved, negative = Signal(len(doubled), reset_less=True), Signal(reset_less=True)
+        half = 8 * len(octets) // 2
+        m.d.sync += [
+            unlike.eq(Cat((octet ^ sign.replicate(len(octet))).any() for octet in octets)),
+            nonzero.eq(Cat(octet.any() for octet in octets)),
+            halved.eq(Mux(shifts[4][-1], Cat(doubled[half:], sign.replicate(half)), doubled)),
+            negative.eq(sign),
+        ]
         window, rest = Signal(signed(_WINDOW), reset_less=True), Signal(reset_less=True)
-        with m.Switch(amount[3:]):
-            for count in range(8):
+        with m.Switch(shifts[5][3:]):
+            for count in range(len(octets)):
                 with m.Case(count):
-                    kept = Cat(doubled[8 * count :], sign.replicate(_WINDOW + 8 * count))[:_WINDOW]
-                    above = _any((octet ^ sign.replicate(len(octet))).any() for octet in octets[count + 2 :])
-                    m.d.sync += [
-                        window.eq(Mux(above, Cat((~sign).replicate(_WINDOW - 1), sign), kept)),
-                        rest.eq(_any(octet.any() for octet in octets[:count])),
-                    ]
-        # 7: shift by the rest.
+                    low = 8 * (count % (len(octets) // 2))
+                    kept = Cat(halved[low:], negative.replicate(_WINDOW))[:_WINDOW]
+                    bound = Cat((~negative).replicate(_WINDOW - 1), negative)
+                    m.d.sync += [window.eq(Mux(_any(unlike[count + 2 :]), bound, kept)), rest.eq(_any(nonzero[:count]))]
+        # 8: shift by the rest.
         shifted, sticky = Signal(signed(_WINDOW), reset_less=True), Signal(reset_less=True)
-        m.d.sync += shifted.eq(window >> shifts[5][:3])
-        with m.Switch(shifts[5][:3]):
+        m.d.sync += shifted.eq(window >> shifts[6][:3])
+        with m.Switch(shifts[6][:3]):
             for count in range(8):
                 with m.Case(count):
                     m.d.sync += sticky.eq(_any([rest, *window[:count]]))
-        # 8: round and clamp. Floor is there already; half to even adds one above a half, and at a half to an odd value.
-        quotient, rounded = shifted >> 1, Signal(signed(_WINDOW))
-        m.d.comb += rounded.eq(quotient + (halves[6] & shifted[0] & (sticky | shifted[1])))
+        # 9: round. Floor is there already; half to even adds one above a half, and at a half to an odd value.
+        rounded = Signal(signed(_WINDOW), reset_less=True)
+        m.d.sync += rounded.eq((shifted >> 1) + (halves[7] & shifted[0] & (sticky | shifted[1])))
+        # 10: clamp.
         m.d.sync += self.code.eq(Mux(rounded < self.low, self.low, Mux(rounded > self.high, self.high, rounded)))
         return m
