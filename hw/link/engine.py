@@ -110,7 +110,7 @@ class LinkEngine(wiring.Component):
         sequence = Signal(8)
         opcode = Signal(8)
         arguments = Signal(40)
-        space, address, pc = arguments[:8], arguments[8:], arguments[:16]
+        space, address = arguments[:8], arguments[8:]
         failed = Signal()
         code = Signal(3)
         remaining = Signal(10)  # bytes of the walk or of the reply
@@ -139,7 +139,7 @@ class LinkEngine(wiring.Component):
 
         m.d.comb += [
             self.write_space.eq(space), self.write_address.eq(address), self.write_data.eq(byte), self.write_commit.eq(last_of_word),
-            self.start_pc.eq(pc), self.start_limit.eq(arguments[16:32]), self.start_clear.eq(arguments[32:].any()),
+            self.start_pc.eq(arguments[:16]), self.start_limit.eq(arguments[16:32]), self.start_clear.eq(arguments[32:].any()),
         ]  # fmt: skip
 
         def fail(why) -> None:
@@ -258,7 +258,7 @@ class LinkEngine(wiring.Component):
                     m.next = "FETCH"
 
             with m.State("START"):
-                with m.If(pc >= self._parameters.program_words):
+                with m.If(self.start_pc >= self._parameters.program_words):
                     fail(ErrorCode.ARGUMENT)
                 with m.Else():
                     m.d.comb += self.start.eq(1)

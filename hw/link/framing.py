@@ -170,7 +170,7 @@ class FrameReceiver(wiring.Component):
         m.d.comb += [
             write.addr.eq(count[:10]),
             write.data.eq(decoder.data),
-            write.en.eq(decoder.data_valid & ~self.full & ~blocked & ~too_long),
+            write.en.eq(decoder.data_valid & ~self.full & ~too_long),
             check.data.eq(last_two[:8]),
             check.valid.eq(decoder.data_valid & (count[1:] != (-6 & 0x7FF) >> 1)),
             check.start.eq(decoder.end),
@@ -181,7 +181,7 @@ class FrameReceiver(wiring.Component):
             m.d.sync += [last_two.eq(Cat(last_two[8:], decoder.data)), blocked.eq(blocked | self.full), count.eq(count + ~too_long)]
             with m.If(count == -6 & 0x7FF):
                 m.d.sync += sequence.eq(decoder.data)
-        # The length field of a frame that is not stored needs no check: whatever it says, the frame is lost.
+        # A frame whose beginning was not stored is lost, whatever its length field says.
         with m.If(write.en):
             with m.If(count == -4 & 0x7FF):
                 m.d.sync += self.length[:8].eq(decoder.data)

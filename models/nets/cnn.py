@@ -4,6 +4,7 @@ Everything the exported model rounds is rounded in training too, so both judge a
 """
 
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import torch
@@ -82,11 +83,12 @@ class DigitsCnn(nn.Module):
     def folded(self) -> list[FoldedLayer]:
         """The layers with batch normalisation folded in; a negative gain turns the trits of its channel round."""
         layers = []
-        for convolution, norm in zip(self.convolutions, self.norms, strict=True):
+        for convolution, norm in cast("list[tuple[nn.Conv2d, nn.BatchNorm2d]]", list(zip(self.convolutions, self.norms, strict=True))):
             trits, scale = ternarise(convolution.weight.double())
-            gain = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+            state = {name: tensor.double() for name, tensor in norm.state_dict().items()}
+            gain = state["weight"] / torch.sqrt(state["running_var"] + norm.eps)
             sign = torch.where(gain < 0, -1.0, 1.0)
-            layers.append((trits * sign[:, None, None, None], scale * gain.abs(), norm.bias.double() - norm.running_mean.double() * gain))
+            layers.append((trits * sign[:, None, None, None], scale * gain.abs(), state["bias"] - state["running_mean"] * gain))
         layers.append((*ternarise(self.head.weight.double()), self.head.bias.double()))
         return [
             FoldedLayer(*(array.numpy().astype(kind) for array, kind in zip(layer, (np.int8, np.float32, np.float32), strict=True)))
