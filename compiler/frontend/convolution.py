@@ -62,7 +62,11 @@ class Accumulators(Pending):
 
     def _emit(self, builder: Builder, tensor: Tensor, step: StepFunction | None) -> None:
         pads = (self.pad_code,) if any(self.window.pads) else ()
-        low, high = (0, 0) if builder.dry else accumulator_bounds(self.weights, self.planes, min(self.input.low, *pads, 0), max(self.input.high, *pads, 0))
+        low, high = (
+            (0, 0)
+            if builder.dry
+            else accumulator_bounds(self.weights, self.planes, min(self.input.low, *pads, 0), max(self.input.high, *pads, 0))
+        )
         if max(-low, high) >= _ACCUMULATOR_LIMIT:
             raise RefusalError(f"its sums may reach {max(-low, high)}, more than the 32 bits of the widest accumulator",
                                "split the layer, or use fewer weight bits")  # fmt: skip
@@ -191,7 +195,9 @@ def accumulators_value(
         raise RefusalError(
             f"its weights reach {largest}, more than {MAX_PLANES} digit planes hold", "quantise the weights to 9 bits or fewer"
         )
+    # The integer part of the offset becomes the zero point of the raw tensor, the rest is for the host.
     zeros = [-round(offset / gain) for gain, offset in zip(gains, offsets, strict=True)]
+    zeros = [zero if abs(zero) < _ACCUMULATOR_LIMIT else 0 for zero in zeros]
     rest = [offset + gain * zero for gain, offset, zero in zip(gains, offsets, zeros, strict=True)]
     pad_code = 0
     if any(window.pads):

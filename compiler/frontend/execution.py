@@ -182,10 +182,17 @@ def execute(model: onnx_ir.Model, builder: Builder, name: str) -> Execution:
         producer = value.producer()
         try:
             result.outputs.append(output_spec(builder, value, operand, batch))
-        except RefusalError as refusal:
-            where = _label(producer) if producer is not None else str(value.name)
-            result.problems.append(Problem(where, producer.op_type if producer is not None else "", refusal.reason, refusal.hint))
+        except (RefusalError, *_MALFORMED) as error:
+            where, op = (_label(producer), producer.op_type) if producer is not None else (str(value.name), "")
+            result.problems.append(_problem(where, op, error))
     return result
+
+
+def _problem(node: str, op: str, error: Exception) -> Problem:
+    if isinstance(error, RefusalError):
+        return Problem(node, op, error.reason, error.hint)
+    text = str(error).splitlines()
+    return Problem(node, op, f"it is malformed ({text[0] if text else type(error).__name__})", "export the model again")
 
 
 def _attempt(
@@ -193,11 +200,6 @@ def _attempt(
 ) -> list[Operand]:
     try:
         return _run(builder, node, operands, opset, batch)
-    except RefusalError as refusal:
-        problems.append(Problem(_label(node), node.op_type, refusal.reason, refusal.hint))
-    except _MALFORMED as error:
-        text = str(error).splitlines()
-        problems.append(
-            Problem(_label(node), node.op_type, f"it is malformed ({text[0] if text else type(error).__name__})", "export the model again")
-        )
+    except (RefusalError, *_MALFORMED) as error:
+        problems.append(_problem(_label(node), node.op_type, error))
     return [Unknown()] * len(node.outputs)
