@@ -21,6 +21,8 @@ __all__ = ["run_witness", "uses_custom_operators"]
 _RUNTIME_IR_VERSION = 13
 """Newest file format version that the supported releases of ONNX Runtime read."""
 
+_WARNINGS, _ERRORS, _FATAL = 2, 3, 4
+
 Feeds = Mapping[str, np.ndarray]
 _Executor = Callable[[Feeds], list[np.ndarray]]
 _Result = TypeVar("_Result")
@@ -28,6 +30,7 @@ _Result = TypeVar("_Result")
 _STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
 _OLD_QONNX_DOMAINS = ("onnx.brevitas", "finn.custom_op.general")
 _QONNX_DOMAIN = "qonnx.custom_op.general"
+_CHANNELS_LAST_DOMAIN = "qonnx.custom_op.channels_last"
 _CHUNK_ELEMENTS = 1 << 22
 """Input elements that are executed together at most."""
 
@@ -35,6 +38,11 @@ _CHUNK_ELEMENTS = 1 << 22
 def uses_custom_operators(model: onnx.ModelProto) -> bool:
     """Whether a node lies in a domain that ONNX Runtime does not execute."""
     return any(node.domain not in _STANDARD_DOMAINS for node in model.graph.node)
+
+
+def _channels_last(model: onnx.ModelProto) -> bool:
+    """Whether shapes of another batch would have to be inferred for channels-last operators."""
+    return any(node.domain == _CHANNELS_LAST_DOMAIN for node in model.graph.node)
 
 
 def _free_inputs(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
@@ -77,7 +85,11 @@ def _with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
         if value.type.tensor_type.shape.dim:
             value.type.tensor_type.shape.dim[0].dim_value = batch
     for value in graph.output:
-        value.type.tensor_type.ClearField("shape")
+        sizes = value.type.tensor_type.shape.dim
+        if sizes and sizes[0].dim_value == declared:
+            sizes[0].dim_value = batch
+        else:
+            value.type.tensor_type.ClearField("shape")
     del graph.value_info[:]
     constants = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
@@ -102,7 +114,7 @@ def _onnxruntime(model: onnx.ModelProto) -> _Executor:
     copy.CopyFrom(model)
     copy.ir_version = min(copy.ir_version, _RUNTIME_IR_VERSION)
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
+    options.log_severity_level = _FATAL
     # Fused kernels for quantised operators compute something else than the float graph says.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     session = onnxruntime.InferenceSession(copy.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -124,7 +136,13 @@ def _qonnx(model: onnx.ModelProto) -> _Executor:
         if node.domain in _OLD_QONNX_DOMAINS:
             node.domain = _QONNX_DOMAIN
     names = [value.name for value in _free_inputs(copy)]
-    wrapper = cleanup_model(ModelWrapper(copy))
+    fixed = {tensor.name for tensor in copy.graph.initializer}
+    for value in [value for value in copy.graph.input if value.name in fixed]:
+        copy.graph.input.remove(value)
+    wrapper = ModelWrapper(copy)
+    # The clean-up is needed for shapes only, and takes minutes for large images in channels-last order.
+    if not wrapper.check_all_tensor_shapes_specified():
+        wrapper = cleanup_model(wrapper)
     # The clean-up renames inputs and outputs and keeps their order.
     inputs, outputs = ([value.name for value in values] for values in (wrapper.graph.input, wrapper.graph.output))
 
@@ -142,6 +160,8 @@ def _executor(model: onnx.ModelProto) -> _Executor:
     def guarded(function: Callable[[], _Result]) -> _Result:
         # qonnx makes one-node models in the newest format that onnx knows, which ONNX Runtime may not read yet.
         newest, onnx.IR_VERSION = onnx.IR_VERSION, min(onnx.IR_VERSION, _RUNTIME_IR_VERSION)
+        # The sessions that qonnx opens, one a node, print warnings about its old operator sets.
+        onnxruntime.set_default_logger_severity(_ERRORS)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -154,6 +174,7 @@ def _executor(model: onnx.ModelProto) -> _Executor:
             raise ModelError(f"{executor} cannot run this model: {' '.join(str(error).split())[:300]}") from error
         finally:
             onnx.IR_VERSION = newest
+            onnxruntime.set_default_logger_severity(_WARNINGS)
 
     execute = guarded(lambda: _qonnx(model) if custom else _onnxruntime(model))
     return lambda feeds: guarded(lambda: execute(feeds))
@@ -180,7 +201,7 @@ def _run_chunk(model: onnx.ModelProto, feeds: Feeds, samples: int) -> list[np.nd
     if declared == samples:
         return _executor(model)(feeds)
     try:
-        batch = _executor(_with_batch(model, samples))(feeds)
+        batch = None if declared == 1 and _channels_last(model) else _executor(_with_batch(model, samples))(feeds)
     except ModelError:
         if declared != 1:
             raise

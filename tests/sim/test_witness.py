@@ -121,6 +121,16 @@ def test_qonnx_operators_in_all_domains(domain, samples, weights, rng):
     assert np.array_equal(got["y"], np.clip(np.rint(product * 4), -4, 3).astype(np.float32) / 4)
 
 
+@pytest.mark.parametrize("batch", [1, 2])
+def test_channels_last_convolution(batch, rng):
+    domain = "qonnx.custom_op.channels_last"
+    kernel = rng.integers(-2, 3, (3, 1, 1, 2)).astype(np.float32)
+    node = helper.make_node("Conv", ["x", "w"], ["y"], domain=domain, dilations=[1, 1], group=1, kernel_shape=[1, 1], pads=[0] * 4, strides=[1, 1])
+    data = model([node], {"x": [batch, 4, 5, 2]}, {"y": [batch, 4, 5, 3]}, {"w": kernel}, custom=domain)
+    x = rng.integers(-9, 9, (3, 4, 5, 2)).astype(np.float32)
+    assert np.array_equal(run_witness(data, {"x": x})["y"], np.einsum("nhwc,oc->nhwo", x, kernel[:, 0, 0]))
+
+
 def test_the_newest_format_is_left_as_it_was(weights):
     before = onnx.IR_VERSION
     run_witness(quantised(weights), {"x": np.zeros((2, 2, 3))})
