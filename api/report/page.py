@@ -67,11 +67,8 @@ def render(
     schedule = model.schedule(board)
     layers = layer_facts(model.program, schedule)
     weighted = [(layer.name, layer.trits, f"{layer.sparsity:.0%} zero") for layer in layers if layer.trits and layer.sparsity is not None]
-    accumulators = [
-        (layer.name, float(layer.accumulator_bits), f"{layer.accumulator_bits} of {schedule.parameters.accumulator_bits} bits")
-        for layer in layers
-        if layer.accumulator_bits is not None
-    ]
+    width = schedule.parameters.accumulator_bits
+    accumulators = [(layer.name, layer.accumulator_bits, width) for layer in layers if layer.accumulator_bits is not None]
     cells = [] if built is None else [(name, use["used"], use["available"]) for name, use in built.utilisation.items() if use["used"]]
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("tritloom.report", "."),
@@ -92,7 +89,7 @@ def render(
         "pictures": [(sample, grey_picture(sample.pixels, f"sample of {sample.label}")) for sample in samples],
         "cycle_chart": bars([(layer.name, layer.cycles, f"{layer.cycles} cycles") for layer in layers], "Cycles per layer"),
         "weight_chart": split_bars(weighted, "Weight digits -1, 0 and 1 per layer"),
-        "accumulator_chart": bars(accumulators, "Accumulator bits that the weights can reach, per layer"),
+        "accumulator_chart": usage_bars(accumulators, "Accumulator bits that the weights can reach, of those that the core has"),
         "usage_chart": usage_bars(cells, "Cells used and available"),
         "versions": dict(versions or {}),
     }
