@@ -18,6 +18,9 @@ WEIGHT_STORAGES = ("block", "spram")
 SPRAM_BITS = 64
 """Width of the four single-port RAMs of an iCE40 UP5K side by side."""
 
+SPRAM_WORDS = 16384
+"""Depth of a single-port RAM of the iCE40 UP5K."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CoreParameters:
@@ -73,6 +76,7 @@ class CoreParameters:
         need(self.weight_word_bytes <= MAX_WRITE, "the weight word", f"at most {MAX_WRITE} bytes (what a link frame carries)", self.weight_word_bytes)
         if self.weight_storage == "spram":
             need(self.weight_word_bits <= SPRAM_BITS, "the weight word of spram storage", f"at most {SPRAM_BITS} bits wide", self.weight_word_bits)
+            need(self.weight_words <= SPRAM_WORDS, "weight_words of spram storage", f"at most {SPRAM_WORDS}", self.weight_words)
 
     @property
     def weight_word_bits(self) -> int:

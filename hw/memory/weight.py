@@ -7,15 +7,13 @@ from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 from amaranth.vendor import SiliconBluePlatform
 
-from tritloom.hw.arch.parameters import SPRAM_BITS, CoreParameters
+from tritloom.hw.arch.parameters import SPRAM_BITS, SPRAM_WORDS, CoreParameters
 from tritloom.hw.arch.trits import decode_trit5
 from tritloom.hw.cell import TRIT_BITS
 from tritloom.hw.memory.word import WordMemory, address_bits
 
-__all__ = ["SPRAM_DEPTH", "SinglePortMemory", "Trit5Decoder", "WeightMemory"]
+__all__ = ["SinglePortMemory", "Trit5Decoder", "WeightMemory"]
 
-SPRAM_DEPTH = 16384
-"""Words of one single-port RAM of the iCE40 UP5K."""
 _SPRAM_WIDTH = 16
 
 
@@ -50,8 +48,8 @@ class SinglePortMemory(wiring.Component):
     def __init__(self, *, width: int, depth: int, init: Sequence[int] = ()) -> None:
         if not 1 <= width <= SPRAM_BITS:
             raise ValueError(f"Width must be from 1 to {SPRAM_BITS}, not {width!r}")
-        if not 1 <= depth <= SPRAM_DEPTH:
-            raise ValueError(f"Depth must be from 1 to {SPRAM_DEPTH}, not {depth!r}")
+        if not 1 <= depth <= SPRAM_WORDS:
+            raise ValueError(f"Depth must be from 1 to {SPRAM_WORDS}, not {depth!r}")
         self._width, self._depth, self._init = width, depth, tuple(init)
         super().__init__({
             "read_address": In(address_bits(depth)), "read_data": Out(width),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
+from amaranth.hdl import ResetInserter, Signal
 from amaranth.sim import Simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,9 +26,9 @@ Memories = dict[Space, bytes]
 
 
 class Bench:
-    """A core with filled memories in the Amaranth simulator, driven by link frames."""
+    """A core with filled memories in the Amaranth simulator, driven by link frames; ``stalls`` is the probability of a pause of each stream."""
 
-    def __init__(self, parameters: CoreParameters, memories: Mapping[Space, bytes]) -> None:
+    def __init__(self, parameters: CoreParameters, memories: Mapping[Space, bytes], *, stalls: float = 0.0) -> None:
         sizes = {
             Space.PROGRAM: 4,
             Space.WEIGHTS: parameters.weight_word_bytes,
@@ -40,13 +41,15 @@ class Bench:
         }
         self.parameters = parameters
         self.core = Core(parameters, contents=contents)
+        self.reset = Signal()
+        self._stalls, self._rng = stalls, random.Random(1)
 
     def run(self, body) -> None:
         async def bench(ctx) -> None:
             self.ctx, self.reader = ctx, FrameReader()
             await body(self)
 
-        simulator = Simulator(self.core)
+        simulator = Simulator(ResetInserter(self.reset)(self.core))
         simulator.add_clock(1e-6)
         simulator.add_testbench(bench)
         simulator.run()
@@ -54,15 +57,15 @@ class Bench:
     async def exchange(self, opcode: LinkOpcode, data: bytes = b"") -> bytes:
         """Send a frame and return the data of its reply."""
         ctx, rx, tx = self.ctx, self.core.rx, self.core.tx
-        ctx.set(tx.ready, 1)
         pending = list(encode(Frame(1, opcode, data)))
         for _ in range(4000):
-            ctx.set(rx.valid, bool(pending))
+            ctx.set(rx.valid, bool(pending) and self._rng.random() >= self._stalls)
+            ctx.set(tx.ready, self._rng.random() >= self._stalls)
             ctx.set(rx.payload, pending[0] if pending else 0)
-            _, _, taken, valid, byte = await ctx.tick().sample(rx.ready, tx.valid, tx.payload)
-            if pending and taken:
+            _, _, taken, given, byte = await ctx.tick().sample(rx.valid & rx.ready, tx.valid & tx.ready, tx.payload)
+            if taken:
                 pending.pop(0)
-            if valid:
+            if given:
                 for frame in self.reader.feed(bytes([byte])):
                     assert frame.opcode == opcode | 0x80, f"{opcode.name} was answered {frame}"
                     return frame.data
@@ -324,7 +327,26 @@ def test_memories_loaded_over_the_link():
         assert (await bench.wait())[0] == State.IDLE
         assert await bench.read(0, 7) == bytes([10, 11, 12, 13, 14, 0x65, 0])
 
-    Bench(SMALL, {}).run(body)
+    Bench(SMALL, {}, stalls=0.3).run(body)
+
+
+@pytest.mark.parametrize("pause", [3, 45, 60])
+def test_reset_in_the_middle_of_an_instruction(pause):
+    """The memories keep what they hold; everything else begins again."""
+
+    async def body(bench: Bench) -> None:
+        await bench.start()
+        await bench.ctx.tick().repeat(pause)
+        bench.ctx.set(bench.reset, 1)
+        await bench.ctx.tick()
+        bench.ctx.set(bench.reset, 0)
+        assert await bench.status() == (State.IDLE, Fault.NONE, 0, 0)
+        await bench.start()
+        cycles = len(CHAIN) * instruction_cycles(CHAIN[0], SMALL) + instruction_cycles(HALT, SMALL)
+        assert await bench.wait() == (State.IDLE, Fault.NONE, len(CHAIN) * STEP, cycles)
+        assert await bench.read(0, 6) == bytes([10, 11, 12, 13, 14, 0])
+
+    Bench(SMALL, CHAIN_MEMORIES).run(body)
 
 
 @pytest.mark.parametrize("word", [0x00000104, 0x00000001, 0x00000801, 0x00000140, 0x000001FF])
