@@ -54,8 +54,7 @@ def check_instruction(instruction: Instruction, parameters: CoreParameters, wher
         inside("activation byte", *reach, parameters.activation_bytes)
     if opcode == Opcode.POOL:
         need(all(value % rows == 0 for value in (instruction.o, *strides["o"])), "writes activation words at addresses that are no multiple of the word")
-        low, high = span("o", instruction.o, every)
-        inside("activation byte", low, high + rows - 1, parameters.activation_bytes)
+        inside("activation byte", *span("o", instruction.o, every), parameters.activation_bytes)
         return
 
     tile = instruction.tile_loop

@@ -447,6 +447,7 @@ def test_schedules_that_do_not_fit_their_program_are_refused(name, change, match
         ("program.bin", lambda data: data + data[-4:], "does not end at its only HALT"),
         ("program.bin", lambda data: data[:-4] + b"\x40\0\0\0", "unknown opcode 0x40"),
         ("program.bin", lambda data: data[:-4] + b"\x00\x01\0\0", "has bits that no instruction uses"),
+        ("program.bin", lambda data: data[:-4] + data[4 * 33 : 4 * 51] + data[-4:], "layers.json counts 8 instructions, program.bin has 9"),
         ("program.bin", lambda data: data[:-1], "program.bin has"),
         ("program.bin", lambda data: b"", "program.bin has"),
     ],

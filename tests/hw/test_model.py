@@ -148,6 +148,11 @@ def load(parameters, instruction, seed):
     trits = rng.integers(-1, 2, (parameters.weight_words, parameters.rows * parameters.columns))
     records = []
     for _ in range(parameters.record_words):
+        if rng.integers(0, 2):
+            # Small numbers: values that equal a start and quotients that end in one half are common.
+            start, multiplier, bias, shift = (int(rng.integers(low, high)) for low, high in ((-3, 4), (-3, 4), (-9, 10), (0, 5)))
+            records.append(Record(start, multiplier, bias, shift, bool(rng.integers(0, 2))))
+            continue
         shift = int(rng.integers(0, 56))
         extreme = rng.integers(0, 4) == 0
         multiplier = int(rng.choice([-(1 << 24), (1 << 24) - 1])) if extreme else int(rng.integers(-(1 << min(24, shift)), 1 << min(24, shift)))
@@ -188,6 +193,19 @@ def boot(program):
     model.write(Space.RECORDS, 0, Record(-(1 << 31), 1, 0, 0).to_bytes())
     model.write(Space.ACTIVATIONS, 0, bytes([1, 2, 3, 4]))
     return model
+
+
+@pytest.mark.parametrize("half_even", [False, True])
+@pytest.mark.parametrize("shift", [0, 1, 3])
+def test_every_byte_through_pieces(shift, half_even):
+    parameters = CoreParameters(rows=4, columns=2, weight_words=1, activation_words=128, record_words=3, program_words=64)
+    model = CoreModel(parameters)
+    records = [Record(start, multiplier, 3 - start, shift, half_even) for start, multiplier in ((0, 1), (-7, -3), (100, 2))]
+    model.write(Space.RECORDS, 0, b"".join(record.to_bytes() for record in records))
+    model.write(Space.ACTIVATIONS, 0, np.arange(-128, 128).astype(np.int8).tobytes())
+    model.execute(Instruction(opcode=Opcode.ELEMENTWISE, loops=(Loop(last=255, a_step=1, o_step=1),), o=256, records=3, low=-120, high=119))
+    got = np.frombuffer(model.read(256, 256), np.int8)
+    np.testing.assert_array_equal(got, [evaluate(records, value, -120, 119) for value in range(-128, 128)])
 
 
 def test_steps_stop_after_the_given_number_of_instructions():
