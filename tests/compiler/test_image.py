@@ -368,6 +368,7 @@ PROGRAM_CASES = [
     (lambda p: layer(p, "Convolution")["step"].update(channels=4), "step function has a record table|step functions for 4 of 5 channels"),
     (lambda p: layer(p, "Convolution")["step"].update(low=127, high=-128), "step function has low above high"),
     (lambda p: layer(p, "SumPool")["regions"].pop(), "has regions that do not tile its output"),
+    (lambda p: layer(p, "SumPool").update(regions=[layer(p, "SumPool")["regions"][0] | {"region": [y, y + 1, 0, 3]} for y in (0, 0, 1)]), "do not tile"),
     (lambda p: layer(p, "SumPool")["regions"][0].update(region=[0, 9, 0, 1]), "has a region outside its output"),
     (lambda p: layer(p, "Rescale").update(channel_offset=6), "does not fit its output"),
     (lambda p: layer(p, "Rescale").update(channel_offset=1), "writes channels that exist already"),
