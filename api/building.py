@@ -64,10 +64,11 @@ def build(
     failure: BuildError | None = None
     for core in cores:
         if failure is not None:
-            say(f"that array cannot be placed and routed; trying {core.rows} x {core.columns}")
+            say(f"an array of {core.rows} x {core.columns} instead")
         try:
             result = build_core(found, core, Path(output), seed=seed, progress=progress)
         except BuildError as error:
+            say(f"an array of {core.rows} x {core.columns} failed: {error}")
             failure = failure or error
             continue
         plan = schedule(model.program, core)
