@@ -25,5 +25,5 @@ BOARD = Board(
     dsp="ICESTORM_DSP",
     synthesis=("-device", "u", "-dsp"),
     place=("--up5k", "--package", "sg48"),
-    guess_mhz=24.0,
+    guess_mhz=26.25,
 )

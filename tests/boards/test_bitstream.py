@@ -125,7 +125,7 @@ def test_the_tools_error_lines_are_passed_on_and_nothing_is_left(tools, tmp_path
 
 
 def test_a_second_build_comes_from_the_cache(tools, tmp_path):
-    asked = tools([24.5])
+    asked = tools([GUESS * 1.02])
     first = build(BOARD, CORE, tmp_path / "one")
     second = build(BOARD, CORE, tmp_path / "two")
     assert (first.cached, second.cached) == (False, True)
@@ -137,7 +137,7 @@ def test_a_second_build_comes_from_the_cache(tools, tmp_path):
 
 
 def test_two_builds_give_the_same_bytes(tools, tmp_path, monkeypatch):
-    tools([24.5], design=flow.design_files)
+    tools([GUESS * 1.02], design=flow.design_files)
     build(BOARD, CORE, tmp_path / "one")
     flow.design_files.cache_clear()
     monkeypatch.setenv("TRITLOOM_CACHE", str(tmp_path / "other"))
@@ -150,7 +150,7 @@ def test_two_builds_give_the_same_bytes(tools, tmp_path, monkeypatch):
 
 
 def test_what_a_killed_build_left_is_cleared_away(tools, tmp_path):
-    tools([24.5])
+    tools([GUESS * 1.02])
     build(BOARD, CORE, tmp_path / "one")
     (done,) = [path for path in (tmp_path / "cache" / "bitstreams").iterdir() if path.is_dir()]
     done.rename(done.with_suffix(".unfinished"))
@@ -160,7 +160,7 @@ def test_what_a_killed_build_left_is_cleared_away(tools, tmp_path):
 
 
 def test_the_summary_says_what_was_built(tools, tmp_path):
-    tools([24.5])
+    tools([GUESS * 1.02])
     result = build(BOARD, CORE, tmp_path / "out", seed=3)
     summary = json.loads((tmp_path / "out" / "build.json").read_text())
     assert summary["bitstream"] == "top.bin"
@@ -186,7 +186,7 @@ def test_wrong_arguments(tmp_path, board, seed, message):
 
 
 def test_a_file_in_the_place_of_the_folder(tools, tmp_path):
-    tools([24.5])
+    tools([GUESS * 1.02])
     (tmp_path / "out").write_text("precious")
     with pytest.raises(UserError, match=r"out exists and is not a folder$"):
         build(BOARD, CORE, tmp_path / "out")

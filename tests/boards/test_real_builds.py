@@ -18,7 +18,7 @@ def test_a_small_core_on_the_icebreaker(tmp_path):
     core = CoreParameters(
         rows=4, columns=1, accumulator_bits=16, weight_storage="spram", weight_words=256, activation_words=256, record_words=256, program_words=256
     )  # fmt: skip
-    setting = board.clock(16.5e6)
+    setting = board.clock(20e6)
     texts, baud = design_files(board, core, setting)
     assert baud == 1_000_000
     for name, text in texts.items():
