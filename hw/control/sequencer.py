@@ -48,7 +48,7 @@ class Sequencer(wiring.Component):
     Members
     -------
     start, start_pc, start_limit, start_clear, abort : in, 1, 16, 16, 1 and 1 bits
-        From the link. START is ignored while the core runs. ABORT makes the core idle and writes nothing more.
+        From the link. START is ignored while the core runs. ABORT makes the core idle one clock later, and nothing more is written.
     state, fault, pc, cycles : out, 2, 8, 16 and 40 bits
         To the link. ``pc`` stays at a HALT or a bad instruction.
     program_address, program_data : out, and in, 32 bits
@@ -100,12 +100,14 @@ class Sequencer(wiring.Component):
         m.submodules.operands = operands = OperandAddresses(p)
         m.submodules.results = results = ResultWalker(p)
         bus = fetch.bus
+        aborting = Signal()  # the link's strobe comes late in the clock, and much depends on it
+        m.d.sync += aborting.eq(self.abort)
         for unit in (nest, operands, results):
             m.d.comb += [member.eq(getattr(bus, name)) for name, member in (
                 ("word", unit.bus.word), ("header", unit.bus.header), ("loop", unit.bus.loop), ("index", unit.bus.index))]  # fmt: skip
         m.d.comb += [
             fetch.pc.eq(self.pc), fetch.data.eq(self.program_data), self.program_address.eq(fetch.address),
-            self.flush.eq(self.abort), fetch.flush.eq(self.flush), results.flush.eq(self.flush),
+            self.flush.eq(aborting), fetch.flush.eq(self.flush), results.flush.eq(self.flush),
         ]  # fmt: skip
 
         # The instruction's mode.
@@ -198,7 +200,7 @@ class Sequencer(wiring.Component):
             m.next = "IDLE"
 
         def heed_abort() -> None:
-            with m.If(self.abort):
+            with m.If(aborting):
                 m.d.sync += [columns.eq(0), pieces.eq(0), busy.eq(0), tripled.eq(0)]
                 stop(State.IDLE)
 
