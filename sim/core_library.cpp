@@ -34,15 +34,24 @@ struct Simulation {
 #endif
     }
 
-    // One clock; inputs have been set, and combinational outputs settled, before.
-    void tick() {
+    // First half of a clock: outputs settle for the inputs that have been set.
+    void fall() {
+        core->clk = 0;
+        core->eval();
         dump(0);
+    }
+
+    // Second half: registers take their values.
+    void rise() {
         core->clk = 1;
         core->eval();
         dump(1);
-        core->clk = 0;
-        core->eval();
         ++clocks;
+    }
+
+    void tick() {
+        fall();
+        rise();
     }
 
     bool stall() {
@@ -75,16 +84,13 @@ Simulation* core_open(const char* wave, uint64_t seed, uint32_t stall_limit) {
     }
 #endif
     CORE& core = *simulation->core;
-    core.clk = 0;
     core.rst = 1;
     core.PORT(rx, valid) = 0;
     core.PORT(rx, payload) = 0;
     core.PORT(tx, ready) = 0;
-    core.eval();
     simulation->tick();
     simulation->tick();
     core.rst = 0;
-    core.eval();
     return simulation;
 }
 
@@ -115,11 +121,11 @@ uint32_t core_exchange(Simulation* simulation, const uint8_t* data, uint32_t cou
         core.PORT(rx, valid) = offered;
         core.PORT(rx, payload) = offered ? data[sent] : 0;
         core.PORT(tx, ready) = !simulation->stall();
-        core.eval();
+        simulation->fall();
         const bool accepted = offered && core.PORT(rx, ready);
         const bool taken = core.PORT(tx, valid) && core.PORT(tx, ready);
         const uint8_t byte = core.PORT(tx, payload);
-        simulation->tick();
+        simulation->rise();
         if (accepted) {
             ++sent;
             offered = false;
@@ -139,7 +145,6 @@ uint32_t core_exchange(Simulation* simulation, const uint8_t* data, uint32_t cou
     }
     core.PORT(rx, valid) = 0;
     core.PORT(tx, ready) = 0;
-    core.eval();
     return received;
 }
 }
