@@ -12,7 +12,7 @@ from tritloom.hw.arch.record import RECORD_BYTES
 from tritloom.hw.array import TernaryMesh
 from tritloom.hw.control import Sequencer
 from tritloom.hw.link.engine import LinkEngine
-from tritloom.hw.memory import READ_LATENCY, ActivationMemory, ActivationWrite, WeightMemory, WordLoader, WordMemory, address_bits
+from tritloom.hw.memory import READ_LATENCY, ActivationMemory, ActivationWrite, ByteLoader, WeightMemory, WordMemory, address_bits
 from tritloom.hw.post import LaneMaximum, PostUnit
 
 __all__ = ["Core"]
@@ -76,8 +76,9 @@ class Core(wiring.Component):
         m.d.comb += [getattr(link, name).eq(getattr(sequencer, name)) for name in ("state", "fault", "pc", "cycles")]
 
         # The link fills the memories.
-        m.submodules.loader = loader = WordLoader(
-            widths={Space.PROGRAM: _PROGRAM_BYTES, Space.WEIGHTS: p.weight_word_bytes, Space.RECORDS: RECORD_BYTES, Space.ACTIVATIONS: 1}
+        m.submodules.loader = loader = ByteLoader(
+            spaces=(Space.PROGRAM, Space.WEIGHTS, Space.RECORDS, Space.ACTIVATIONS),
+            lane_bits=address_bits(max(RECORD_BYTES, p.weight_word_bytes)),
         )
         m.d.comb += [
             loader.valid.eq(link.write_valid), loader.space.eq(link.write_space), loader.address.eq(link.write_address),
@@ -85,16 +86,16 @@ class Core(wiring.Component):
         ]  # fmt: skip
         for space, memory in ((Space.PROGRAM, program), (Space.WEIGHTS, weights), (Space.RECORDS, records)):
             m.d.comb += [
-                memory.write_enable.eq(loader.enable_of(space)), memory.write_address.eq(loader.address_out),
-                memory.write_data.eq(loader.word_of(space)),
+                memory.write_enable.eq(loader.enable_of(space)), memory.write_address.eq(loader.write_address),
+                memory.write_lane.eq(loader.write_lane), memory.write_byte.eq(loader.write_byte),
             ]  # fmt: skip
         lane_bits = address_bits(p.rows)
         from_host = Signal(ActivationWrite(rows=p.rows, depth=p.activation_words))
-        m.d.comb += from_host.address.eq(loader.address_out[lane_bits:])
+        m.d.comb += from_host.address.eq(loader.write_address[lane_bits:])
         for lane in range(p.rows):
             m.d.comb += [
-                from_host.mask[lane].eq(loader.enable_of(Space.ACTIVATIONS) & (loader.address_out[:lane_bits] == lane)),
-                from_host.lanes[lane].eq(loader.word_of(Space.ACTIVATIONS)),
+                from_host.mask[lane].eq(loader.enable_of(Space.ACTIVATIONS) & (loader.write_address[:lane_bits] == lane)),
+                from_host.lanes[lane].eq(loader.write_byte),
             ]
         # The host never writes while the core runs.
         m.d.comb += activations.write.eq(Mux(loader.enable_of(Space.ACTIVATIONS), from_host.as_value(), post.write.as_value()))

@@ -1,7 +1,7 @@
 """The core's memories, and the part of the link that fills them."""
 
 from tritloom.hw.memory.activation import ActivationMemory, ActivationWrite
-from tritloom.hw.memory.loader import WordLoader
+from tritloom.hw.memory.loader import ByteLoader
 from tritloom.hw.memory.weight import Trit5Decoder, WeightMemory
 from tritloom.hw.memory.word import READ_LATENCY, WordMemory, address_bits
 
@@ -11,7 +11,7 @@ __all__ = [
     "ActivationWrite",
     "Trit5Decoder",
     "WeightMemory",
-    "WordLoader",
+    "ByteLoader",
     "WordMemory",
     "address_bits",
 ]

@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module
 from amaranth.lib import data, memory, wiring
 from amaranth.lib.wiring import In, Out
 
 from tritloom.hw.arch.parameters import ACTIVATION_BITS
-from tritloom.hw.memory.word import address_bits
+from tritloom.hw.memory.word import address_bits, read_registered
 
 __all__ = ["ActivationMemory", "ActivationWrite"]
 
@@ -61,10 +61,7 @@ class ActivationMemory(wiring.Component):
         m = Module()
         m.submodules.store = store = memory.Memory(shape=ACTIVATION_BITS * self._rows, depth=self._depth, init=self._init)
         write, read = store.write_port(granularity=ACTIVATION_BITS), store.read_port()
-        word = Signal.like(self.read_data, reset_less=True)
-        m.d.comb += [
-            write.en.eq(self.write.mask), write.addr.eq(self.write.address), write.data.eq(self.write.lanes),
-            read.addr.eq(self.read_address), self.read_data.eq(word),
-        ]  # fmt: skip
-        m.d.sync += word.eq(read.data)
+        m.d.comb += [write.en.eq(self.write.mask), write.addr.eq(self.write.address), write.data.eq(self.write.lanes)]
+        data_bits = self.read_data.as_value()
+        read_registered(m, platform, address=self.read_address, port_address=read.addr, port_data=read.data, data=data_bits)
         return m

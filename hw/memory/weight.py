@@ -10,7 +10,7 @@ from amaranth.vendor import SiliconBluePlatform
 from tritloom.hw.arch.parameters import SPRAM_BITS, SPRAM_WORDS, CoreParameters
 from tritloom.hw.arch.trits import decode_trit5
 from tritloom.hw.cell import TRIT_BITS
-from tritloom.hw.memory.word import WordMemory, address_bits
+from tritloom.hw.memory.word import WordMemory, address_bits, read_registered
 
 __all__ = ["SinglePortMemory", "Trit5Decoder", "WeightMemory"]
 
@@ -39,45 +39,45 @@ class Trit5Decoder(wiring.Component):
 
 
 class SinglePortMemory(wiring.Component):
-    """Words of up to 64 bits in the single-port RAMs of the iCE40 UP5K; on any other platform a memory with the same timing.
+    """Words of up to 8 bytes in the single-port RAMs of the iCE40 UP5K; on any other platform a memory with the same timing.
 
-    A word read is there :data:`tritloom.hw.memory.READ_LATENCY` clocks after its address. A write takes the port: nothing is read then.
-    The ports are those of :class:`WordMemory`. ``init`` is ignored on iCE40, whose bitstream cannot hold contents of this RAM.
+    A word read is there :data:`tritloom.hw.memory.READ_LATENCY` clocks after its address, unless a byte is written meanwhile: reads and writes share a
+    port. The ports are those of :class:`WordMemory`. ``init`` is ignored on iCE40, whose bitstream cannot hold contents of this RAM.
     """
 
     def __init__(self, *, width: int, depth: int, init: Sequence[int] = ()) -> None:
-        if not 1 <= width <= SPRAM_BITS:
-            raise ValueError(f"Width must be from 1 to {SPRAM_BITS}, not {width!r}")
+        if not 8 <= width <= SPRAM_BITS or width % 8:
+            raise ValueError(f"Width must be a multiple of 8 up to {SPRAM_BITS}, not {width!r}")
         if not 1 <= depth <= SPRAM_WORDS:
             raise ValueError(f"Depth must be from 1 to {SPRAM_WORDS}, not {depth!r}")
         self._width, self._depth, self._init = width, depth, tuple(init)
         super().__init__({
             "read_address": In(address_bits(depth)), "read_data": Out(width),
-            "write_enable": In(1), "write_address": In(address_bits(depth)), "write_data": In(width),
+            "write_enable": In(1), "write_address": In(address_bits(depth)), "write_lane": In(address_bits(width // 8)), "write_byte": In(8),
         })  # fmt: skip
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        address = Signal.like(self.read_address)
-        word = Signal(self._width, reset_less=True)
-        output = Signal(self._width)
-        m.d.comb += [address.eq(Mux(self.write_enable, self.write_address, self.read_address)), self.read_data.eq(word)]
-        m.d.sync += word.eq(output)
+        address, held, output = Signal.like(self.read_address), Signal.like(self.read_address), Signal(self._width)
+        mask = Signal(self._width // 8)
+        m.d.comb += [address.eq(Mux(self.write_enable, self.write_address, held)), mask.eq(self.write_enable << self.write_lane)]
+        read_registered(m, platform, address=self.read_address, port_address=held, port_data=output, data=self.read_data)
         if not isinstance(platform, SiliconBluePlatform):
             m.submodules.store = store = memory.Memory(shape=self._width, depth=self._depth, init=self._init)
-            write, read = store.write_port(), store.read_port()
+            write, read = store.write_port(granularity=8), store.read_port()
             m.d.comb += [
-                write.en.eq(self.write_enable), write.addr.eq(address), write.data.eq(self.write_data),
+                write.en.eq(mask), write.addr.eq(address), write.data.eq(self.write_byte.replicate(self._width // 8)),
                 read.en.eq(~self.write_enable), read.addr.eq(address), output.eq(read.data),
             ]  # fmt: skip
             return m
         for index, low in enumerate(range(0, self._width, _SPRAM_WIDTH)):
             part = Signal(_SPRAM_WIDTH, name=f"part_{index}")
+            nibbles = Cat(lane.replicate(2) for lane in mask[low // 8 :][:2])
             m.submodules[f"ram_{index}"] = Instance(
                 "SB_SPRAM256KA",
                 i_CLOCK=ClockSignal(), i_CHIPSELECT=Const(1), i_STANDBY=Const(0), i_SLEEP=Const(0), i_POWEROFF=Const(1),
-                i_ADDRESS=Cat(address, C(0, 14))[:14], i_WREN=self.write_enable, i_MASKWREN=Const(0xF, 4),
-                i_DATAIN=Cat(self.write_data[low : low + _SPRAM_WIDTH], C(0, _SPRAM_WIDTH))[:_SPRAM_WIDTH], o_DATAOUT=part,
+                i_ADDRESS=Cat(address, C(0, 14))[:14], i_WREN=self.write_enable, i_MASKWREN=Cat(nibbles, C(0, 4))[:4],
+                i_DATAIN=self.write_byte.replicate(2), o_DATAOUT=part,
             )  # fmt: skip
             m.d.comb += output[low : low + _SPRAM_WIDTH].eq(part)
         return m
@@ -100,8 +100,9 @@ class WeightMemory(wiring.Component):
     read_address : :py:`In`
     trits : :py:`Out(ArrayLayout(2, rows * columns))`
     write_enable : :py:`In(1)`
-    write_address : :py:`In`
-    write_data : in, as many bits as a stored word has
+    write_address, write_lane : :py:`In`
+    write_byte : :py:`In(8)`
+        As :class:`WordMemory`.
     """
 
     def __init__(self, parameters: CoreParameters, *, init: Sequence[int] = ()) -> None:
@@ -110,7 +111,8 @@ class WeightMemory(wiring.Component):
         self._store = SinglePortMemory(**sizes) if p.weight_storage == "spram" else WordMemory(**sizes)
         super().__init__({
             "read_address": In(address_bits(p.weight_words)), "trits": Out(data.ArrayLayout(TRIT_BITS, p.rows * p.columns)),
-            "write_enable": In(1), "write_address": In(address_bits(p.weight_words)), "write_data": In(p.weight_word_bits),
+            "write_enable": In(1), "write_address": In(address_bits(p.weight_words)),
+            "write_lane": In(address_bits(p.weight_word_bytes)), "write_byte": In(8),
         })  # fmt: skip
 
     @property
@@ -122,7 +124,7 @@ class WeightMemory(wiring.Component):
         m.submodules.store = store = self._store
         m.d.comb += [
             store.read_address.eq(self.read_address), store.write_enable.eq(self.write_enable),
-            store.write_address.eq(self.write_address), store.write_data.eq(self.write_data),
+            store.write_address.eq(self.write_address), store.write_lane.eq(self.write_lane), store.write_byte.eq(self.write_byte),
         ]  # fmt: skip
         if self._parameters.weight_encoding == "trit2":
             m.d.comb += self.trits.eq(store.read_data)

@@ -2,14 +2,15 @@
 
 from collections.abc import Sequence
 
-from amaranth.hdl import Module, Signal
+from amaranth.hdl import Module, Signal, Value
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import In, Out
+from amaranth.vendor import SiliconBluePlatform
 
-__all__ = ["READ_LATENCY", "WordMemory", "address_bits"]
+__all__ = ["READ_LATENCY", "WordMemory", "address_bits", "read_registered"]
 
 READ_LATENCY = 2
-"""Clocks from an address to its word, for every memory of the core: one in the block RAM, one in a register behind it,
+"""Clocks from an address to its word, for every memory of the core: one in the block RAM, one in a register beside it,
 because the clock-to-output time of block RAM is long (5.8 ns on ECP5)."""
 
 
@@ -19,37 +20,38 @@ def address_bits(depth: int) -> int:
 
 
 class WordMemory(wiring.Component):
-    """``depth`` words of ``width`` bits; a word read is there :data:`READ_LATENCY` clocks after its address.
+    """``depth`` words of ``width`` bits; a word read is there :data:`READ_LATENCY` clocks after its address. Bytes are written singly.
 
-    Reading a word in the clock in which it is written gives an unspecified value; the core never does.
+    Reading a word in the clock in which it is written gives an unspecified value; the core never does. The clock beside that of
+    the memory is spent in a register for the word, but on iCE40 in one for the address: the block RAM there is fast, and the cells
+    of a wide word are many.
 
     Parameters
     ----------
     width, depth : :class:`int`
-        Bits of a word, and words.
+        Bits of a word, a multiple of 8, and words.
     init : sequence of :class:`int`
         First words; the rest is zero.
-    style : :class:`str`
-        Kind of memory that synthesis shall use: ``block``, or ``auto`` for its own choice.
 
     Members
     -------
     read_address : :py:`In`
     read_data : :py:`Out(width)`
     write_enable : :py:`In(1)`
-    write_address : :py:`In`
-    write_data : :py:`In(width)`
+    write_address, write_lane : :py:`In`
+        The word, and the byte in it, 0 for its lowest 8 bits.
+    write_byte : :py:`In(8)`
     """
 
-    def __init__(self, *, width: int, depth: int, init: Sequence[int] = (), style: str = "auto") -> None:
+    def __init__(self, *, width: int, depth: int, init: Sequence[int] = ()) -> None:
+        if width < 8 or width % 8:
+            raise ValueError(f"Width must be a multiple of 8, not {width!r}")
         if len(init) > depth:
             raise ValueError(f"Initial contents must be at most {depth} words, not {len(init)}")
-        if style not in ("auto", "block"):
-            raise ValueError(f"Style must be 'auto' or 'block', not {style!r}")
-        self._width, self._depth, self._init, self._style = width, depth, tuple(init), style
+        self._width, self._depth, self._init = width, depth, tuple(init)
         super().__init__({
             "read_address": In(address_bits(depth)), "read_data": Out(width),
-            "write_enable": In(1), "write_address": In(address_bits(depth)), "write_data": In(width),
+            "write_enable": In(1), "write_address": In(address_bits(depth)), "write_lane": In(address_bits(width // 8)), "write_byte": In(8),
         })  # fmt: skip
 
     @property
@@ -62,13 +64,23 @@ class WordMemory(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        attributes = {} if self._style == "auto" else {"ram_style": self._style}
-        m.submodules.store = store = memory.Memory(shape=self._width, depth=self._depth, init=self._init, attrs=attributes)
-        write, read = store.write_port(), store.read_port()
-        word = Signal(self._width, reset_less=True)
+        m.submodules.store = store = memory.Memory(shape=self._width, depth=self._depth, init=self._init)
+        write, read = store.write_port(granularity=8), store.read_port()
         m.d.comb += [
-            write.en.eq(self.write_enable), write.addr.eq(self.write_address), write.data.eq(self.write_data),
-            read.addr.eq(self.read_address), self.read_data.eq(word),
+            write.en.eq(self.write_enable << self.write_lane), write.addr.eq(self.write_address),
+            write.data.eq(self.write_byte.replicate(self._width // 8)),
         ]  # fmt: skip
-        m.d.sync += word.eq(read.data)
+        read_registered(m, platform, address=self.read_address, port_address=read.addr, port_data=read.data, data=self.read_data)
         return m
+
+
+def read_registered(m: Module, platform: object, *, address: Value, port_address: Value, port_data: Value, data: Value) -> None:
+    """Connect a read port through the register that makes its latency :data:`READ_LATENCY`."""
+    if isinstance(platform, SiliconBluePlatform):
+        held = Signal.like(address, name="held_address", reset_less=True)
+        m.d.sync += held.eq(address)
+        m.d.comb += [port_address.eq(held), data.eq(port_data)]
+    else:
+        held = Signal.like(data, name="held_data", reset_less=True)
+        m.d.sync += held.eq(port_data)
+        m.d.comb += [port_address.eq(address), data.eq(held)]

@@ -6,31 +6,43 @@ import re
 import numpy as np
 import pytest
 from amaranth.back import rtlil
+from amaranth.hdl import Fragment
 from amaranth.vendor import SiliconBluePlatform
 
 from tritloom.hw.arch.link import Space
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.trits import decode_trit5, encode_trits
-from tritloom.hw.memory import READ_LATENCY, ActivationMemory, Trit5Decoder, WeightMemory, WordLoader, WordMemory
+from tritloom.hw.memory import READ_LATENCY, ActivationMemory, ByteLoader, Trit5Decoder, WeightMemory, WordMemory
 from tritloom.hw.memory.weight import SinglePortMemory
 
 CODES = {0: 0b00, 1: 0b01, -1: 0b11}
 
 
-@pytest.mark.parametrize("kind", [WordMemory, SinglePortMemory])
-@pytest.mark.parametrize("width,depth", [(1, 1), (33, 5), (64, 8)])
-def test_word_memory_reads_two_clocks_later(simulate, kind, width, depth):
+async def write_word(ctx, memory, address: int, word: int) -> None:
+    ctx.set(memory.write_enable, 1)
+    ctx.set(memory.write_address, address)
+    for lane in range(len(memory.read_data if hasattr(memory, "read_data") else memory.trits.as_value()) // 8 + 1):
+        if word >> 8 * lane:
+            ctx.set(memory.write_lane, lane)
+            ctx.set(memory.write_byte, word >> 8 * lane & 0xFF)
+            await ctx.tick()
+    ctx.set(memory.write_enable, 0)
+
+
+class _Ice40(SiliconBluePlatform):
+    device, package, resources, connectors, toolchain = "iCE40UP5K", "SG48", [], [], "IceStorm"
+
+
+@pytest.mark.parametrize("kind,platform", [(WordMemory, None), (WordMemory, _Ice40()), (SinglePortMemory, None)])
+@pytest.mark.parametrize("width,depth", [(8, 1), (40, 5), (64, 8)])
+def test_word_memory_reads_two_clocks_later(simulate, kind, platform, width, depth):
     rng = np.random.default_rng(width)
     words = [int.from_bytes(rng.bytes(8), "little") % (1 << width) for _ in range(depth)]
     memory = kind(width=width, depth=depth, init=words[: depth // 2])
 
     async def bench(ctx) -> None:
         for address in range(depth // 2, depth):
-            ctx.set(memory.write_enable, 1)
-            ctx.set(memory.write_address, address)
-            ctx.set(memory.write_data, words[address])
-            await ctx.tick()
-        ctx.set(memory.write_enable, 0)
+            await write_word(ctx, memory, address, words[address])
         addresses = [*range(depth), *rng.integers(0, depth, 10).tolist()]
         for clock in range(len(addresses) + READ_LATENCY):
             if clock >= READ_LATENCY:
@@ -38,11 +50,12 @@ def test_word_memory_reads_two_clocks_later(simulate, kind, width, depth):
             ctx.set(memory.read_address, addresses[min(clock, len(addresses) - 1)])
             await ctx.tick()
 
-    simulate(memory, bench)
+    simulate(Fragment.get(memory, platform), bench)
 
 
+@pytest.mark.parametrize("platform", [None, _Ice40()])
 @pytest.mark.parametrize("rows,depth", [(4, 1), (8, 7)])
-def test_activation_memory_writes_single_bytes(simulate, rows, depth):
+def test_activation_memory_writes_single_bytes(simulate, rows, depth, platform):
     rng = np.random.default_rng(rows)
     expected = rng.integers(0, 256, (depth, rows))
     init = [int.from_bytes(bytes(word.tolist()), "little") for word in expected]
@@ -60,7 +73,7 @@ def test_activation_memory_writes_single_bytes(simulate, rows, depth):
             await ctx.tick().repeat(READ_LATENCY)
             assert [ctx.get(memory.read_data[lane]) for lane in range(rows)] == expected[word].tolist()
 
-    simulate(memory, bench)
+    simulate(Fragment.get(memory, platform), bench)
 
 
 def test_trit5_decoder_equals_formula_for_every_byte(simulate):
@@ -85,11 +98,7 @@ def test_weight_memory_gives_trit_codes(simulate, encoding, storage):
 
     async def bench(ctx) -> None:
         for address in range(3, 6):
-            ctx.set(memory.write_enable, 1)
-            ctx.set(memory.write_address, address)
-            ctx.set(memory.write_data, words[address])
-            await ctx.tick()
-        ctx.set(memory.write_enable, 0)
+            await write_word(ctx, memory, address, words[address])
         for address in range(6):
             ctx.set(memory.read_address, address)
             await ctx.tick().repeat(READ_LATENCY)
@@ -98,9 +107,9 @@ def test_weight_memory_gives_trit_codes(simulate, encoding, storage):
     simulate(memory, bench)
 
 
-def test_loader_assembles_words_of_every_memory(simulate):
+def test_loader_counts_the_bytes_of_each_word(simulate):
     widths = {Space.PROGRAM: 4, Space.WEIGHTS: 7, Space.ACTIVATIONS: 1}
-    loader = WordLoader(widths=widths)
+    loader = ByteLoader(spaces=widths, lane_bits=3)
     rng = np.random.default_rng(5)
 
     async def bench(ctx) -> None:
@@ -114,21 +123,14 @@ def test_loader_assembles_words_of_every_memory(simulate):
                 ctx.set(loader.byte, byte)
                 ctx.set(loader.commit, index == len(data) - 1)
                 await ctx.tick()
-                assert ctx.get(loader.enables) == ((1 << list(widths).index(space)) if index == len(data) - 1 else 0)
+                assert ctx.get(loader.enables) == 1 << list(widths).index(space)
+                assert [ctx.get(port) for port in (loader.write_address, loader.write_lane, loader.write_byte)] == [address, index, byte]
                 ctx.set(loader.valid, 0)
                 if rng.random() < 0.3:  # the link may pause inside a word
-                    taken = ctx.get(loader.enables)
-                    if not taken:
-                        await ctx.tick().repeat(2)
-            assert (ctx.get(loader.word_of(space)), ctx.get(loader.address_out)) == (int.from_bytes(data, "little"), address)
-            await ctx.tick()
-            assert ctx.get(loader.enables) == 0
+                    await ctx.tick().repeat(2)
+                    assert ctx.get(loader.enables) == 0
 
     simulate(loader, bench)
-
-
-class _Ice40(SiliconBluePlatform):
-    device, package, resources, connectors, toolchain = "iCE40UP5K", "SG48", [], [], "IceStorm"
 
 
 def test_single_port_memory_is_made_of_the_parts_own_ram_on_ice40_only():
@@ -139,7 +141,7 @@ def test_single_port_memory_is_made_of_the_parts_own_ram_on_ice40_only():
 
 @pytest.mark.parametrize("component", [
     WordMemory(width=32, depth=9, init=[1, 2]), ActivationMemory(rows=4, depth=5), Trit5Decoder(), SinglePortMemory(width=64, depth=3),
-    WeightMemory(CoreParameters(rows=4, columns=3, weight_encoding="trit5", weight_words=9)), WordLoader(widths={Space.PROGRAM: 4}),
+    WeightMemory(CoreParameters(rows=4, columns=3, weight_encoding="trit5", weight_words=9)), ByteLoader(spaces=[Space.PROGRAM], lane_bits=2),
 ])  # fmt: skip
 def test_exports(exports, component):
     exports(component)
@@ -150,7 +152,8 @@ def test_exports(exports, component):
     [
         (lambda: WordMemory(width=8, depth=1, init=[1, 2]), "Initial contents must be at most 1 words, not 2"),
         (lambda: ActivationMemory(rows=4, depth=1, init=[1, 2]), "Initial contents must be at most 1 words, not 2"),
-        (lambda: SinglePortMemory(width=65, depth=1), "Width must be from 1 to 64, not 65"),
+        (lambda: WordMemory(width=12, depth=1), "Width must be a multiple of 8, not 12"),
+        (lambda: SinglePortMemory(width=72, depth=1), "Width must be a multiple of 8 up to 64, not 72"),
         (lambda: SinglePortMemory(width=64, depth=16385), "Depth must be from 1 to 16384, not 16385"),
     ],
 )
