@@ -20,7 +20,7 @@ __all__ = ["build_bench", "build_library", "compiler_command", "verilator_root"]
 
 _VERILATOR_FLAGS = ("-Wno-WIDTH", "-Wno-fatal", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert")
 _FAST, _LIBRARY, _SLOW = "-O2", "-O1", "-O0"
-"""Optimisation of the code that runs every clock, of Verilator's own library, and of set-up code that runs once."""
+"""Optimisation of the code that runs every clock, of Verilator's own library and of wave recording, and of set-up code that runs once."""
 
 _COMPILER_FLAGS = ("-std=gnu++17", "-fPIC", "-w", "-DVERILATOR=1")
 _RUNTIME = ("verilated.cpp", "verilated_threads.cpp")
@@ -94,41 +94,51 @@ def _build(
 ) -> Path:
     tell = progress or (lambda message: None)
     root, compiler = verilator_root(), compiler_command()
+    include = [f"-I{root / 'include' / part}" for part in ("", "vltstd")]
+    # Versions stand for the files under `include`, whose place does not matter.
     versions = [metadata.version("verilator"), " ".join(compiler), _run([*compiler, "--version"], "the C++ compiler").splitlines()[0]]
     flags = [*_VERILATOR_FLAGS, *verilate, *(("--trace-vcd",) if trace else ())]
-    names = [*_RUNTIME, *runtime, *(_RUNTIME_TRACE if trace else ())]
-    settings = [*_COMPILER_FLAGS, f"-DVM_TRACE={int(trace)}", f"-DVM_TRACE_VCD={int(trace)}", f"-DCORE={_CLASS}"]
-    settings += [f'-DCORE_HEADER="{_CLASS}.h"', *(f"-I{root / 'include' / part}" for part in ("", "vltstd"))]
-    compile_command = [*compiler, *settings, "-I.", "-c"]
-    key = [*settings, _FAST, _LIBRARY, _SLOW, *versions]
+    macros = [f"-DVM_TRACE={int(trace)}", f"-DVM_TRACE_VCD={int(trace)}", f"-DCORE={_CLASS}", f'-DCORE_HEADER="{_CLASS}.h"']
 
-    def build_runtime(folder: Path) -> None:
-        tell("compiling the simulator's library")
-        _compile_all([(root / "include" / name, _LIBRARY) for name in names], compile_command, folder, lambda message: None)
+    names = [*_RUNTIME, *runtime, *(_RUNTIME_TRACE if trace else ())]
+
+    def library() -> list[str]:
+        return [_library_object(root / "include" / name, [*compiler, *_COMPILER_FLAGS, *include], versions, tell) for name in names]
 
     def build(folder: Path) -> None:
         (folder / "core.v").write_text(verilog)
-        tell("verilating the core")
-        command = [str(root / "bin" / "verilator_bin"), "--cc", "core.v", "--prefix", _CLASS, "--Mdir", ".", *flags]
         # Verilator itself uses one processor only: its library is compiled meanwhile.
         with ThreadPoolExecutor(1) as pool:
-            library = pool.submit(cached_build, "verilator-runtime", digest_of(*names, *key), build_runtime)
+            compiled = pool.submit(library)
+            tell("verilating the core")
+            command = [str(root / "bin" / "verilator_bin"), "--cc", "core.v", "--prefix", _CLASS, "--Mdir", ".", *flags]
             _run(command, "Verilator", cwd=folder, env={**os.environ, "VERILATOR_ROOT": str(root)})
-            made = _compile_all(_sources(folder, wrapper), compile_command, folder, tell)
-            objects = [str(path) for path in sorted(library.result().glob("*.o"))]
+            made = _compile_all(_sources(folder, wrapper), [*compiler, *_COMPILER_FLAGS, *macros, *include, "-I."], folder, tell)
+            objects = compiled.result()
         _run([*compiler, "-o", output, *made, *objects, *link, "-pthread"], "linking the simulator", cwd=folder)
         for path in folder.iterdir():
             if path.name != output:
                 path.unlink()
 
-    digest = digest_of(output, verilog, wrapper.read_bytes(), *flags, *link, *key)
+    digest = digest_of(output, verilog, wrapper.read_bytes(), *flags, *link, *_COMPILER_FLAGS, _FAST, _LIBRARY, _SLOW, *versions)
     return cached_build("verilator", digest, build) / output
+
+
+def _library_object(source: Path, command: Sequence[str], versions: Sequence[str], tell: Progress) -> str:
+    """Object of one file of Verilator's own library, which serves all designs."""
+
+    def build(folder: Path) -> None:
+        tell(f"compiling {source.name}")
+        _run([*command, _LIBRARY, "-c", str(source), "-o", "library.o"], f"compiling {source.name}", cwd=folder)
+
+    return str(cached_build("verilator-library", digest_of(source.name, *_COMPILER_FLAGS, _LIBRARY, *versions), build) / "library.o")
 
 
 def _sources(folder: Path, wrapper: Path) -> list[tuple[Path, str]]:
     """C++ files with their optimisation level, largest first so that the processes finish together."""
     made = sorted(folder.glob(f"{_CLASS}*.cpp"), key=lambda path: (-path.stat().st_size, path.name))
-    return [*((path, _SLOW if "Slow" in path.name or "__Syms" in path.name else _FAST) for path in made), (wrapper, _FAST)]
+    levels = [_SLOW if "Slow" in path.name or "__Syms" in path.name else _LIBRARY if "__Trace__" in path.name else _FAST for path in made]
+    return [*zip(made, levels, strict=True), (wrapper, _FAST)]
 
 
 def _compile_all(sources: Sequence[tuple[Path, str]], command: Sequence[str], folder: Path, tell: Progress) -> list[str]:
@@ -139,7 +149,7 @@ def _compile_all(sources: Sequence[tuple[Path, str]], command: Sequence[str], fo
         nonlocal done
         path, level = source
         name = path.stem + ".o"
-        _run([*command, level, str(path), "-o", name], f"compiling {path.name}", cwd=folder)
+        _run([*command, level, "-c", str(path), "-o", name], f"compiling {path.name}", cwd=folder)
         done += 1
         tell(f"compiling the simulator: {done} of {len(sources)} files")
         return name

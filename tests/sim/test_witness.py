@@ -125,7 +125,9 @@ def test_qonnx_operators_in_all_domains(domain, samples, weights, rng):
 def test_channels_last_convolution(batch, rng):
     domain = "qonnx.custom_op.channels_last"
     kernel = rng.integers(-2, 3, (3, 1, 1, 2)).astype(np.float32)
-    node = helper.make_node("Conv", ["x", "w"], ["y"], domain=domain, dilations=[1, 1], group=1, kernel_shape=[1, 1], pads=[0] * 4, strides=[1, 1])
+    node = helper.make_node(
+        "Conv", ["x", "w"], ["y"], domain=domain, dilations=[1, 1], group=1, kernel_shape=[1, 1], pads=[0] * 4, strides=[1, 1]
+    )
     data = model([node], {"x": [batch, 4, 5, 2]}, {"y": [batch, 4, 5, 3]}, {"w": kernel}, custom=domain)
     x = rng.integers(-9, 9, (3, 4, 5, 2)).astype(np.float32)
     assert np.array_equal(run_witness(data, {"x": x})["y"], np.einsum("nhwc,oc->nhwo", x, kernel[:, 0, 0]))
