@@ -28,7 +28,7 @@ def test_a_small_core_on_the_icebreaker(tmp_path):
     fmax, cells = read_report(tmp_path)
     assert fmax is not None and fmax > setting.mhz
     used = {name: count["used"] for name, count in cells.items()}
-    assert (used["ICESTORM_SPRAM"], used["ICESTORM_PLL"], used["SB_IO"]) == (4, 1, 3)
+    assert (used["ICESTORM_SPRAM"], used["ICESTORM_PLL"], used["SB_IO"]) == (1, 1, 3)
     assert used["ICESTORM_LC"] < cells["ICESTORM_LC"]["available"] == board.logic_cells
     assert used["ICESTORM_RAM"] < cells["ICESTORM_RAM"]["available"] == board.blocks
     pack(board, tmp_path)
