@@ -15,7 +15,6 @@ from tritloom.hw.arch.parameters import CoreParameters
 
 __all__ = [
     "BLOCK_SHAPES",
-    "BYTE_SHAPES",
     "COEFFICIENTS",
     "Coefficients",
     "block_depth",
@@ -28,18 +27,11 @@ __all__ = [
 ]
 
 BLOCK_SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
-    "ice40": ((256, 16), (512, 8), (1024, 4), (2048, 2)),
-    "ecp5": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
-    "gowin": ((512, 36), (1024, 18), (2048, 9), (4096, 4), (8192, 2), (16384, 1)),
-}
-"""Words and bits of one block RAM in each of its shapes."""
-
-BYTE_SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
     "ice40": ((256, 16), (512, 8)),
     "ecp5": ((512, 32), (1024, 16), (2048, 8)),
     "gowin": ((512, 32), (1024, 16), (2048, 8)),
 }
-"""Shapes in which single bytes can be written; a ninth bit of a byte is lost."""
+"""Words and bits of one block RAM in each shape in which single bytes can be written, as in all memories of a core."""
 
 LINK_BUFFER = (1024, 8)
 """Words and bits of the memory that holds a frame."""
@@ -58,14 +50,13 @@ def block_depth(shapes: tuple[tuple[int, int], ...], depth: int, width: int) -> 
 
 def block_use(board: Board, parameters: CoreParameters) -> dict[str, int]:
     """Block RAMs of each memory of a core."""
-    whole, lanes = BLOCK_SHAPES[board.family], BYTE_SHAPES[board.family]
-    p = parameters
+    shapes, p = BLOCK_SHAPES[board.family], parameters
     return {
-        "weights": 0 if p.weight_storage == "spram" else blocks(whole, p.weight_words, p.weight_word_bits),
-        "activations": blocks(lanes, p.activation_words, 8 * p.rows),
-        "records": blocks(whole, p.record_words, 128),
-        "program": blocks(whole, p.program_words, 32),
-        "link": blocks(whole, *LINK_BUFFER),
+        "weights": 0 if p.weight_storage == "spram" else blocks(shapes, p.weight_words, p.weight_word_bits),
+        "activations": blocks(shapes, p.activation_words, 8 * p.rows),
+        "records": blocks(shapes, p.record_words, 128),
+        "program": blocks(shapes, p.program_words, 32),
+        "link": blocks(shapes, *LINK_BUFFER),
         "loop steps": 0 if board.tables_in_logic else COEFFICIENTS[board.family].table_blocks,
     }
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tritloom.boards.area import BLOCK_SHAPES, BYTE_SHAPES, block_depth, block_use, blocks, flip_flops, logic_cells
+from tritloom.boards.area import BLOCK_SHAPES, block_depth, block_use, blocks, flip_flops, logic_cells
 from tritloom.boards.board import Board
 from tritloom.compiler.ir.program import Convolution, Program
 from tritloom.compiler.schedule import Needs, memory_needs, schedule, sim_parameters
@@ -193,13 +193,13 @@ def _with_memories(board: Board, program: Program, core: CoreParameters, needs: 
 
 def _deepened(board: Board, core: CoreParameters) -> CoreParameters:
     """Every memory as deep as the block RAMs that it takes anyway."""
-    whole, lanes = BLOCK_SHAPES[board.family], BYTE_SHAPES[board.family]
+    shapes = BLOCK_SHAPES[board.family]
     return replace(
         core,
-        weight_words=_SPRAM_WORDS if core.weight_storage == "spram" else block_depth(whole, core.weight_words, core.weight_word_bits),
-        activation_words=block_depth(lanes, core.activation_words, 8 * core.rows),
-        record_words=block_depth(whole, core.record_words, 128),
-        program_words=block_depth(whole, core.program_words, 32),
+        weight_words=_SPRAM_WORDS if core.weight_storage == "spram" else block_depth(shapes, core.weight_words, core.weight_word_bits),
+        activation_words=block_depth(shapes, core.activation_words, 8 * core.rows),
+        record_words=block_depth(shapes, core.record_words, 128),
+        program_words=block_depth(shapes, core.program_words, 32),
     )
 
 

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tritloom.boards import BOARDS, fit, fitting_cores, get_board
-from tritloom.boards.area import BLOCK_SHAPES, BYTE_SHAPES, block_depth, block_use, blocks, logic_cells
+from tritloom.boards.area import BLOCK_SHAPES, block_depth, block_use, blocks, logic_cells
 from tritloom.boards.toolchain import run_yosys
 from tritloom.compiler.ir.program import Convolution, HostOp, InputSpec, OutputSpec, Program, Proof, StepFunction, Tensor, Window
 from tritloom.compiler.schedule import memory_needs, schedule, sim_parameters
@@ -176,22 +176,22 @@ BLOCK_CELLS = {"ice40": ("SB_RAM40_4K",), "ecp5": ("DP16KD", "PDPW16KD"), "gowin
 
 @pytest.mark.parametrize("family", BLOCK_SHAPES)
 @pytest.mark.parametrize(
-    ("component", "shapes", "depth", "width"),
+    ("component", "depth", "width"),
     [
-        (lambda: WordMemory(width=128, depth=256), BLOCK_SHAPES, 256, 128),
-        (lambda: WordMemory(width=50, depth=700), BLOCK_SHAPES, 700, 50),
-        (lambda: ActivationMemory(rows=8, depth=512), BYTE_SHAPES, 512, 64),
-        (lambda: ActivationMemory(rows=16, depth=1024), BYTE_SHAPES, 1024, 128),
+        (lambda: WordMemory(width=128, depth=256), 256, 128),
+        (lambda: WordMemory(width=56, depth=700), 700, 56),
+        (lambda: ActivationMemory(rows=8, depth=512), 512, 64),
+        (lambda: ActivationMemory(rows=16, depth=1024), 1024, 128),
     ],
 )
-def test_yosys_takes_no_more_blocks_than_the_model_says(tmp_path, family, component, shapes, depth, width):
+def test_yosys_takes_no_more_blocks_than_the_model_says(tmp_path, family, component, depth, width):
     (tmp_path / "top.il").write_text(rtlil.convert(_Holder(component()), name="top", emit_src=False))
     run_yosys(
         f"read_rtlil top.il\nproc\nmemory_nordff\nopt_clean\nsynth_{family} -no-rw-check -top top -run :map_ffram\ntee -o stat.json stat -json\n",
         cwd=tmp_path,
     )
     cells = json.loads((tmp_path / "stat.json").read_text())["design"]["num_cells_by_type"]
-    assert sum(cells.get(cell, 0) for cell in BLOCK_CELLS[family]) <= blocks(shapes[family], depth, width)
+    assert sum(cells.get(cell, 0) for cell in BLOCK_CELLS[family]) <= blocks(BLOCK_SHAPES[family], depth, width)
 
 
 def test_block_use_of_a_core():
