@@ -31,7 +31,8 @@ BLOCK_SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
     "ecp5": ((512, 32), (1024, 16), (2048, 8)),
     "gowin": ((512, 32), (1024, 16), (2048, 8)),
 }
-"""Words and bits of one block RAM in each shape in which single bytes can be written, as in all memories of a core."""
+"""Words and bits of one block RAM in each shape in which single bytes can be written, as all of the core's memories are; the ninth
+bit of a byte is lost."""
 
 LINK_BUFFER = (1024, 8)
 """Words and bits of the memory that holds a frame."""
@@ -67,9 +68,11 @@ class Coefficients:
 
     ``base`` also covers link, sequencer and post unit; ``no_dsp`` is added where the part has no multipliers, ``tables`` where the tables
     of the loop registers are in logic cells, else they take ``table_blocks`` block RAMs. ``accumulator_bit`` counts for each column,
-    ``decoder`` for each byte of a trit5 weight word.
+    ``decoder`` for each byte of a trit5 weight word. ``fill`` is the part of the cells that a core may take: beyond it nextpnr finds no
+    legal placement, or only a slow one.
     """
 
+    fill: float
     base: float
     no_dsp: float
     tables: float
@@ -81,9 +84,9 @@ class Coefficients:
 
 
 COEFFICIENTS: dict[str, Coefficients] = {
-    "ice40": Coefficients(base=3778, no_dsp=945, tables=900, row=72, accumulator_bit=3.5, mac=23.0, decoder=25, table_blocks=5),
-    "ecp5": Coefficients(base=2923, no_dsp=0, tables=0, row=80, accumulator_bit=3.5, mac=21.8, decoder=25, table_blocks=0),
-    "gowin": Coefficients(base=2923, no_dsp=0, tables=0, row=80, accumulator_bit=3.5, mac=21.8, decoder=25, table_blocks=0),
+    "ice40": Coefficients(fill=0.95, base=3778, no_dsp=945, tables=900, row=72, accumulator_bit=3.5, mac=23.0, decoder=25, table_blocks=5),
+    "ecp5": Coefficients(fill=0.9, base=2923, no_dsp=0, tables=0, row=80, accumulator_bit=3.5, mac=21.8, decoder=25, table_blocks=0),
+    "gowin": Coefficients(fill=0.85, base=3750, no_dsp=0, tables=0, row=100, accumulator_bit=4.0, mac=27.0, decoder=25, table_blocks=0),
 }
 
 
@@ -105,7 +108,7 @@ def logic_cells(board: Board, parameters: CoreParameters) -> int:
 def flip_flops(parameters: CoreParameters) -> int:
     """Estimated flip-flops of a core; nearly the same on every family."""
     p = parameters
-    return 1750 + 69 * p.rows + 2 * p.columns * p.accumulator_bits + 15 * p.macs_per_cycle
+    return 1890 + 69 * p.rows + 2 * p.columns * p.accumulator_bits + 15 * p.macs_per_cycle
 
 
 _CALIBRATION = {

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tritloom.boards.area import BLOCK_SHAPES, block_depth, block_use, blocks, flip_flops, logic_cells
+from tritloom.boards.area import BLOCK_SHAPES, COEFFICIENTS, block_depth, block_use, blocks, flip_flops, logic_cells
 from tritloom.boards.board import Board
 from tritloom.compiler.ir.program import Convolution, Program
 from tritloom.compiler.schedule import Needs, memory_needs, schedule, sim_parameters
@@ -16,9 +16,6 @@ _ROWS = (4, 8, 16, 32, 64)
 _COLUMNS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _ACCUMULATOR_BITS = (16, 20, 24, 28, 32)
 """Widths on offer; few, so that one bitstream serves many models."""
-
-_LOGIC_FILL = 0.92
-"""Part of the logic cells that a core may take; nextpnr finds no legal or no fast placement in the last few per cent."""
 
 _WORTHWHILE = 1.1
 """A larger array must save this much: it runs at a lower clock, and takes longer to build."""
@@ -207,8 +204,9 @@ def _logic_shortage(board: Board, program: Program, core: CoreParameters) -> _Sh
     needs = [(logic_cells(board, core), board.logic_cells, "logic cells")]
     if board.flip_flops:
         needs.append((flip_flops(core), board.flip_flops, "flip-flops"))
+    fill = COEFFICIENTS[board.family].fill
     needed, limit, noun = max(
-        ((count, int(_LOGIC_FILL * available), noun) for count, available, noun in needs), key=lambda need: need[0] / need[1]
+        ((count, int(fill * available), noun) for count, available, noun in needs), key=lambda need: need[0] / need[1]
     )
     if needed <= limit:
         return None
