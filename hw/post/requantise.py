@@ -106,12 +106,9 @@ class Requantiser(wiring.Component):
         multiplier = Signal(signed(record.MULTIPLIER_BITS), reset_less=True)
         bias = Signal(signed(record.BIAS_BITS), reset_less=True)
         shift, half_even = Signal(record.SHIFT_BITS, reset_less=True), Signal(reset_less=True)
-        above_start = Signal(signed(1 + record.START_BITS))  # its sign is a shorter path than a signed comparison
         choose = Signal()
-        m.d.comb += [
-            above_start.eq(self.value - self.record.start),
-            choose.eq(self.first | (~self.two_operands & ~above_start[-1])),
-        ]
+        # Not the sign of a difference: on ECP5 that makes a carry chain on which yosys 0.70 stops with an internal error (abc9_ops -reintegrate).
+        m.d.comb += choose.eq(self.first | (~self.two_operands & (self.value >= self.record.start)))
         m.d.sync += value.eq(self.value)
         with m.If(choose | self.two_operands):
             m.d.sync += multiplier.eq(self.record.multiplier)
