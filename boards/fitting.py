@@ -20,7 +20,7 @@ _ACCUMULATOR_BITS = (16, 20, 24, 28, 32)
 _WORTHWHILE = 1.1
 """A larger array must save this much: it runs at a lower clock, and takes longer to build."""
 
-_CANDIDATES = 12
+_CANDIDATES = 32
 """Cores whose exact number of clocks decides."""
 
 _FALLBACKS, _SMALLER = 3, 0.8
@@ -42,7 +42,7 @@ class _Shortage:
 
 
 def fit(board: Board, program: Program, *, array: tuple[int, int] | None = None) -> CoreParameters:
-    """The core for a board that runs ``program`` in the fewest clocks; of several within 10 % of it the one with the smallest array.
+    """The core for a board that runs ``program`` in the fewest clocks; of several within 10 % of it the smallest one.
 
     ``array`` (rows, columns) is taken instead of the best shape when it fits. Every memory is as deep as its block RAMs allow, so that
     a bitstream also serves other models. For the simulated board the array is fixed.
@@ -67,7 +67,7 @@ def fitting_cores(board: Board, program: Program, *, array: tuple[int, int] | No
         raise ModelError(f"{short.sentence}; {_alternative(board, program, array)}")
     cycles = {core: schedule(program, core).cycles for core in fitting}
     enough = min(cycles.values()) * _WORTHWHILE
-    first = min((core for core in fitting if cycles[core] <= enough), key=lambda core: (core.macs_per_cycle, cycles[core], core.rows))
+    first = min((core for core in fitting if cycles[core] <= enough), key=lambda core: (logic_cells(board, core), cycles[core]))
     yield first
     macs = first.macs_per_cycle
     for _ in range(_FALLBACKS):
