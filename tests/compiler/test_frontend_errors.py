@@ -115,6 +115,20 @@ def test_calibrated_grids_and_float_weights() -> None:
     assert {operation.planes for operation in planes.operations} == {3}  # type: ignore[attr-defined]
 
 
+def test_calibration_of_a_model_that_repeats_its_batch_in_a_shape() -> None:
+    def build(batch: int, as_node: bool) -> bytes:
+        g = Graph()
+        shape = g.add("Constant", output="shape", value_ints=[batch, -1]) if as_node else g.constant([batch, -1], np.int64)
+        hidden = g.add("Relu", g.add("MatMul", g.add("Reshape", "x", shape), g.constant(g.rng.normal(size=(6, 5)))))
+        y = g.add("MatMul", hidden, g.constant(g.rng.normal(size=(5, 4))))
+        return g.model({"x": (batch, 2, 3)}, {y: (batch, 4)})
+
+    samples = {"x": np.random.default_rng(0).normal(size=(20, 2, 3))}
+    for as_node in (False, True):
+        many, one = (lower(build(batch, as_node), name="net", calibration=samples).program for batch in (32, 1))
+        assert [tensor.scale for tensor in many.tensors.values()] == [tensor.scale for tensor in one.tensors.values()]
+
+
 def test_wrong_options() -> None:
     samples = {"x": np.zeros((5, 6))}
     for options in ({"activation_bits": 9}, {"method": "magic"}, {"planes": 0}):
