@@ -68,11 +68,20 @@ def _with_outputs(model: onnx.ModelProto, names: Sequence[str]) -> onnx.ModelPro
     declared = {value.name: value for value in [*model.graph.output, *model.graph.value_info, *model.graph.input]}
     inner = [value for value in model.graph.value_info if value.name not in names]
     del copy.graph.output[:], copy.graph.value_info[:]
-    copy.graph.output.extend(
-        [declared.get(name) or onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names]
-    )
+    # ONNX Runtime infers the type of an output that states none; the qonnx executor needs one, and knows float only.
+    undeclared = onnx.TensorProto.FLOAT if uses_custom_operators(model) else onnx.TensorProto.UNDEFINED
+    copy.graph.output.extend([declared.get(name) or _undeclared(name, undeclared) for name in names])
     copy.graph.value_info.extend(inner)
+    used = {*names, *(name for node in copy.graph.node for name in node.input)}
+    for value in [value for value in copy.graph.input if value.name not in used]:
+        copy.graph.input.remove(value)
     return copy
+
+
+def _undeclared(name: str, kind: int) -> onnx.ValueInfoProto:
+    if kind == onnx.TensorProto.UNDEFINED:
+        return onnx.helper.make_empty_tensor_value_info(name)
+    return onnx.helper.make_tensor_value_info(name, kind, None)
 
 
 def _with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
@@ -85,6 +94,8 @@ def _with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
         if value.type.tensor_type.shape.dim:
             value.type.tensor_type.shape.dim[0].dim_value = batch
     for value in graph.output:
+        if not value.type.HasField("tensor_type"):
+            continue
         sizes = value.type.tensor_type.shape.dim
         if sizes and sizes[0].dim_value == declared:
             sizes[0].dim_value = batch

@@ -79,6 +79,24 @@ def test_file_formats_newer_than_the_runtime_and_wider_inputs(weights, rng):
     assert got.dtype == np.float32 and np.allclose(got, np.maximum(x.reshape(3, 6) @ weights, 0), atol=1e-5)
 
 
+def test_intermediate_values_that_are_not_float32(weights, rng):
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["codes"]), helper.make_node("Cast", ["x"], ["wide"], to=TensorProto.DOUBLE),
+        helper.make_node("Relu", ["wide"], ["positive"]), helper.make_node("Cast", ["positive"], ["y"], to=TensorProto.FLOAT),
+    ]  # fmt: skip
+    data = model(nodes, {"x": [1, 4]}, {"y": [1, 4]}, {"scale": np.float32(0.5), "zero": np.int8(3)})
+    x = rng.integers(-9, 9, (5, 4)).astype(np.float32)
+    got = run_witness(data, {"x": x}, outputs=["codes", "positive"])
+    assert got["codes"].dtype == np.int8 and np.array_equal(got["codes"], 2 * x + 3)
+    assert got["positive"].dtype == np.float64 and np.array_equal(got["positive"], np.maximum(x, 0))
+
+
+def test_an_input_that_no_node_reads_is_not_asked_for(rng):
+    data = model([helper.make_node("Relu", ["x"], ["y"])], {"x": [1, 4], "unread": [1, 3]}, {"y": [1, 4]})
+    x = rng.normal(size=(3, 4)).astype(np.float32)
+    assert np.array_equal(run_witness(data, {"x": x})["y"], np.maximum(x, 0))
+
+
 def test_refusals(weights):
     data = dense(weights)
     for feeds in ({}, {"x": np.zeros((1, 2, 3)), "z": np.zeros(1)}):
