@@ -84,7 +84,7 @@ class Coefficients:
 
 
 COEFFICIENTS: dict[str, Coefficients] = {
-    "ice40": Coefficients(fill=0.95, base=3300, no_dsp=945, tables=900, row=72, accumulator_bit=3.5, mac=23.0, decoder=25, table_blocks=5),
+    "ice40": Coefficients(fill=0.95, base=3300, no_dsp=945, tables=1000, row=72, accumulator_bit=3.5, mac=23.0, decoder=25, table_blocks=5),
     "ecp5": Coefficients(fill=0.9, base=2923, no_dsp=0, tables=0, row=80, accumulator_bit=3.5, mac=21.8, decoder=25, table_blocks=0),
     "gowin": Coefficients(fill=0.8, base=3750, no_dsp=0, tables=0, row=100, accumulator_bit=4.0, mac=27.0, decoder=25, table_blocks=0),
 }
