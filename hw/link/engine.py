@@ -142,6 +142,16 @@ class LinkEngine(wiring.Component):
             self.start_pc.eq(arguments[:16]), self.start_limit.eq(arguments[16:32]), self.start_clear.eq(arguments[32:].any()),
         ]  # fmt: skip
 
+        # The length of a frame stands long before it is looked at; compared in the same clock it would be the core's longest path.
+        empty = Signal()
+        rights = {which: Signal(name=f"right_{which.name}") for which in (LinkOpcode.WRITE, LinkOpcode.READ, LinkOpcode.START)}
+        m.d.sync += [
+            empty.eq(receiver.length == 0),
+            rights[LinkOpcode.WRITE].eq(receiver.length >= WRITE_HEADER),
+            rights[LinkOpcode.READ].eq(receiver.length == READ_HEADER),
+            rights[LinkOpcode.START].eq(receiver.length == START_HEADER),
+        ]
+
         def fail(why) -> None:
             m.d.comb += receiver.release.eq(1)
             m.d.sync += [failed.eq(1), code.eq(why), remaining.eq(1)]
@@ -162,7 +172,7 @@ class LinkEngine(wiring.Component):
             """After the fixed part of the header: check the length and the state of the core, act where there are no arguments."""
             with m.Switch(opcode):
                 with m.Case(LinkOpcode.IDENTITY, LinkOpcode.STATUS, LinkOpcode.ABORT):
-                    with m.If(receiver.length != 0):
+                    with m.If(~empty):
                         fail(ErrorCode.LENGTH)
                     with m.Elif(opcode == LinkOpcode.IDENTITY):
                         reply(2 * ARTEFACT_BYTES)
@@ -172,11 +182,7 @@ class LinkEngine(wiring.Component):
                     with m.Else():
                         m.d.comb += self.abort.eq(1)
                         reply(0)
-                for which, right in (
-                    (LinkOpcode.WRITE, receiver.length >= WRITE_HEADER),
-                    (LinkOpcode.READ, receiver.length == READ_HEADER),
-                    (LinkOpcode.START, receiver.length == START_HEADER),
-                ):
+                for which, right in rights.items():
                     with m.Case(which):
                         with m.If(~right):
                             fail(ErrorCode.LENGTH)
