@@ -149,14 +149,24 @@ def _read_manifest(entries: dict[str, bytes], where: str) -> dict[str, Any]:
     value = _read_json(entries["manifest.json"])
     schema = value.get("schema") if isinstance(value, dict) else None
     if isinstance(schema, int) and not isinstance(schema, bool) and schema != SCHEMA_VERSION:
-        raise ModelError(f"{where} has artefact version {str(schema)[:20]}, this tritloom reads version {SCHEMA_VERSION}; compile the model again or use a matching tritloom")
+        raise ModelError(
+            f"{where} has artefact version {str(schema)[:20]}, this tritloom reads version {SCHEMA_VERSION}; compile the model again or use a matching tritloom"
+        )
 
     def settings(value: Any) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise Malformed("settings are not an object")
         return value
 
-    manifest = mapping(value, {"schema": lambda entry: integer(entry, SCHEMA_VERSION, SCHEMA_VERSION), "tritloom": text, "settings": settings, "entries": settings})
+    manifest = mapping(
+        value,
+        {
+            "schema": lambda entry: integer(entry, SCHEMA_VERSION, SCHEMA_VERSION),
+            "tritloom": text,
+            "settings": settings,
+            "entries": settings,
+        },
+    )
     listed = manifest["entries"]
     if set(listed) != set(entries) - {"manifest.json"}:
         odd = min(set(listed) ^ (set(entries) - {"manifest.json"}))

@@ -79,7 +79,9 @@ class ArrayReader:
         self.unused = set(entries)
 
     def get(self, reference: Any) -> np.ndarray:
-        fields_ = mapping(reference, {"array": text, "dtype": text, "shape": lambda value: sequence(value, lambda size: integer(size, 0, 1 << 40))})
+        fields_ = mapping(
+            reference, {"array": text, "dtype": text, "shape": lambda value: sequence(value, lambda size: integer(size, 0, 1 << 40))}
+        )
         name, dtype, shape = fields_["array"], fields_["dtype"], fields_["shape"]
         if name not in self._entries or dtype not in DTYPES or len(shape) > 8:
             raise Malformed(f"array {name!r} of dtype {dtype!r} does not exist")
@@ -127,7 +129,12 @@ def _number(value: Any) -> float:
 def _fraction(value: Any) -> Fraction:
     numerator, slash, denominator = text(value).partition("/")
     digits = numerator.removeprefix("-")
-    if not slash or not (digits.isascii() and digits.isdigit() and denominator.isascii() and denominator.isdigit()) or len(value) > 4000 or not int(denominator):
+    if (
+        not slash
+        or not (digits.isascii() and digits.isdigit() and denominator.isascii() and denominator.isdigit())
+        or len(value) > 4000
+        or not int(denominator)
+    ):
         raise Malformed(f"{_short(value)} is not a fraction")
     return Fraction(int(numerator), int(denominator))
 
@@ -225,7 +232,11 @@ def encode_program(program: Program, arrays: ArrayWriter) -> dict[str, Any]:
 
 def _encode_tensor(tensor: Tensor) -> dict[str, Any]:
     values = {field.name: getattr(tensor, field.name) for field in fields(tensor)}
-    return values | {"shape": list(tensor.shape), "scale": [_fraction_text(value) for value in tensor.scale], "zero_point": list(tensor.zero_point)}
+    return values | {
+        "shape": list(tensor.shape),
+        "scale": [_fraction_text(value) for value in tensor.scale],
+        "zero_point": list(tensor.zero_point),
+    }
 
 
 def _encode_step(step: StepFunction, arrays: ArrayWriter) -> dict[str, Any]:
@@ -234,7 +245,13 @@ def _encode_step(step: StepFunction, arrays: ArrayWriter) -> dict[str, Any]:
         for pieces in (step.records[:1] if all(pieces == step.records[0] for pieces in step.records) else step.records)
     ]
     proof = {field.name: getattr(step.proof, field.name) for field in fields(step.proof)}
-    return {"channels": len(step.records), "records": arrays.add(np.array(rows, np.int64)), "low": step.low, "high": step.high, "proof": proof}
+    return {
+        "channels": len(step.records),
+        "records": arrays.add(np.array(rows, np.int64)),
+        "low": step.low,
+        "high": step.high,
+        "proof": proof,
+    }
 
 
 def _encode_operation(operation: Operation, arrays: ArrayWriter) -> dict[str, Any]:
@@ -293,7 +310,13 @@ def decode_program(value: Any, arrays: ArrayReader) -> Program:
         nonlocal channels_left
         parts = mapping(value, {"channels": _size, "records": arrays.get, "low": _code, "high": _code, "proof": _proof})
         table = parts["records"]
-        if table.dtype != np.int64 or table.ndim != 3 or table.shape[0] not in (1, parts["channels"]) or not table.shape[1] or table.shape[2] != 5:
+        if (
+            table.dtype != np.int64
+            or table.ndim != 3
+            or table.shape[0] not in (1, parts["channels"])
+            or not table.shape[1]
+            or table.shape[2] != 5
+        ):
             raise Malformed(f"step function has a record table of shape {table.shape}")
         if parts["low"] > parts["high"]:
             raise Malformed("step function has low above high")
@@ -381,7 +404,9 @@ def decode_program(value: Any, arrays: ArrayReader) -> Program:
             "tensors": lambda value: sequence(value, _tensor),
             "operations": lambda value: sequence(value, operation),
             "inputs": lambda value: sequence(value, lambda entry: InputSpec(**mapping(entry, {**spec, "prologue": host_ops}))),
-            "outputs": lambda value: sequence(value, lambda entry: OutputSpec(**mapping(entry, {**spec, "epilogue": host_ops, "witness": text}))),
+            "outputs": lambda value: sequence(
+                value, lambda entry: OutputSpec(**mapping(entry, {**spec, "epilogue": host_ops, "witness": text}))
+            ),
         },
     )
     tensors = {tensor.name: tensor for tensor in parts["tensors"]}

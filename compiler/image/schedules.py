@@ -26,7 +26,12 @@ def encode_schedule(schedule: Schedule) -> dict[str, Any]:
         "parameters.json": {"isa": ISA_VERSION, **schedule.parameters.to_json()},
         "layers.json": _layers(schedule),
         "placements.json": {
-            name: {"address": place.address, "pixel_bytes": place.pixel_bytes, "element_bytes": place.element_bytes, "shape": list(place.shape)}
+            name: {
+                "address": place.address,
+                "pixel_bytes": place.pixel_bytes,
+                "element_bytes": place.element_bytes,
+                "shape": list(place.shape),
+            }
             for name, place in schedule.placements.items()
         },
         "program.bin": np.array(schedule.program_words, "<u4").tobytes(),
@@ -152,4 +157,3 @@ def _instruction_counts(value: Any, program: Program) -> list[int]:
     if not isinstance(value, dict) or not isinstance(value.get("layers"), list) or len(value["layers"]) != len(program.operations):
         raise Malformed("layers.json has not one layer for each operation")
     return [integer(layer.get("instructions") if isinstance(layer, dict) else None, 0, 1 << 22) for layer in value["layers"]]
-

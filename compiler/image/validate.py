@@ -22,7 +22,10 @@ def validate_program(program: Program) -> None:
         _need(tensor.bits <= 8 or tensor.bits == 32, f"tensor {tensor.name!r} has {tensor.bits} bits")
         _need(tensor.low <= tensor.high, f"tensor {tensor.name!r} has an empty range")
         _need(tensor.bits == 32 or (tensor.low >= -128 and tensor.high <= 127), f"tensor {tensor.name!r} has codes beyond 8 bits")
-        _need(len(tensor.scale) in (1, channels) and len(tensor.zero_point) in (1, channels), f"tensor {tensor.name!r} has {len(tensor.scale)} scales")
+        _need(
+            len(tensor.scale) in (1, channels) and len(tensor.zero_point) in (1, channels),
+            f"tensor {tensor.name!r} has {len(tensor.scale)} scales",
+        )
     known = set()
     for spec in program.inputs:
         _need(spec.tensor in program.tensors and spec.tensor not in known, f"input {spec.name!r} has no tensor of its own")
@@ -78,9 +81,17 @@ def _check_operation(operation: Operation, program: Program, output: Tensor, whe
     if isinstance(operation, Convolution):
         weights = operation.weights
         _check_window(operation.window, source, output, where)
-        _need(weights.shape[2:] == operation.window.kernel and weights.shape[0] == channels, f"{where} has weights of shape {weights.shape}")
-        _need(channels % operation.groups == 0 and weights.shape[1] * operation.groups == source.shape[0], f"{where} has {operation.groups} groups")
-        _need(2 * int(np.abs(weights.astype(np.int32)).max(initial=0)) < 3**operation.planes, f"{where} has weights beyond {operation.planes} digit planes")
+        _need(
+            weights.shape[2:] == operation.window.kernel and weights.shape[0] == channels, f"{where} has weights of shape {weights.shape}"
+        )
+        _need(
+            channels % operation.groups == 0 and weights.shape[1] * operation.groups == source.shape[0],
+            f"{where} has {operation.groups} groups",
+        )
+        _need(
+            2 * int(np.abs(weights.astype(np.int32)).max(initial=0)) < 3**operation.planes,
+            f"{where} has weights beyond {operation.planes} digit planes",
+        )
         _need(operation.acc_low <= operation.acc_high, f"{where} has an empty accumulator range")
         if operation.step is None:
             _need(output.bits == 32, f"{where} writes accumulators into a tensor of codes")

@@ -48,12 +48,18 @@ def check_instruction(instruction: Instruction, parameters: CoreParameters, wher
         inside("record", low, high + instruction.records - 1, record_words)
         return
 
-    need(all(value % rows == 0 for value in (instruction.a, *strides["a"])), "reads activation words at addresses that are no multiple of the word")
+    need(
+        all(value % rows == 0 for value in (instruction.a, *strides["a"])),
+        "reads activation words at addresses that are no multiple of the word",
+    )
     reach = _padded_reach(instruction, strides, need) if instruction.padded else span("a", instruction.a, every)
     if reach is not None:
         inside("activation byte", *reach, parameters.activation_bytes)
     if opcode == Opcode.POOL:
-        need(all(value % rows == 0 for value in (instruction.o, *strides["o"])), "writes activation words at addresses that are no multiple of the word")
+        need(
+            all(value % rows == 0 for value in (instruction.o, *strides["o"])),
+            "writes activation words at addresses that are no multiple of the word",
+        )
         inside("activation byte", *span("o", instruction.o, every), parameters.activation_bytes)
         return
 
@@ -63,7 +69,10 @@ def check_instruction(instruction: Instruction, parameters: CoreParameters, wher
     need(1 <= instruction.last_columns <= columns, f"writes {instruction.last_columns} columns of {columns}")
     inside("weight word", *span("b", instruction.b, every), weight_words)
     size = 4 if instruction.raw else 1
-    need(size == 1 or all(value % 4 == 0 for value in (instruction.o, *strides["o"])), "writes accumulators at addresses that are no multiple of 4")
+    need(
+        size == 1 or all(value % 4 == 0 for value in (instruction.o, *strides["o"])),
+        "writes accumulators at addresses that are no multiple of 4",
+    )
     others = range(count) if tile == NO_LOOP else [index for index in range(count) if index != tile]
     # The last tile may be narrower than the others, so both are looked at on their own.
     groups = [(0, 0, instruction.last_columns)] if tile == NO_LOOP else [(lasts[tile], lasts[tile], instruction.last_columns)]

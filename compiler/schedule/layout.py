@@ -108,7 +108,9 @@ def place(program: Program, rows: int) -> tuple[dict[str, Placement], int]:
     placed: dict[str, tuple[int, int]] = {}
     for name in sorted(alive, key=lambda name: -sizes[name]):
         taken = sorted(
-            (start, end) for other, (start, end) in placed.items() if alive[other][0] <= alive[name][1] and alive[name][0] <= alive[other][1]
+            (start, end)
+            for other, (start, end) in placed.items()
+            if alive[other][0] <= alive[name][1] and alive[name][0] <= alive[other][1]
         )
         best, position, smallest = None, 0, None
         for start, end in taken:

@@ -68,7 +68,9 @@ class Lowering:
         for name in (*operation.inputs, operation.output):
             _, height, width = self._program.tensors[name].shape
             if max(height, width) > LARGEST_SIZE:
-                raise ModelError(f"layer {operation.name!r}: tensor {name!r} is {height}x{width}; the core addresses at most {LARGEST_SIZE} rows and columns")
+                raise ModelError(
+                    f"layer {operation.name!r}: tensor {name!r} is {height}x{width}; the core addresses at most {LARGEST_SIZE} rows and columns"
+                )
         for name in operation.inputs:
             if self._placements[name].element_bytes != 1:
                 raise ModelError(f"layer {operation.name!r} reads the raw accumulators {name!r}; only a graph output may be raw")
@@ -111,7 +113,9 @@ class Lowering:
             # A packed input is one long pixel in (H, W, C) order.
             elements = source.bytes
             weights = weights.transpose(0, 2, 3, 1).reshape(len(weights), elements, 1, 1)
-            source = Placement(address=source.address, pixel_bytes=-(-elements // self._rows) * self._rows, element_bytes=1, shape=(elements, 1, 1))
+            source = Placement(
+                address=source.address, pixel_bytes=-(-elements // self._rows) * self._rows, element_bytes=1, shape=(elements, 1, 1)
+            )
             window = Window()
         outputs, group_inputs = weights.shape[:2]
         group_outputs = outputs // operation.groups
@@ -252,7 +256,10 @@ class Lowering:
                 padded=padded,
                 a=source.address + y * line + x * pixel + word * rows,
                 b=weight_word,
-                o=target.address + y0 * target.shape[2] * target.pixel_bytes + x0 * target.pixel_bytes + first * columns * target.element_bytes,
+                o=target.address
+                + y0 * target.shape[2] * target.pixel_bytes
+                + x0 * target.pixel_bytes
+                + first * columns * target.element_bytes,
                 p=record,
                 records=pieces,
                 y=y if padded else 0,
@@ -345,7 +352,9 @@ class Lowering:
             if not len(rest) and (best is None or len(nests) < len(best)):
                 best = nests
         if best is None:
-            raise ModelError(f"layer {operation.name!r} moves its elements in more than {MAX_COPY_INSTRUCTIONS} separate runs; use a regular transpose or reshape")
+            raise ModelError(
+                f"layer {operation.name!r} moves its elements in more than {MAX_COPY_INSTRUCTIONS} separate runs; use a regular transpose or reshape"
+            )
         record = self._store_records(((Record(START_MIN, 1, 0, 0),),))
         for start, loops in best:
             axes = [Axis(count=count, strides={"a": int(stride[0]), "o": int(stride[1])}) for count, stride in loops]

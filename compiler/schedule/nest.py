@@ -65,7 +65,8 @@ def build(opcode: Opcode, axes: list[Axis], where: str, **fields: int | bool) ->
     # The 16-bit record register wraps, so a step back over many records is taken modulo its width.
     steps["p"] = [(step + 0x8000 & 0xFFFF) - 0x8000 for step in steps["p"]]
     loops = tuple(
-        Loop(last=axis.count - 1, **{register + "_step": steps[register][index] for register in _REGISTERS}) for index, axis in enumerate(kept)
+        Loop(last=axis.count - 1, **{register + "_step": steps[register][index] for register in _REGISTERS})
+        for index, axis in enumerate(kept)
     )
     roles = {axis.role: index for index, axis in enumerate(kept) if axis.role}
     values = {**fields, "a": fields.get("a", 0) & 0xFFFFFFFF}

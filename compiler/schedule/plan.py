@@ -127,7 +127,9 @@ def sim_parameters(program: Program) -> CoreParameters:
         while depth < needed:
             depth *= 4
         if needed > limit:
-            raise ModelError(f"model {program.name!r} needs {needed} {_NOUNS[field]}, more than the {limit} that a core can address; use a smaller model")
+            raise ModelError(
+                f"model {program.name!r} needs {needed} {_NOUNS[field]}, more than the {limit} that a core can address; use a smaller model"
+            )
         depths[field] = min(depth, limit)
     return CoreParameters(rows=16, columns=16, accumulator_bits=32, weight_encoding="trit2", weight_storage="block", **depths)
 

@@ -139,7 +139,11 @@ class FrameReader:
             if not raw:
                 continue
             body = raw.replace(bytes([ESC, ESC_END]), bytes([END])).replace(bytes([ESC, ESC_ESC]), bytes([ESC]))
-            if len(body) < 6 or crc16(body[:-2]) != int.from_bytes(body[-2:], "little") or int.from_bytes(body[2:4], "little") != len(body) - 6:
+            if (
+                len(body) < 6
+                or crc16(body[:-2]) != int.from_bytes(body[-2:], "little")
+                or int.from_bytes(body[2:4], "little") != len(body) - 6
+            ):
                 self.damaged += 1
                 continue
             yield Frame(body[0], body[1], body[4:-2])

@@ -73,9 +73,19 @@ class CoreParameters:
         need(self.weight_storage in WEIGHT_STORAGES, "weight_storage", f"one of {WEIGHT_STORAGES}", self.weight_storage)
         for field in ("weight_words", "activation_words", "record_words", "program_words"):
             need(1 <= getattr(self, field) <= 1 << 22, field, "from 1 to 4194304", getattr(self, field))
-        need(self.weight_word_bytes <= MAX_WRITE, "the weight word", f"at most {MAX_WRITE} bytes (what a link frame carries)", self.weight_word_bytes)
+        need(
+            self.weight_word_bytes <= MAX_WRITE,
+            "the weight word",
+            f"at most {MAX_WRITE} bytes (what a link frame carries)",
+            self.weight_word_bytes,
+        )
         if self.weight_storage == "spram":
-            need(self.weight_word_bits <= SPRAM_BITS, "the weight word of spram storage", f"at most {SPRAM_BITS} bits wide", self.weight_word_bits)
+            need(
+                self.weight_word_bits <= SPRAM_BITS,
+                "the weight word of spram storage",
+                f"at most {SPRAM_BITS} bits wide",
+                self.weight_word_bits,
+            )
             need(self.weight_words <= SPRAM_WORDS, "weight_words of spram storage", f"at most {SPRAM_WORDS}", self.weight_words)
 
     @property

@@ -131,7 +131,9 @@ def test_an_array_that_is_too_large_says_so():
 
 
 def test_a_model_that_is_too_large_names_what_is_short_and_the_board_that_would_do():
-    with pytest.raises(ModelError, match=r"^model 'dense' needs \d+ block RAMs on a \d+x\d+ array of hx8k, which has 32 \(\d+ for weights, ") as failure:
+    with pytest.raises(
+        ModelError, match=r"^model 'dense' needs \d+ block RAMs on a \d+x\d+ array of hx8k, which has 32 \(\d+ for weights, "
+    ) as failure:
         fit(get_board("hx8k"), dense(784, 64, 64, 10))
     named = str(failure.value).rpartition("it fits ")[2]
     fit(get_board(named), dense(784, 64, 64, 10))
@@ -143,7 +145,9 @@ def test_a_model_that_no_board_holds():
 
 
 def test_too_many_weights_for_the_single_port_memory_are_a_shortage_of_words():
-    with pytest.raises(ModelError, match=r"^model 'dense' needs (about )?\d+ weight words on a \d+x\d+ array of icebreaker, which holds 16384; it fits "):
+    with pytest.raises(
+        ModelError, match=r"^model 'dense' needs (about )?\d+ weight words on a \d+x\d+ array of icebreaker, which holds 16384; it fits "
+    ):
         fit(get_board("icebreaker"), dense(2000, 800, 10))
 
 

@@ -46,7 +46,9 @@ class ProgramBuilder:
 
     def output(self, name):
         shape = self.tensors[name].shape
-        self.outputs.append(OutputSpec(name=f"out_{name}", shape=("N", *shape), dtype="float32", tensor=name, epilogue=(HostOp(kind="Dequantize"),)))
+        self.outputs.append(
+            OutputSpec(name=f"out_{name}", shape=("N", *shape), dtype="float32", tensor=name, epilogue=(HostOp(kind="Dequantize"),))
+        )
 
     def step(self, channels, pieces=None, spread=300, shared=None):
         rng = self.rng
@@ -64,7 +66,9 @@ class ProgramBuilder:
         low = int(rng.integers(-128, 100))
         return StepFunction(records=tuple(table) * (channels if shared else 1), low=low, high=int(rng.integers(low, 128)), proof=PROOF)
 
-    def convolution(self, source, outputs, kernel=(1, 1), strides=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0), groups=1, planes=1, raw=False, step=None):
+    def convolution(
+        self, source, outputs, kernel=(1, 1), strides=(1, 1), dilations=(1, 1), pads=(0, 0, 0, 0), groups=1, planes=1, raw=False, step=None
+    ):
         channels, height, width = self.tensors[source].shape
         largest = (3**planes - 1) // 2
         weights = self.rng.integers(-largest, largest + 1, (outputs, channels // groups, *kernel)).astype(np.int16)
@@ -122,7 +126,9 @@ class ProgramBuilder:
         return result
 
     def program(self, name="case"):
-        return Program(name=name, tensors=dict(self.tensors), operations=tuple(self.operations), inputs=tuple(self.inputs), outputs=tuple(self.outputs))
+        return Program(
+            name=name, tensors=dict(self.tensors), operations=tuple(self.operations), inputs=tuple(self.inputs), outputs=tuple(self.outputs)
+        )
 
 
 def random_program(seed, operations=6):
@@ -221,7 +227,8 @@ def windowed(operation, source, result):
             inputs = operation.weights.shape[1]
             per_group = len(operation.weights) // operation.groups
             acc = [
-                int((weights.astype(np.int64) * patch[output // per_group * inputs :][:inputs]).sum()) for output, weights in enumerate(operation.weights)
+                int((weights.astype(np.int64) * patch[output // per_group * inputs :][:inputs]).sum())
+                for output, weights in enumerate(operation.weights)
             ]
             assert not operation.weights.size or digit_planes(operation.weights, operation.planes) is not None
             step = operation.step

@@ -186,7 +186,10 @@ def test_add(seed, half_even):
     rng = np.random.default_rng(seed)
     shift = int(rng.integers(0, 24))
     table = tuple(
-        tuple(Record(START_MIN, int(rng.integers(-(1 << shift), (1 << shift) + 1)), int(rng.integers(-9, 9)), shift, half_even) for _ in range(2))
+        tuple(
+            Record(START_MIN, int(rng.integers(-(1 << shift), (1 << shift) + 1)), int(rng.integers(-9, 9)), shift, half_even)
+            for _ in range(2)
+        )
         for _ in range(3)
     )
     step = StepFunction(records=table, low=-100, high=100, proof=PROOF)
@@ -213,7 +216,9 @@ def test_copy_and_operand_used_twice(rng):
 
 def dense(inputs, weight, acc_bound):
     weights = np.full((1, inputs, 1, 1), weight, np.int16)
-    op = Convolution(name="dense", output="y", input="x", weights=weights, planes=6, window=Window(), step=None, acc_low=-acc_bound, acc_high=acc_bound)
+    op = Convolution(
+        name="dense", output="y", input="x", weights=weights, planes=6, window=Window(), step=None, acc_low=-acc_bound, acc_high=acc_bound
+    )
     return program({"x": tensor("x", (inputs, 1, 1)), "y": tensor("y", (1, 1, 1), 32)}, (op,))
 
 
@@ -245,7 +250,17 @@ def test_chunks_and_kept_tensors_change_nothing(rng, monkeypatch):
     window = Window(kernel=(3, 3), pads=(1, 1, 1, 1))
     weights = rng.integers(-1, 2, (4, 2, 3, 3)).astype(np.int16)
     operations = (
-        Convolution(name="c", output="y", input="x", weights=weights, planes=1, window=window, step=random_step(rng, 4), acc_low=-9999, acc_high=9999),
+        Convolution(
+            name="c",
+            output="y",
+            input="x",
+            weights=weights,
+            planes=1,
+            window=window,
+            step=random_step(rng, 4),
+            acc_low=-9999,
+            acc_high=9999,
+        ),
         MaxPool(name="m", output="z", input="y", window=Window(kernel=(2, 2), strides=(2, 2))),
     )
     tensors = {"x": tensor("x", (2, 6, 6)), "y": tensor("y", (4, 6, 6)), "z": tensor("z", (4, 3, 3))}

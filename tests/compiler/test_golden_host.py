@@ -70,14 +70,18 @@ def test_argmax_takes_the_last_of_equals_on_request():
 
 def test_softmax_sigmoid_and_normalisation_are_close_to_onnx_runtime(x, rng):
     big = x * 100
-    assert np.allclose(apply_host(HostOp(kind="Softmax", attributes={"axis": 1}), x), onnx_runtime("Softmax", x, axis=1), rtol=1e-6, atol=1e-9)
+    assert np.allclose(
+        apply_host(HostOp(kind="Softmax", attributes={"axis": 1}), x), onnx_runtime("Softmax", x, axis=1), rtol=1e-6, atol=1e-9
+    )
     with np.errstate(over="raise", invalid="raise"):
         assert np.isfinite(apply_host(HostOp(kind="Softmax", attributes={"axis": 1}), big)).all()
         assert np.allclose(apply_host(HostOp(kind="Sigmoid"), big), onnx_runtime("Sigmoid", big), rtol=1e-5, atol=1e-6)
     names = ("scale", "B", "input_mean", "input_var")
     parts = {name: rng.uniform(0.5, 2, 5).astype(np.float32) for name in names}
     op = HostOp(kind="BatchNormalization", constants=parts, attributes={"epsilon": 1e-3})
-    assert np.allclose(apply_host(op, x), onnx_runtime("BatchNormalization", x, [parts[name] for name in names], epsilon=1e-3), rtol=1e-5, atol=1e-5)
+    assert np.allclose(
+        apply_host(op, x), onnx_runtime("BatchNormalization", x, [parts[name] for name in names], epsilon=1e-3), rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize("axis", [None, 1, 3])
@@ -120,8 +124,12 @@ def test_quantize_orders_and_bipolar():
     constants = {"scale": np.float32(1), "zero_point": np.float32(1)}
     bounds = {"low": -4, "high": 3}
     assert apply_host(HostOp(kind="Quantize", constants=constants, attributes=bounds), values).tolist() == [[1, 1, 1, 3]]
-    assert apply_host(HostOp(kind="Quantize", constants=constants, attributes={**bounds, "clip_first": True}), values).tolist() == [[1, 1, 2, 3]]
-    assert apply_host(HostOp(kind="Quantize", constants=constants, attributes={**bounds, "offset": -2}), values).tolist() == [[-1, -1, -1, 1]]
+    assert apply_host(HostOp(kind="Quantize", constants=constants, attributes={**bounds, "clip_first": True}), values).tolist() == [
+        [1, 1, 2, 3]
+    ]
+    assert apply_host(HostOp(kind="Quantize", constants=constants, attributes={**bounds, "offset": -2}), values).tolist() == [
+        [-1, -1, -1, 1]
+    ]
     bipolar = HostOp(kind="Quantize", constants={"scale": np.float32(1)}, attributes={"low": -1, "high": 1, "bipolar": True})
     assert apply_host(bipolar, values).tolist() == [[-1, 1, 1, 1]]
 

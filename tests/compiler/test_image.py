@@ -27,7 +27,15 @@ from tritloom.hw.arch.parameters import CoreParameters
 
 def artefact(seed=1, operations=7):
     program = random_program(seed, operations)
-    small = replace(sim_parameters(program), rows=8, columns=4, weight_encoding="trit5", weight_words=1 << 14, program_words=1 << 14, record_words=1 << 14)
+    small = replace(
+        sim_parameters(program),
+        rows=8,
+        columns=4,
+        weight_encoding="trit5",
+        weight_words=1 << 14,
+        program_words=1 << 14,
+        record_words=1 << 14,
+    )
     return Artefact(
         source=b"\x08\x07the model \xff\x00",
         program=program,
@@ -43,7 +51,7 @@ def rich():
     left = builder.convolution(source, 5, kernel=(3, 3), pads=(1, 1, 1, 1), planes=2)
     builder.output(builder.sum_pool(builder.concat(builder.add(source, left), builder.max_pool(source, (1, 1))), (2, 2)))
     builder.output(builder.copy(left, np.arange(80)[::-1], (80, 1, 1)))
-    program = builder.program("a name with \u00e9, \"quotes\" and \u2603")
+    program = builder.program('a name with \u00e9, "quotes" and \u2603')
     operations = (
         HostOp(kind="Mul", constants={"a": np.arange(3, dtype=np.int8), "b": np.float32([[1.5, -0.0, np.nan, np.inf]])}),
         HostOp(kind="Quantize", attributes={
@@ -52,7 +60,10 @@ def rich():
         }),
     )  # fmt: skip
     tensor = program.tensors[source]
-    tensors = {**program.tensors, source: replace(tensor, bits=4, low=-8, high=7, scale=(Fraction(1, 3),) * 5, zero_point=(-3, 2, 1, 0, 9), source="calibration")}
+    tensors = {
+        **program.tensors,
+        source: replace(tensor, bits=4, low=-8, high=7, scale=(Fraction(1, 3),) * 5, zero_point=(-3, 2, 1, 0, 9), source="calibration"),
+    }
     convolution = program.operations[0]
     step = replace(convolution.step, proof=Proof(exact=False, reachable=1 << 33, differing=5, largest=1))
     changed = replace(convolution, step=step, weight_method="planes", weight_error=0.125, acc_low=-(1 << 17))
@@ -62,7 +73,10 @@ def rich():
         tensors=tensors,
         operations=(changed, *program.operations[1:]),
         inputs=(replace(program.inputs[0], prologue=operations, index=index, shape=("batch", 5, 4, 4)),),
-        outputs=(replace(program.outputs[0], witness="before", epilogue=(HostOp(kind="Dequantize"), HostOp(kind="Softmax"))), program.outputs[1]),
+        outputs=(
+            replace(program.outputs[0], witness="before", epilogue=(HostOp(kind="Dequantize"), HostOp(kind="Softmax"))),
+            program.outputs[1],
+        ),
     )
 
 
@@ -127,7 +141,12 @@ def test_bytes_do_not_depend_on_the_hash_seed(tmp_path):
     for hash_seed in ("0", "1", "4711"):
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
         result = subprocess.run(
-            [sys.executable, "-c", script, str(Path(__file__).parent)], env=environment, cwd=tmp_path, capture_output=True, text=True, check=True
+            [sys.executable, "-c", script, str(Path(__file__).parent)],
+            env=environment,
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
         )
         results.add(result.stdout)
     assert len(results) == 1
@@ -215,7 +234,12 @@ def test_every_truncation_is_refused():
 def test_every_flipped_bit_is_refused():
     rng = np.random.default_rng(2)
     directory = DATA.index(b"PK\x01\x02")
-    positions = [*range(40), *rng.integers(0, len(DATA), 120).tolist(), *rng.integers(directory, len(DATA), 120).tolist(), *range(len(DATA) - 22, len(DATA))]
+    positions = [
+        *range(40),
+        *rng.integers(0, len(DATA), 120).tolist(),
+        *rng.integers(directory, len(DATA), 120).tolist(),
+        *range(len(DATA) - 22, len(DATA)),
+    ]
     for position in positions:
         damaged = bytearray(DATA)
         damaged[position] ^= 1 << int(rng.integers(0, 8))
@@ -239,7 +263,9 @@ def test_other_zip_files_are_refused():
         return buffer.getvalue()
 
     refused(zipped(ENTRIES.items()), "its bytes are not those of its entries")
-    refused(zipped([("bomb", bytes(1 << 24))], compression=zipfile.ZIP_DEFLATED), "has compressed entries; an artefact is stored uncompressed")
+    refused(
+        zipped([("bomb", bytes(1 << 24))], compression=zipfile.ZIP_DEFLATED), "has compressed entries; an artefact is stored uncompressed"
+    )
     refused(zipped([]), "entry manifest.json is missing")
     with pytest.warns(UserWarning, match="Duplicate name"):
         twice = zipped([*ENTRIES.items(), ("source.onnx", b"")])
@@ -253,7 +279,10 @@ def test_a_declared_size_beyond_the_file_is_refused():
     refused(bytes(damaged), "declares more data than it has")
 
 
-@pytest.mark.parametrize("schema,match", [(2, "has artefact version 2, this tritloom reads version 1"), ("1", "schema: '1' is not an integer"), (None, "None is not")])
+@pytest.mark.parametrize(
+    "schema,match",
+    [(2, "has artefact version 2, this tritloom reads version 1"), ("1", "schema: '1' is not an integer"), (None, "None is not")],
+)
 def test_unknown_versions_are_refused(schema, match):
     manifest = json.loads(ENTRIES["manifest.json"]) | {"schema": schema}
     refused(pack({**ENTRIES, "manifest.json": json.dumps(manifest).encode()}), match)
@@ -265,7 +294,9 @@ def test_entries_are_exactly_those_of_the_manifest():
     for name in ("../evil", "/etc/passwd", "schedules/sim/other.bin", "schedules/SIM/program.bin", "arrays/1.npy", ""):
         refused(sealed({**ENTRIES, name: b""}), "has no place in an artefact")
     refused(sealed({**ENTRIES, "arrays/99999.npy": b""}), "nothing refers to arrays/99999.npy")
-    refused(sealed({name: data for name, data in ENTRIES.items() if name != "arrays/00000.npy"}), "array 'arrays/00000.npy' .* does not exist")
+    refused(
+        sealed({name: data for name, data in ENTRIES.items() if name != "arrays/00000.npy"}), "array 'arrays/00000.npy' .* does not exist"
+    )
     for name in ENTRIES:
         refused(pack({other: data for other, data in ENTRIES.items() if other != name}))
         if name.startswith("schedules"):
@@ -275,7 +306,9 @@ def test_entries_are_exactly_those_of_the_manifest():
 JSON_CASES = [b"", b"{", b"[" * 100000, b"NaN", b"\xff", b"1" * 10000, b"{}", b"[]", b"null", b'"x"']
 
 
-@pytest.mark.parametrize("name", ["manifest.json", "program.json", "schedules/sim/parameters.json", "schedules/sim/layers.json", "schedules/sim/placements.json"])
+@pytest.mark.parametrize(
+    "name", ["manifest.json", "program.json", "schedules/sim/parameters.json", "schedules/sim/layers.json", "schedules/sim/placements.json"]
+)
 def test_broken_json_is_refused(name):
     for content in JSON_CASES:
         refused(pack({**ENTRIES, name: content}) if name == "manifest.json" else sealed({**ENTRIES, name: content}))
@@ -294,7 +327,9 @@ STRANGE = [None, True, -1, 0, 1, 7, 1 << 40, 10**30, 1.5, "", "x", "1/0", "9" * 
 @settings(deadline=None, max_examples=400)
 @given(st.data())
 def test_changed_json_values_never_crash_the_reader(data):
-    name = data.draw(st.sampled_from(["program.json", "schedules/sim/parameters.json", "schedules/sim/layers.json", "schedules/sim/placements.json"]))
+    name = data.draw(
+        st.sampled_from(["program.json", "schedules/sim/parameters.json", "schedules/sim/layers.json", "schedules/sim/placements.json"])
+    )
     value = json.loads(ENTRIES[name])
     path = data.draw(st.sampled_from(list(leaves(value))))
     strange = data.draw(st.sampled_from(STRANGE))
@@ -329,7 +364,9 @@ def test_changed_instructions_never_leave_the_memories(seed, board):
     name = f"schedules/{board}/program.bin"
     words = np.frombuffer(ENTRIES[name], "<u4").copy()
     position = int(rng.integers(0, len(words)))
-    words[position] = words[position] ^ np.uint32(1 << int(rng.integers(0, 32))) if rng.integers(0, 2) else np.uint32(rng.integers(0, 1 << 32))
+    words[position] = (
+        words[position] ^ np.uint32(1 << int(rng.integers(0, 32))) if rng.integers(0, 2) else np.uint32(rng.integers(0, 1 << 32))
+    )
     try:
         after = decode_artefact(sealed({**ENTRIES, name: words.tobytes()}), "x.loom").schedules[board]
     except ModelError as error:
@@ -350,7 +387,9 @@ def layer(value, kind):
 def all_kinds():
     """An artefact of the rich program, whose operations the cases below change."""
     program = rich()
-    return unpack(encode_artefact(Artefact(source=b"", program=program, schedules={"sim": schedule(program, sim_parameters(program))})), "x")
+    return unpack(
+        encode_artefact(Artefact(source=b"", program=program, schedules={"sim": schedule(program, sim_parameters(program))})), "x"
+    )
 
 
 RICH = all_kinds()
@@ -368,7 +407,10 @@ PROGRAM_CASES = [
     (lambda p: layer(p, "Convolution")["step"].update(channels=4), "step function has a record table|step functions for 4 of 5 channels"),
     (lambda p: layer(p, "Convolution")["step"].update(low=127, high=-128), "step function has low above high"),
     (lambda p: layer(p, "SumPool")["regions"].pop(), "has regions that do not tile its output"),
-    (lambda p: layer(p, "SumPool").update(regions=[layer(p, "SumPool")["regions"][0] | {"region": [y, y + 1, 0, 3]} for y in (0, 0, 1)]), "do not tile"),
+    (
+        lambda p: layer(p, "SumPool").update(regions=[layer(p, "SumPool")["regions"][0] | {"region": [y, y + 1, 0, 3]} for y in (0, 0, 1)]),
+        "do not tile",
+    ),
     (lambda p: layer(p, "SumPool")["regions"][0].update(region=[0, 9, 0, 1]), "has a region outside its output"),
     (lambda p: layer(p, "Rescale").update(channel_offset=6), "does not fit its output"),
     (lambda p: layer(p, "Rescale").update(channel_offset=1), "writes channels that exist already"),
@@ -458,4 +500,7 @@ def test_memory_images_that_do_not_fit_are_refused(name, change, match):
 
 
 def test_parameters_of_the_default_board_are_valid():
-    assert CoreParameters.from_json({key: value for key, value in json.loads(RICH[SIM + "parameters.json"]).items() if key != "isa"}).rows == 16
+    assert (
+        CoreParameters.from_json({key: value for key, value in json.loads(RICH[SIM + "parameters.json"]).items() if key != "isa"}).rows
+        == 16
+    )

@@ -60,7 +60,9 @@ def run(program, parameters, seed=0):
     for spec in program.outputs:
         compare(spec.tensor)
     for index, instruction in enumerate(result.instructions[:-1]):
-        check_instruction(instruction, parameters, f"instruction {index}", weight_words=len(result.weights), record_words=len(result.records) // 16)
+        check_instruction(
+            instruction, parameters, f"instruction {index}", weight_words=len(result.weights), record_words=len(result.records) // 16
+        )
     assert disassemble(result.program_words) == list(result.instructions)
     return result
 
@@ -339,16 +341,29 @@ def test_layers_add_up():
 
 def small(raw=False):
     builder = ProgramBuilder()
-    builder.output(builder.convolution(builder.input((40, 5, 5)), 12, kernel=(3, 3), raw=raw, step=None if raw else builder.step(12, pieces=2, shared=False)))
+    builder.output(
+        builder.convolution(
+            builder.input((40, 5, 5)), 12, kernel=(3, 3), raw=raw, step=None if raw else builder.step(12, pieces=2, shared=False)
+        )
+    )
     return builder.program()
 
 
 @pytest.mark.parametrize(
     "field,message",
     [
-        ("weight_words", r"model 'case' needs 90 weight words on a 8x6 array, but the core has 89; use a larger part, fewer digit planes or a smaller model"),
-        ("activation_words", r"model 'case' needs 143 activation words on a 8x6 array, but the core has 142; use a larger part or smaller feature maps"),
-        ("record_words", r"model 'case' needs 24 requantisation records on a 8x6 array, but the core has 23; use a larger part or fewer channels"),
+        (
+            "weight_words",
+            r"model 'case' needs 90 weight words on a 8x6 array, but the core has 89; use a larger part, fewer digit planes or a smaller model",
+        ),
+        (
+            "activation_words",
+            r"model 'case' needs 143 activation words on a 8x6 array, but the core has 142; use a larger part or smaller feature maps",
+        ),
+        (
+            "record_words",
+            r"model 'case' needs 24 requantisation records on a 8x6 array, but the core has 23; use a larger part or fewer channels",
+        ),
         ("program_words", r"model 'case' needs \d+ program words on a 8x6 array, but the core has \d+; use a larger part or fewer layers"),
     ],
 )
@@ -366,7 +381,10 @@ def test_accumulator_width_is_exact(low, high, bits):
     program = replace(program, operations=(replace(program.operations[0], acc_low=low, acc_high=high),))
     assert memory_needs(program, rows=8, columns=6, weight_encoding="trit2").accumulator_bits == bits
     schedule(program, tight(program, 8, 6))
-    with pytest.raises(ModelError, match=rf"^layer 'conv_t1' reaches accumulator values from {low} to {high} and needs {bits} bits, but the core's .* have {bits - 1}"):
+    with pytest.raises(
+        ModelError,
+        match=rf"^layer 'conv_t1' reaches accumulator values from {low} to {high} and needs {bits} bits, but the core's .* have {bits - 1}",
+    ):
         schedule(program, replace(tight(program, 8, 6), accumulator_bits=bits - 1))
 
 

@@ -122,7 +122,10 @@ PADDED = [
     (padded(x=-30000, last=60000), "uses activation byte 120000, but there are 32"),
     (padded(x=1, last=40000), "walks beyond the coordinates that the core counts"),
     (pool((Loop(last=1, x_step=1, y_step=1),), padded=True, height=1, width=1), "moves both coordinates in one loop"),
-    (pool((Loop(last=65535, x_step=1), Loop(last=65535, x_step=-65534)), padded=True, height=1), "walks more coordinates than any layer has"),
+    (
+        pool((Loop(last=65535, x_step=1), Loop(last=65535, x_step=-65534)), padded=True, height=1),
+        "walks more coordinates than any layer has",
+    ),
 ]
 
 

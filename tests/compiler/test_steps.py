@@ -131,7 +131,12 @@ def test_leaky_relu_takes_a_piece_a_side(slope, gain):
 
 
 def test_clip_then_affine_then_clip():
-    check((affine(F(1, 8)), Clip(F(-3), F(5)), affine(-2, F(1, 7)), Clip(None, F(4)), Clip(F(-9), None)), Quantiser(F(1, 3), 2, -128, 127), -90, 90)
+    check(
+        (affine(F(1, 8)), Clip(F(-3), F(5)), affine(-2, F(1, 7)), Clip(None, F(4)), Clip(F(-9), None)),
+        Quantiser(F(1, 3), 2, -128, 127),
+        -90,
+        90,
+    )
 
 
 def test_bipolar_takes_the_upper_code_at_zero():
@@ -169,7 +174,9 @@ def test_wide_accumulators_are_fast_and_exact():
     assert step.proof.exact and step.pieces <= 2 and step.proof.reachable == channels << 20
     for channel in (0, 1, 63):
         for acc in range(-(1 << 19), 1 << 19, 9973):
-            assert evaluate(list(step.records[channel]), acc, step.low, step.high) == direct((Affine(gains, offsets),), quantiser, acc, channel)
+            assert evaluate(list(step.records[channel]), acc, step.low, step.high) == direct(
+                (Affine(gains, offsets),), quantiser, acc, channel
+            )
 
 
 def test_extremes_of_the_accumulator():
@@ -177,7 +184,9 @@ def test_extremes_of_the_accumulator():
         step = derive_step((affine(gain, F(1, 3)),), Quantiser(F(1), 0, -128, 127), -(1 << 31), (1 << 31) - 1, 1)
         assert step.proof.exact
         for acc in (-(1 << 31), -(1 << 30), -1, 0, 1, 1 << 30, (1 << 31) - 1):
-            assert evaluate(list(step.records[0]), acc, step.low, step.high) == direct((affine(gain, F(1, 3)),), Quantiser(F(1), 0, -128, 127), acc)
+            assert evaluate(list(step.records[0]), acc, step.low, step.high) == direct(
+                (affine(gain, F(1, 3)),), Quantiser(F(1), 0, -128, 127), acc
+            )
 
 
 def test_too_many_pieces_give_the_closest_step_and_an_honest_proof():
@@ -202,7 +211,9 @@ def test_differences_counts_each_accumulator():
     assert differences(runs, mirrored, -3, 3) == (sum(e > 0 for e in errors), max(errors))
 
 
-@pytest.mark.parametrize("fields", [{"rounding": "banker"}, {"scale": F(0)}, {"scale": (F(1), F(-1))}, {"low": -200}, {"high": 128}, {"low": 5, "high": 4}])
+@pytest.mark.parametrize(
+    "fields", [{"rounding": "banker"}, {"scale": F(0)}, {"scale": (F(1), F(-1))}, {"low": -200}, {"high": 128}, {"low": 5, "high": 4}]
+)
 def test_illegal_quantisers_are_refused(fields):
     with pytest.raises(ModelError):
         Quantiser(**{"scale": F(1), "zero_point": 0, "low": -128, "high": 127, **fields})

@@ -46,9 +46,7 @@ def direct(left, right, chain, quantiser, a, b, channel=0):
 def check(left, right, chain, quantiser, left_range=(-12, 11), right_range=(-9, 14), channels=1):
     step = derive_add(left, right, chain, quantiser, left_range, right_range, channels)
     pairs = [(a, b) for a in range(left_range[0], left_range[1] + 1) for b in range(right_range[0], right_range[1] + 1)]
-    wrong = [
-        abs(realised(step, a, b, c) - direct(left, right, chain, quantiser, a, b, c)) for c in range(channels) for a, b in pairs
-    ]
+    wrong = [abs(realised(step, a, b, c) - direct(left, right, chain, quantiser, a, b, c)) for c in range(channels) for a, b in pairs]
     assert step.proof.reachable == len(pairs) * channels
     assert step.proof.differing == sum(error > 0 for error in wrong)
     assert step.proof.largest == max(wrong) and step.proof.exact == (max(wrong) == 0)
@@ -81,7 +79,9 @@ def test_all_pairs_of_eight_bits_with_float32_scales(rng):
     for trial in range(8):
         left, right, out = (F(float(np.float32(value))) for value in rng.uniform(0.004, 0.03, 3))
         chain = ((), (Relu(),), (Clip(F(-1, 3), F(1)),))[trial % 3]
-        step = derive_add(affine(left), affine(right), chain, Quantiser(out, int(rng.integers(-9, 9)), -128, 127), (-128, 127), (-128, 127), 1)
+        step = derive_add(
+            affine(left), affine(right), chain, Quantiser(out, int(rng.integers(-9, 9)), -128, 127), (-128, 127), (-128, 127), 1
+        )
         assert step.proof.exact and step.proof.reachable == 65536
 
 

@@ -55,7 +55,9 @@ def test_absmean_by_hand():
     assert result.codes.tolist() == [[0, 0, 1], [-1, 1, -1]] and result.scale == (Fraction(1),)
 
 
-@pytest.mark.parametrize(("dtype", "largest"), [*((np.float32, n) for n in (1, 2, 7, 40, 127, 128)), (np.float64, 1), (np.float64, 100), (np.float16, 3)])
+@pytest.mark.parametrize(
+    ("dtype", "largest"), [*((np.float32, n) for n in (1, 2, 7, 40, 127, 128)), (np.float64, 1), (np.float64, 100), (np.float16, 3)]
+)
 @pytest.mark.parametrize("per_row", [False, True])
 def test_grids_are_recognised_exactly(dtype, largest, per_row, rng):
     codes = rng.integers(-largest, largest + 1, (5, 30))

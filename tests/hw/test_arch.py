@@ -50,7 +50,9 @@ def test_weight_word_width_follows_the_encoding():
 
 def _loops(draw):
     def bounded(place):
-        return draw(st.integers(-(1 << (place.width - 1)), (1 << (place.width - 1)) - 1) if place.signed else st.integers(0, (1 << place.width) - 1))
+        return draw(
+            st.integers(-(1 << (place.width - 1)), (1 << (place.width - 1)) - 1) if place.signed else st.integers(0, (1 << place.width) - 1)
+        )
 
     return isa.Loop(**{name: bounded(place) for name, place in isa.LOOP_FIELDS.items()})
 
@@ -153,7 +155,9 @@ def _fits(width):
     return st.integers(-(1 << (width - 1)), (1 << (width - 1)) - 1)
 
 
-records = st.builds(record.Record, _fits(record.START_BITS), _fits(record.MULTIPLIER_BITS), _fits(record.BIAS_BITS), st.integers(0, 55), st.booleans())
+records = st.builds(
+    record.Record, _fits(record.START_BITS), _fits(record.MULTIPLIER_BITS), _fits(record.BIAS_BITS), st.integers(0, 55), st.booleans()
+)
 
 
 @given(records)
@@ -196,7 +200,9 @@ def test_trit5_padding_and_illegal_bytes_are_zeros():
     assert not trits.decode_trit5(np.arange(243, 256, dtype=np.uint8)[:, None], 5).any()
 
 
-@pytest.mark.parametrize(("largest", "planes"), [(0, 1), (1, 1), (2, 2), (4, 2), (5, 3), (7, 3), (13, 3), (14, 4), (31, 4), (121, 5), (122, 6), (128, 6)])
+@pytest.mark.parametrize(
+    ("largest", "planes"), [(0, 1), (1, 1), (2, 2), (4, 2), (5, 3), (7, 3), (13, 3), (14, 4), (31, 4), (121, 5), (122, 6), (128, 6)]
+)
 def test_plane_count_matches_the_design_table(largest, planes):
     assert trits.plane_count(largest) == planes
 

@@ -144,7 +144,9 @@ def cases(draw):
 
 def load(parameters, instruction, seed):
     rng = np.random.default_rng(seed)
-    activations = rng.choice([-128, 127, 0, 1], parameters.activation_bytes) if seed % 2 else rng.integers(-128, 128, parameters.activation_bytes)
+    activations = (
+        rng.choice([-128, 127, 0, 1], parameters.activation_bytes) if seed % 2 else rng.integers(-128, 128, parameters.activation_bytes)
+    )
     trits = rng.integers(-1, 2, (parameters.weight_words, parameters.rows * parameters.columns))
     records = []
     for _ in range(parameters.record_words):
@@ -155,7 +157,9 @@ def load(parameters, instruction, seed):
             continue
         shift = int(rng.integers(0, 56))
         extreme = rng.integers(0, 4) == 0
-        multiplier = int(rng.choice([-(1 << 24), (1 << 24) - 1])) if extreme else int(rng.integers(-(1 << min(24, shift)), 1 << min(24, shift)))
+        multiplier = (
+            int(rng.choice([-(1 << 24), (1 << 24) - 1])) if extreme else int(rng.integers(-(1 << min(24, shift)), 1 << min(24, shift)))
+        )
         bias = int(rng.choice([-(1 << 55), (1 << 55) - 1])) if extreme else int(rng.integers(-(1 << shift), 1 << shift))
         records.append(Record(int(rng.integers(-(1 << 12), 1 << 12)), multiplier, bias, shift, bool(rng.integers(0, 2))))
     model = CoreModel(parameters)
