@@ -23,7 +23,7 @@ test: lint types contracts pytest
 
 lint: $(VENV)/test.stamp
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff format --check .
 
 # Types and import contracts are judged on the installed package: static tools do not follow the folder mapping of pyproject.toml.
 types: $(VENV)/project.stamp $(VENV)/test.stamp
