@@ -1,16 +1,11 @@
 """How much of a part a core takes: block RAM exactly, logic cells by a formula fitted to place-and-route results.
 
-``python -m tritloom.boards.area [FAMILY]`` packs a handful of cores for the real parts with nextpnr and prints measured and
-estimated cells side by side, with the coefficients that fit best; the table of :data:`COEFFICIENTS` is its output.
+``python -m tritloom.boards.calibration`` measures what :data:`COEFFICIENTS` describe.
 """
 
-import sys
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 
 from tritloom.boards.board import Board
-from tritloom.boards.flow import design_files, place_and_route, read_report, synthesise
 from tritloom.hw.arch.parameters import CoreParameters
 
 __all__ = [
@@ -22,8 +17,6 @@ __all__ = [
     "blocks",
     "flip_flops",
     "logic_cells",
-    "main",
-    "measure",
 ]
 
 BLOCK_SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
@@ -109,52 +102,3 @@ def flip_flops(parameters: CoreParameters) -> int:
     """Estimated flip-flops of a core; nearly the same on every family."""
     p = parameters
     return 1890 + 69 * p.rows + 2 * p.columns * p.accumulator_bits + 15 * p.macs_per_cycle
-
-
-_CALIBRATION = {
-    "icebreaker": ((4, 4), (8, 2), (8, 4)),
-    "hx8k": ((4, 4), (8, 8)),
-    "ulx3s-25f": ((8, 8), (16, 16), (32, 16)),
-    "tang-nano-20k": ((8, 8), (16, 16)),
-}
-"""Shapes of the arrays that :func:`main` packs."""
-
-
-def measure(board: Board, parameters: CoreParameters) -> dict[str, int]:
-    """Cells of a core by nextpnr's count, packed but not placed. Raises like :func:`tritloom.boards.bitstream.build`."""
-    with tempfile.TemporaryDirectory(prefix="tritloom-") as name:
-        folder, setting = Path(name), board.clock(board.guess_mhz * 1e6)
-        files, _ = design_files(board, parameters, setting)
-        for file, text in files.items():
-            (folder / file).write_text(text)
-        synthesise(board, folder)
-        place_and_route(board, folder, seed=1, mhz=setting.mhz, pack_only=True)
-        return {cell: count["used"] for cell, count in read_report(folder)[1].items() if count["used"]}
-
-
-def main() -> None:
-    """Print measured and estimated cells of the cores of :data:`_CALIBRATION` on the boards named on the command line (default: all)."""
-    from tritloom.boards import get_board
-
-    for name in sys.argv[1:] or _CALIBRATION:
-        board = get_board(name)
-        for rows, columns in _CALIBRATION[name]:
-            for bits in (16, 24) if (rows, columns) == _CALIBRATION[name][0] and board.dsp else (16,):
-                core = CoreParameters(
-                    rows=rows,
-                    columns=columns,
-                    accumulator_bits=bits,
-                    weight_words=256,
-                    activation_words=256,
-                    record_words=256,
-                    program_words=256,
-                )
-                used = measure(board, core)
-                estimate = (
-                    f"estimated {logic_cells(board, core)} {board.logic_cell} and {sum(block_use(board, core).values())} {board.block}"
-                )
-                print(f"{name} {rows}x{columns} {bits} bits: {estimate}; measured {used}", flush=True)
-
-
-if __name__ == "__main__":
-    main()

@@ -25,5 +25,5 @@ BOARD = Board(
     dsp="ICESTORM_DSP",
     synthesis=("-device", "u", "-dsp"),
     place=("--up5k", "--package", "sg48"),
-    guess_mhz=26.25,
+    guess_mhz=28.5,
 )
