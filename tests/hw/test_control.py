@@ -220,3 +220,16 @@ def test_result_walk(simulate, results, pieces, raw):
 ])  # fmt: skip
 def test_exports(exports, component):
     exports(component)
+
+
+@pytest.mark.parametrize(
+    "y,height,inside", [(-1, 65535, False), (-2, 65535, False), (-32768, 65535, False), (32767, 65535, True), (3, 3, False)]
+)
+def test_coordinates_are_signed_and_sizes_are_not(simulate, y, height, inside):
+    unit = OperandAddresses(PARAMETERS)
+
+    async def bench(ctx) -> None:
+        await load(ctx, unit, matrix([1], padded=True, y=y, height=height, width=1))
+        assert ctx.get(unit.inside) == inside
+
+    simulate(unit, bench)
