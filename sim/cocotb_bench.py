@@ -21,6 +21,7 @@ from tritloom.errors import BuildError, MissingToolError, UserError
 from tritloom.hw.top import UartCore
 from tritloom.sim.bench.job import DIFFERENCE_FILE, DIVISOR, Job
 from tritloom.sim.cache import cached_build, digest_of
+from tritloom.sim.replay import record_sample
 from tritloom.sim.verilator_build import build_bench
 from tritloom.sim.waves import write_views
 
@@ -79,8 +80,8 @@ def run_bench(
     out_dir
         Folder for log, results and waves; made when absent.
     waves
-        ``None``; ``fail`` to run the first failing test again with waves, with one sample where that fails too; ``always`` to record one
-        sample of the first test when all pass.
+        ``None``, ``fail`` or ``always``. The first sample with a wrong tensor (with ``always``, when all is right, the first sample) is run
+        again below the UART and recorded; a test that fails otherwise, and any on Icarus Verilog, is recorded as it ran.
     simulator
         ``verilator`` or ``icarus``.
     seed, samples, first_sample
@@ -95,7 +96,7 @@ def run_bench(
     if samples < 1 or first_sample < 0:
         raise UserError(f"samples must be at least 1 and the first sample at least 0, not {samples} and {first_sample}")
     job = Job(artefact=str(Path(artefact_path).absolute()), board=board, seed=seed, samples=samples, first_sample=first_sample)
-    _, schedule, _ = job.load()
+    program, schedule, _ = job.load()
     tell = progress or (lambda message: None)
     tell("writing the core's Verilog")
     verilog = to_verilog(UartCore(schedule.parameters, divisor=DIVISOR), name=_TOP)
@@ -107,15 +108,19 @@ def run_bench(
     result = _run(verilog, job, folder, simulator, record=False, only="", tell=tell)
     if waves is None or (waves == "fail" and result.passed):
         return result
-    # One sample of the first test that failed, else of the first test: waves of everything would fill disks.
-    only = next((test.name for test in result.tests if not test.passed), result.tests[0].name)
-    tell(f"recording waves of {only}")
+    tell("recording waves")
+    dump = folder / "core.vcd"
+    failed = next((test.name for test in result.tests if not test.passed), None)
     difference = folder / DIFFERENCE_FILE
-    sample = json.loads(difference.read_text())["sample"] if difference.exists() else first_sample
-    replay = _run(verilog, replace(job, first_sample=sample, samples=1), folder, simulator, record=True, only=only, tell=tell)
-    if replay.passed and not result.passed:
-        tell("one sample alone passes: recording all of them")
-        replay = _run(verilog, job, folder, simulator, record=True, only=only, tell=tell)
+    if simulator == "verilator" and (failed is None or difference.exists()):
+        # A serial port takes forty clocks for a byte, and a second of simulated time a gigabyte of waves: a tensor is shown below the UART.
+        sample = json.loads(difference.read_text())["sample"] if difference.exists() else first_sample
+        found = record_sample(
+            program, schedule, replace(job, first_sample=sample, samples=1).codes(program), dump, seed=seed, progress=tell
+        )
+        if found is not None or failed is None:
+            return replace(result, waves=dump, views=write_views(dump))
+    replay = _run(verilog, job, folder, simulator, record=True, only=failed or result.tests[0].name, tell=tell)
     return replace(result, waves=replay.waves, views=replay.views)
 
 

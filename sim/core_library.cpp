@@ -24,13 +24,14 @@ struct Simulation {
 #if VM_TRACE
     std::unique_ptr<VerilatedVcdC> wave;
 #endif
+    bool recording = true;
     uint64_t clocks = 0;
     uint64_t random = 0;       // state of the stall generator, 0: no stalls
     uint32_t stall_limit = 0;  // a stream stalls in a clock when a random 32-bit number is below this
 
     void dump(int phase) {
 #if VM_TRACE
-        if (wave) wave->dump(10 * clocks + 5 * phase);
+        if (wave && recording) wave->dump(10 * clocks + 5 * phase);
 #endif
     }
 
@@ -103,6 +104,9 @@ void core_close(Simulation* simulation) {
 }
 
 uint64_t core_clocks(const Simulation* simulation) { return simulation->clocks; }
+
+// Switch the recording of waves off or on again; it is on at first.
+void core_record(Simulation* simulation, int on) { simulation->recording = on; }
 
 // Clock the core with its input idle and its output blocked.
 void core_run(Simulation* simulation, uint64_t clocks) {

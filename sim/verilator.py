@@ -69,6 +69,10 @@ class VerilatorCore:
         """Clocks since the core was made, link traffic and reset included."""
         return self._library.core_clocks(self._handle)
 
+    def record(self, on: bool) -> None:
+        """Switch the recording of waves off or on again; it is on at first."""
+        self._library.core_record(self._handle, on)
+
     def exchange(self, data: bytes, *, timeout: float = 0.0) -> bytes:
         """See :meth:`tritloom.boards.host.Transport.exchange`; ``timeout`` is not used, the core gets a fixed number of clocks."""
         count = self._library.core_exchange(self._handle, data, len(data), self._reply, _REPLY_ROOM, _PATIENCE)
@@ -98,6 +102,7 @@ def _bind(library: ctypes.CDLL) -> ctypes.CDLL:
     library.core_close.argtypes = [ctypes.c_void_p]
     library.core_clocks.restype = ctypes.c_uint64
     library.core_clocks.argtypes = [ctypes.c_void_p]
+    library.core_record.argtypes = [ctypes.c_void_p, ctypes.c_int]
     library.core_run.argtypes = [ctypes.c_void_p, ctypes.c_uint64]
     library.core_exchange.restype = ctypes.c_uint32
     library.core_exchange.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_uint32, ctypes.c_char_p, ctypes.c_uint32, ctypes.c_uint64]

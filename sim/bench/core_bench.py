@@ -51,9 +51,7 @@ class _Bench:
         self.random = Random(f"{self.job.seed} {name}")
         self.dut = dut
         cocotb.log.info("seed %d, samples %d to %d", self.job.seed, self.job.first_sample, self.job.first_sample + self.job.samples - 1)
-        # The same inputs as verification draws for this seed, so that a sample's number means the same there and here.
-        feeds = golden.random_feeds(self.program, self.job.first_sample + self.job.samples, self.job.seed)
-        self.codes = golden.quantise_inputs(self.program, {name: values[self.job.first_sample :] for name, values in feeds.items()})
+        self.codes = self.job.codes(self.program)
         self.golden = golden.run(self.program, self.codes)
         self.outputs = [spec.tensor for spec in self.program.outputs]
         Clock(dut.clk, CLOCK_NS, unit="ns", impl="gpi").start()

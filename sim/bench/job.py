@@ -4,6 +4,9 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
+
+from tritloom.compiler import golden
 from tritloom.compiler.image import artefact_digest, read_artefact
 from tritloom.compiler.ir.program import Program
 from tritloom.compiler.schedule import Schedule
@@ -42,3 +45,8 @@ class Job:
         if self.board not in artefact.schedules:
             raise UserError(f"{Path(self.artefact).name} has no schedule for board {self.board!r}: compile it with --board {self.board}")
         return artefact.program, artefact.schedules[self.board], artefact_digest(artefact)[:8]
+
+    def codes(self, program: Program) -> dict[str, np.ndarray]:
+        """Input codes of the job's samples, (samples, C, H, W): those that verification draws for the same seed and numbers."""
+        feeds = golden.random_feeds(program, self.first_sample + self.samples, self.seed)
+        return golden.quantise_inputs(program, {name: values[self.first_sample :] for name, values in feeds.items()})

@@ -30,7 +30,7 @@ def test_the_core_passes(artefact_path, tmp_path):
 
 
 def test_a_wrong_weight_is_found_and_recorded(model_bytes, program, schedule, tmp_path):
-    """The failing sample alone is replayed with waves; the views name signals of every group that the dump declares."""
+    """The failing sample alone is replayed with waves; the views name signals of every group."""
     weights = schedule.weights.copy()
     weights[3, 0] ^= 1
     spoilt = replace(schedule, weights=weights)
@@ -47,7 +47,7 @@ def test_a_wrong_weight_is_found_and_recorded(model_bytes, program, schedule, tm
     for group in ("clock", "link", "sequencer", "array", "post"):
         assert f"-{group}\n" in save
         assert f"divider_add {group}\n" in commands
-    assert "variable_add uart_core.clk\n" in commands
+    assert "variable_add core.clk\n" in commands
     assert "core.state.txt" in save
     assert (tmp_path / "bench" / "core.state.txt").read_text() == "0 IDLE\n1 RUNNING\n2 STOPPED\n3 FAULT\n"
 

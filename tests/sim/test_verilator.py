@@ -73,8 +73,13 @@ def test_a_silent_link_returns(schedule):
 def test_waves_of_the_native_core(schedule, tmp_path):
     dump = tmp_path / "run.vcd"
     core = VerilatorCore(schedule.parameters, waves=dump)
+    core.record(False)
+    core.pause(100)
+    core.record(True)
     Host(core).status()
     core.close()
+    times = [int(line[1:]) for line in dump.read_text().splitlines() if line.startswith("#")]
+    assert times[0] == 0 and not any(20 <= time < 1020 for time in times) and times[-1] > 1020
     signals = list(read_signals(dump))
     assert {"clk", "rst", "rx__valid", "tx__payload"} <= {signal.name for signal in signals}
     assert any("sequencer" in signal.scope for signal in signals)
