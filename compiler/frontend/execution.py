@@ -23,7 +23,7 @@ from tritloom.compiler.frontend.reader import LARGEST_TENSOR
 from tritloom.compiler.frontend.registry import OPERATORS, Node
 from tritloom.compiler.frontend.values import Constant, Operand, Source, Unknown, Value, canonical_shape, identity_view
 from tritloom.compiler.ir.program import OutputSpec
-from tritloom.errors import ModelError
+from tritloom.errors import ModelError, UserError
 
 __all__ = ["FAMILIES", "Execution", "execute"]
 
@@ -191,6 +191,9 @@ def execute(model: onnx_ir.Model, builder: Builder, name: str) -> Execution:
 def _problem(node: str, op: str, error: Exception) -> Problem:
     if isinstance(error, RefusalError):
         return Problem(node, op, error.reason, error.hint)
+    if isinstance(error, UserError):
+        # It is a ValueError too, but speaks of an option or of the calibration samples, not of the model.
+        raise error
     text = str(error).splitlines()
     return Problem(node, op, f"it is malformed ({text[0] if text else type(error).__name__})", "export the model again")
 

@@ -134,6 +134,16 @@ def test_wrong_options() -> None:
     for options in ({"activation_bits": 9}, {"method": "magic"}, {"planes": 0}):
         with pytest.raises(TritloomError):
             lower(_float_model(), name="net", calibration=samples, **options)
+    with pytest.raises(UserError, match=r"^method twn makes one plane, not 2; use method planes$"):
+        lower(_float_model(), name="net", calibration=samples, method="twn", planes=2)
+
+
+def test_samples_that_overflow_inside_the_network_are_blamed_on_the_samples() -> None:
+    g = Graph()
+    hidden = g.add("Relu", g.add("Mul", g.add("MatMul", "x", g.constant(np.eye(6))), g.constant(1e30)))
+    y = g.add("MatMul", hidden, g.constant(np.eye(6)))
+    with pytest.raises(UserError, match=r"^calibration values of 'relu_\d+' must be finite, but value \d+ is inf$"):
+        lower(g.model({"x": ("N", 6)}, {y: None}), name="net", calibration={"x": np.full((5, 6), 1e30)})
 
 
 def _raises(data: bytes, words: str) -> None:
