@@ -78,6 +78,8 @@ def verify(
 
     Raises :class:`UserError` for a wrong argument, :class:`MissingToolError` when a candidate cannot run.
     """
+    if not on:
+        raise UserError(f"name at least one candidate of {', '.join(PROVIDERS)}")
     for name in on:
         if name not in PROVIDERS:
             raise UserError(f"candidate must be one of {', '.join(PROVIDERS)}, not {name!r}")

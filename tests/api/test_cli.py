@@ -294,6 +294,7 @@ def test_json_stays_alone_on_stdout(cli, loom):
         (("build", "--board", "icebreaker", "-o", "out", "--array", "8by8"), "--array must be ROWSxCOLS such as 16x8, not '8by8'"),
         (("build", "--board", "sim", "-o", "out"), "board 'sim'"),
         (("verify", "--on", "golden,fpga"), "candidate must be one of golden, amaranth, verilator, not 'fpga'"),
+        (("verify", "--on", ""), "name at least one candidate of golden, amaranth, verilator"),
         (("verify", "--samples", "0"), "samples must be 1 or more, not 0"),
     ],
 )
