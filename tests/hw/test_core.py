@@ -3,6 +3,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -390,6 +391,50 @@ def test_abort_in_the_middle_leaves_nothing_behind(pause):
         assert await bench.read(0, SMALL.activation_bytes) == model.read(0, SMALL.activation_bytes)
 
     Bench(SMALL, memories).run(body)
+
+
+@pytest.mark.parametrize("pause", [20, 60, 100])
+def test_abort_does_not_hold_up_the_next_program(pause):
+    """The results of an aborted reduction would have taken 120 clocks; the next program does not wait for them."""
+    parameters = replace(SMALL, record_words=128)
+    loops = strided({"a": [4, 0], "b": [1, 0], "o": [0, 4]}, [2, 20])
+    slow = Instruction(opcode=Opcode.MATRIX, loops=loops, reduce_loops=1, last_columns=3, records=40, o=128)
+    words = np.array(assemble([*CHAIN, HALT, slow]), "<u4").tobytes()
+    cycles = len(CHAIN) * instruction_cycles(CHAIN[0], parameters) + instruction_cycles(HALT, parameters)
+
+    async def body(bench: Bench) -> None:
+        await bench.start(pc=len(CHAIN) * STEP + 1)
+        await bench.ctx.tick().repeat(pause)
+        await bench.exchange(LinkOpcode.ABORT)
+        await bench.start()
+        assert await bench.wait() == (State.IDLE, Fault.NONE, len(CHAIN) * STEP, cycles)
+        assert await bench.read(0, 6) == bytes([10, 11, 12, 13, 14, 0])
+
+    Bench(parameters, {**CHAIN_MEMORIES, Space.PROGRAM: words}).run(body)
+
+
+@pytest.mark.parametrize("pause", [20, 60, 100])
+def test_abort_stops_the_results_of_a_reduction(pause):
+    """Three results of 40 pieces each: those finished when the abort comes are written, and no other."""
+    parameters = replace(SMALL, record_words=128)
+    slow = Instruction(opcode=Opcode.MATRIX, loops=(Loop(last=0),), reduce_loops=1, last_columns=3, records=40, o=128)
+    finished = [instruction_cycles(replace(slow, last_columns=results), parameters) for results in (1, 2, 3)]
+    memories = {
+        Space.PROGRAM: np.array(assemble([slow, HALT]), "<u4").tobytes(),
+        Space.RECORDS: Record(START_MIN, 0, 77, 0).to_bytes() * 128,
+    }
+
+    async def body(bench: Bench) -> None:
+        await bench.start()
+        await bench.ctx.tick().repeat(pause)
+        await bench.exchange(LinkOpcode.ABORT)
+        state, _, _, cycles = await bench.status()
+        assert state == State.IDLE and cycles < finished[2]
+        await bench.ctx.tick().repeat(150)
+        written = sum(clocks <= cycles for clocks in finished)
+        assert await bench.read(128, 4) == bytes([77] * written).ljust(4, b"\0")
+
+    Bench(parameters, memories).run(body)
 
 
 def test_contents_of_other_spaces_are_refused():
