@@ -151,7 +151,12 @@ def _settle(board: Board, attempt: Callable[[PllSetting, int], _Attempt]) -> _At
     achieved: list[float] = []  # by attempts whose clock did not hold
     setting = board.clock(board.guess_mhz * 1e6)
     for number in range(1, _ATTEMPTS + 1):
-        done = attempt(setting, number)
+        try:
+            done = attempt(setting, number)
+        except BuildError:
+            if held is None:
+                raise
+            break  # what was built at a lower clock is good
         if not done.holds:
             achieved.append(done.fmax_mhz)
         elif held is None or setting.frequency > held.setting.frequency:

@@ -23,6 +23,7 @@ folder and is given relative names only; this also keeps absolute paths out of a
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -138,6 +139,8 @@ def run_tool(name: str, arguments: Sequence[str], *, cwd: Path, log: str) -> str
             command, check=False, cwd=cwd, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, env=environment
         ).returncode
     text = (cwd / log).read_text(errors="replace")
+    if code < 0:
+        raise BuildError(f"{name} failed: it was ended by signal {-code} ({signal.strsignal(-code)})")
     if code != 0:
         raise BuildError(f"{name} failed: " + ("\n".join(error_lines(text)) or f"exit status {code}, without a message"))
     return text

@@ -109,6 +109,13 @@ def test_the_fastest_clock_that_held_is_taken_after_a_failure(tools, tmp_path):
     assert result.fmax_mhz == 40.0
 
 
+def test_a_faster_attempt_that_fails_altogether_leaves_what_held(tools, tmp_path):
+    asked = tools([40.2, "ERROR: Failed to route arc 0 of net 'clk'"])
+    result = build(BOARD, CORE, tmp_path / "out")
+    assert len(asked()) == 2
+    assert (result.clock_mhz, result.fmax_mhz) == (GUESS, 40.2)
+
+
 def test_no_clock_that_holds_is_a_build_error(tools, tmp_path):
     tools([23.0, 22.0, 21.0, 20.0, 17.0])
     with pytest.raises(BuildError, match=r"^no clock holds on icebreaker: 17 MHz achieved where 1\d(\.\d+)? MHz was asked for$"):

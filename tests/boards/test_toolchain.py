@@ -102,6 +102,13 @@ def test_silent_failure_names_the_exit_status(tmp_path, monkeypatch):
         run_tool("icepack", [], cwd=tmp_path, log="pack.log")
 
 
+def test_a_tool_that_is_ended_says_by_what(tmp_path, monkeypatch):
+    body = "import os, signal; print('Info: placing', flush=True); os.kill(os.getpid(), signal.SIGTERM)"
+    monkeypatch.setenv("ICEPACK", fake_tool(tmp_path / "pack", body))
+    with pytest.raises(BuildError, match=r"^icepack failed: it was ended by signal 15 \(Terminated\)$"):
+        run_tool("icepack", [], cwd=tmp_path, log="pack.log")
+
+
 def test_override_that_is_no_program(monkeypatch):
     monkeypatch.setenv("ECPPACK", "no-such-program")
     with pytest.raises(MissingToolError, match=r"^ECPPACK is set to 'no-such-program', which is not an executable program$"):
