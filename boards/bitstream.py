@@ -47,8 +47,8 @@ _FORMAT = 1
 """Raised whenever the flow changes, so that no bitstream of an older flow is taken from the cache."""
 
 _ATTEMPTS = 5
-_WORTHWHILE = Fraction(105, 100)
-"""A clock that holds is given up for a faster one only for a gain of 5 % or more: an attempt costs a whole place-and-route run."""
+_WORTHWHILE = Fraction(115, 100)
+"""A clock that holds is given up for a faster one only for a gain of 15 % or more: an attempt costs a whole place-and-route run."""
 
 
 @dataclass(frozen=True, kw_only=True)

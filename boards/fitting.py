@@ -1,5 +1,6 @@
 """Which core fits a board and a model: the shape of the array, the encoding of the weights, and the depth of every memory."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -16,9 +17,6 @@ _ROWS = (4, 8, 16, 32, 64)
 _COLUMNS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _ACCUMULATOR_BITS = (16, 20, 24, 28, 32)
 """Widths on offer; few, so that one bitstream serves many models."""
-
-_WORTHWHILE = 1.1
-"""A larger array must save this much: it runs at a lower clock, and takes longer to build."""
 
 _CANDIDATES = 32
 """Cores whose exact number of clocks decides."""
@@ -42,9 +40,9 @@ class _Shortage:
 
 
 def fit(board: Board, program: Program, *, array: tuple[int, int] | None = None) -> CoreParameters:
-    """The core for a board that runs ``program`` in the fewest clocks; of several within 10 % of it the smallest one.
+    """The core for a board with the least clocks times square root of logic cells: twice the cells must save 30 % of the clocks.
 
-    ``array`` (rows, columns) is taken instead of the best shape when it fits. Every memory is as deep as its block RAMs allow, so that
+    A larger core also runs at a lower clock and takes longer to build. ``array`` (rows, columns) is taken instead of the best shape when it fits. Every memory is as deep as its block RAMs allow, so that
     a bitstream also serves other models. For the simulated board the array is fixed.
 
     Raises :class:`ModelError` with one sentence when nothing fits (what is short, how much is needed and available, which board
@@ -65,9 +63,7 @@ def fitting_cores(board: Board, program: Program, *, array: tuple[int, int] | No
         # Memory is what stands in the way when some array would fit the logic.
         short = min(shortages, key=lambda shortage: (shortage.logic, shortage.ratio))
         raise ModelError(f"{short.sentence}; {_alternative(board, program, array)}")
-    cycles = {core: schedule(program, core).cycles for core in fitting}
-    enough = min(cycles.values()) * _WORTHWHILE
-    first = min((core for core in fitting if cycles[core] <= enough), key=lambda core: (logic_cells(board, core), cycles[core]))
+    first = min(fitting, key=lambda core: schedule(program, core).cycles * math.sqrt(logic_cells(board, core)))
     yield first
     macs = first.macs_per_cycle
     for _ in range(_FALLBACKS):

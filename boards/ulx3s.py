@@ -26,7 +26,7 @@ def _ulx3s(*, size: str, price_usd: int, cells: int, blocks: int) -> Board:
         dsp="MULT18X18D",
         place=(f"--{size[:-1]}k", "--package", "CABGA381", "--speed", "6"),
         pack=("--compress",),
-        guess_mhz=82.0,
+        guess_mhz=95.0,
     )
 
 
