@@ -43,7 +43,7 @@ __all__ = ["BuildResult", "build", "cache_folder"]
 
 Progress = Callable[[str], None]
 
-_FORMAT = 1
+_FORMAT = 2
 """Raised whenever the flow changes, so that no bitstream of an older flow is taken from the cache."""
 
 _ATTEMPTS = 5

@@ -10,7 +10,6 @@ from pathlib import Path
 from tritloom.boards.board import Board, serial_rate
 from tritloom.boards.pll import PllSetting
 from tritloom.boards.toolchain import run_tool, run_yosys
-from tritloom.errors import BuildError
 from tritloom.hw.arch.parameters import CoreParameters
 
 __all__ = [
@@ -48,29 +47,25 @@ def design_files(board: Board, parameters: CoreParameters, setting: PllSetting) 
     return files, baud
 
 
-def synthesis_script(board: Board, *, abc9: bool = True) -> str:
-    """yosys script from ``top.il`` to ``top.json``; without ``abc9`` an ECP5 or Gowin part is mapped by the older ``abc`` pass."""
-    mapper = [] if abc9 or board.family == "ice40" else ["-noabc9"]
+def synthesis_script(board: Board) -> str:
+    """yosys script from ``top.il`` to ``top.json``."""
     tables = 'setattr -set ram_style "logic" m:*_steps' if board.tables_in_logic else "# tables of the loop registers: block RAM"
     return f"""\
 read_rtlil top.il
 {tables}
+# Amaranth names the elements of an array a as wires a[0], a[1] and so on; yosys 0.70 gives the bits of a wire a the same names when it
+# hands logic to abc9, and stops at an assertion where both occur (yosys issue 4349). Wires with such names therefore lose them.
+rename -hide w:*[[]*
 # The core never reads a word that is being written. Amaranth's read ports promise the old word even so; taken apart here and put
 # together again without that promise (-no-rw-check), they need no logic beside the block RAM.
 memory_nordff
-synth_{board.family} {" ".join([*board.synthesis, *mapper, "-no-rw-check"])} -top top -json top.json
+synth_{board.family} {" ".join([*board.synthesis, "-no-rw-check"])} -top top -json top.json
 """
 
 
 def synthesise(board: Board, cwd: Path) -> None:
     """``top.il`` to ``top.json``. Raises like :func:`tritloom.boards.toolchain.run_tool`, as do the other steps."""
-    try:
-        run_yosys(synthesis_script(board), cwd=cwd)
-    except BuildError as error:
-        # The abc9 pass of yosys 0.70 stops at an assertion of its own on some netlists, which the older pass maps.
-        if board.family == "ice40" or "Assert" not in str(error):
-            raise
-        run_yosys(synthesis_script(board, abc9=False), cwd=cwd)
+    run_yosys(synthesis_script(board), cwd=cwd)
 
 
 def place_and_route(board: Board, cwd: Path, *, seed: int, mhz: float, pack_only: bool = False) -> None:
