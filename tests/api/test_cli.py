@@ -96,6 +96,44 @@ def test_doctor_names_what_is_missing(cli, monkeypatch):
     assert "no-such-program" in yosys["fix"]
 
 
+def test_doctor_measures_the_cache(cli, monkeypatch, tmp_path):
+    """Finished builds count; locks and what is being built only fill the disk."""
+    monkeypatch.setenv("TRITLOOM_CACHE", str(tmp_path / "cache"))
+    empty = {"count": 0, "bytes": 0}
+    assert cli("doctor", "--json").json["cache"] == {"folder": str(tmp_path / "cache"), "bitstreams": empty, "simulators": empty}
+    for name, size in (
+        ("bitstreams/aa/top.bit", 1000), ("bitstreams/aa/deep/log", 20), ("bitstreams/aa.lock", 0), ("bitstreams/bb.unfinished/top.il", 300),
+        ("verilator/cc/core.so", 4000), ("verilator/dd/core.so", 50), ("icarus/ee/core.vvp", 6), ("verilator-library/ff/library.o", 700),
+    ):  # fmt: skip
+        path = tmp_path / "cache" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(size))
+    done = cli("doctor", "--json")
+    assert done.json["cache"]["bitstreams"] == {"count": 1, "bytes": 1320}
+    assert done.json["cache"]["simulators"] == {"count": 3, "bytes": 4756}
+    assert "1 bitstream (0.0 MB), 3 simulators (0.0 MB)" in done.err
+
+
+def test_doctor_lists_serial_ports(cli, monkeypatch):
+    from serial.tools import list_ports
+    from serial.tools.list_ports_common import ListPortInfo
+
+    port = ListPortInfo("/dev/no-such-port")
+    port.vid, port.pid, port.product = 0x0403, 0x6015, "ULX3S FPGA 85K v3.0.8"
+    monkeypatch.setattr(list_ports, "comports", lambda: [port])
+    done = cli("doctor", "--json")
+    (found,) = done.json["ports"]
+    assert found["device"] == "/dev/no-such-port" and found["usb"] == "0403:6015" and found["boards"] == ["ulx3s-85f"]
+    assert "plug it in again" in found["fix"] and "ulx3s-85f" in done.err
+    monkeypatch.setattr(list_ports, "comports", list)
+    done = cli("doctor", "--json")
+    assert done.json["ports"] == [] and "serial ports on USB: none" in done.err
+    monkeypatch.setitem(sys.modules, "serial.tools.list_ports", None)
+    done = cli("doctor", "--json")
+    assert done.json["ports"] is None and done.code == 0
+    assert "pyserial is not installed: pip install 'tritloom[board]'" in done.err
+
+
 def test_check_accepts(cli, mlp):
     done = cli("check", mlp, "--json")
     assert done.code == 0
