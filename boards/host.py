@@ -193,7 +193,7 @@ class Host:
     def trace(self, schedule: Schedule, program: Program, codes: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
         """Run one sample layer by layer and read each tensor as soon as its layer has written it, before its memory is reused.
 
-        Returns every integer tensor (C, H, W), inputs included, and the core's clocks, the same as without stopping.
+        Returns every integer tensor (C, H, W), inputs included, and the core's clocks, :attr:`Schedule.stopped_cycles`.
         """
 
         def run() -> tuple[dict[str, np.ndarray], int]:

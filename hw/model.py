@@ -105,19 +105,19 @@ class CoreModel:
         self.state, self.fault, self.pc = State.RUNNING, Fault.NONE, pc
         if clear:
             self.cycles = 0
-        done = 0
+        done, previous = 0, None
         while self.state == State.RUNNING:
             instruction = self._fetch()
             if instruction is None:
                 self.state, self.fault = State.FAULT, Fault.BAD_INSTRUCTION
                 return
-            self.cycles += instruction_cycles(instruction, self.parameters)
+            self.cycles += instruction_cycles(instruction, self.parameters, previous)
             if instruction.opcode == Opcode.HALT:
                 self.state = State.IDLE
                 return
             self.execute(instruction)
             self.pc += instruction.words
-            done += 1
+            done, previous = done + 1, instruction
             if done == limit:
                 self.state = State.STOPPED
 

@@ -11,7 +11,7 @@ from tritloom.errors import ModelError
 from tritloom.hw.arch.isa import Instruction, Opcode, assemble
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.record import RECORD_BYTES
-from tritloom.hw.arch.timing import instruction_cycles
+from tritloom.hw.arch.timing import program_cycles
 
 __all__ = ["Needs", "Schedule", "ScheduledLayer", "accumulator_bits", "complete", "memory_needs", "schedule", "sim_parameters"]
 
@@ -59,6 +59,15 @@ class Schedule:
     records: bytes
     cycles: int
     macs: int
+
+    @property
+    def stopped_cycles(self) -> int:
+        """Clocks of a run that stops after every layer: the fetch of a layer's first instruction is not hidden then."""
+        ends = [0]
+        for layer in self.layers:
+            ends.append(ends[-1] + layer.instructions)
+        parts = [self.instructions[begin:end] for begin, end in zip(ends, [*ends[1:], len(self.instructions)], strict=True)]
+        return sum(sum(program_cycles(part, self.parameters)) for part in parts)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,9 +203,13 @@ def complete(
 ) -> Schedule:
     """Schedule from the instructions of each operation: program words, layers and counts follow from them."""
     last_writer = {operation.output: index for index, operation in enumerate(program.operations)}
-    layers, pc = [], 0
+    halt = Instruction(opcode=Opcode.HALT)
+    instructions = (*(instruction for group in groups for instruction in group), halt)
+    clocks = program_cycles(instructions, parameters)
+    layers, pc, position = [], 0, 0
     for index, (operation, group) in enumerate(zip(program.operations, groups, strict=True)):
-        cycles = sum(instruction_cycles(instruction, parameters) for instruction in group)
+        cycles = sum(clocks[position : position + len(group)])
+        position += len(group)
         macs = count_macs(program, operation)
         words = sum(instruction.words for instruction in group)
         layers.append(
@@ -213,8 +226,6 @@ def complete(
             )
         )
         pc += words
-    halt = Instruction(opcode=Opcode.HALT)
-    instructions = (*(instruction for group in groups for instruction in group), halt)
     return Schedule(
         parameters=parameters,
         instructions=instructions,
@@ -223,6 +234,6 @@ def complete(
         program_words=assemble(list(instructions)),
         weights=weights,
         records=records,
-        cycles=sum(layer.cycles for layer in layers) + instruction_cycles(halt, parameters),
+        cycles=sum(clocks),
         macs=sum(layer.macs for layer in layers),
     )

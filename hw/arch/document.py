@@ -96,14 +96,18 @@ def isa_page() -> str:
         f" {timing.OPERAND_STAGE + 1} + log2(rows) for MATRIX, {timing.OPERAND_STAGE - 1} for POOL and ELEMENTWISE,",
         f"- `requantise` {timing.REQUANTISE_LATENCY}, but 0 for POOL and `raw`,",
         "",
-        "the clocks from the fetch of an instruction to the fetch of the next one are",
+        "the clocks from the last write of the instruction before to its own last write are",
         "",
         "```text",
-        f"{timing.FETCH_LATENCY} + words + length + sum over all reductions but the last of max(length, results * pieces)",
-        f"  + start + results * pieces of the last reduction + {timing.VALUE_LATENCY + timing.WRITE_LATENCY} + requantise",
+        "issue    = length + sum over all reductions but the last of max(length, results * pieces)",
+        f"finish   = start + results * pieces of the last reduction + {timing.VALUE_LATENCY + timing.WRITE_LATENCY} + requantise",
+        f"fetching = max(0, {timing.FETCH_LATENCY + 1} + delay + words - finish of the instruction before), but {timing.FETCH_LATENCY} + words for the first one",
+        "clocks   = fetching + issue - 1 + finish",
         "```",
         "",
-        f"A HALT takes {timing.FETCH_LATENCY + 1}. The core's cycle counter shows the sum over a program; `tritloom.hw.arch.timing.instruction_cycles`",
+        f"where `delay` is what `start` of MATRIX is longer than {timing.OPERAND_STAGE + 6}, at least 0. A HALT costs"
+        f" max(0, {timing.FETCH_LATENCY + 3} + delay - finish of the instruction before), and {timing.FETCH_LATENCY + 2} when it is the first one.",
+        "The core's cycle counter shows the sum over a program; `tritloom.hw.arch.timing.instruction_cycles`",
         "is this formula, and the gateware is built with its constants.", "",
     ]  # fmt: skip
     return "\n".join(lines).rstrip() + "\n"

@@ -29,7 +29,7 @@ the post unit computes the code from ``records`` records at ``p`` (see :mod:`tri
 Opcodes 0x40 to 0x7F are reserved for the vector unit, 0x80 to 0x9F for scalar and branch instructions, 0xA0 to 0xBF for
 load and store; a core without them stops with the fault ``bad instruction``, as for any unknown opcode.
 
-An instruction begins only when the previous one has written its last result.
+An instruction is fetched while the results of the previous one are finished, and begins when the last of them is written.
 """
 
 from dataclasses import dataclass, field
@@ -41,7 +41,7 @@ __all__ = [
     "assemble", "disassemble", "loop_steps",
 ]  # fmt: skip
 
-ISA_VERSION = 1
+ISA_VERSION = 2
 MAX_LOOPS = 7
 NO_LOOP = 15
 """Value of ``plane_loop`` and ``tile_loop`` when the instruction has no such loop."""
@@ -76,17 +76,17 @@ FIELDS: dict[str, Field] = {
     "padded": Field(0, 26, 1, False, "check y and x against height and width"),
     "a": Field(1, 0, 32, False, "first byte address of operand A"),
     "b": Field(2, 0, 32, False, "first weight word (MATRIX) or byte address of operand B (ELEMENTWISE)"),
-    "o": Field(3, 0, 32, False, "first byte address of the result"),
-    "p": Field(4, 0, 16, False, "first record"),
-    "records": Field(4, 16, 16, False, "records per channel"),
-    "y": Field(5, 0, 16, True, "first row coordinate"),
-    "x": Field(5, 16, 16, True, "first column coordinate"),
-    "height": Field(6, 0, 16, False, "rows of the input"),
-    "width": Field(6, 16, 16, False, "columns of the input"),
-    "last_columns": Field(7, 0, 8, False, "columns of the last tile"),
-    "pad_value": Field(7, 8, 8, True, "code read outside the input"),
-    "low": Field(7, 16, 8, True, "smallest code written"),
-    "high": Field(7, 24, 8, True, "largest code written"),
+    "y": Field(3, 0, 16, True, "first row coordinate"),
+    "x": Field(3, 16, 16, True, "first column coordinate"),
+    "height": Field(4, 0, 16, False, "rows of the input"),
+    "width": Field(4, 16, 16, False, "columns of the input"),
+    "last_columns": Field(5, 0, 8, False, "columns of the last tile"),
+    "pad_value": Field(5, 8, 8, True, "code read outside the input"),
+    "low": Field(5, 16, 8, True, "smallest code written"),
+    "high": Field(5, 24, 8, True, "largest code written"),
+    "p": Field(6, 0, 16, False, "first record"),
+    "records": Field(6, 16, 16, False, "records per channel"),
+    "o": Field(7, 0, 32, False, "first byte address of the result"),
 }
 HEADER_WORDS = 8
 

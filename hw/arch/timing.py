@@ -1,19 +1,22 @@
 """Clocks of the core: the latencies that the gateware is built with, and the exact duration of every instruction.
 
-An instruction is fetched, issues its elements, and ends with its last write; nothing in it depends on data. With the element
+An instruction is fetched while the results of the one before are finished, issues its elements once the last of those is
+written, and ends with its own last write; nothing in it depends on data. With the element
 of stage 0 as clock 0, its activation and weight words are in the operand registers' inputs at stage
 :data:`OPERAND_STAGE`. The post unit's commands begin one clock after the *start stage* of the reduction's last element:
 :func:`start_stage`. There are as many as results times pieces, one a clock, and the next reduction may end only when
 those of this one have been issued.
 """
 
+from collections.abc import Sequence
 from math import prod
 
-from tritloom.hw.arch.isa import Instruction, Opcode
+from tritloom.hw.arch.isa import FIELDS, Instruction, Opcode
 from tritloom.hw.arch.parameters import CoreParameters
 
 __all__ = [
-    "FETCH_LATENCY", "OPERAND_STAGE", "REQUANTISE_LATENCY", "VALUE_LATENCY", "WRITE_LATENCY", "instruction_cycles", "start_stage", "tree_levels",
+    "FETCH_LATENCY", "OPERAND_STAGE", "REQUANTISE_LATENCY", "VALUE_LATENCY", "WRITE_LATENCY", "fetch_delay", "instruction_cycles",
+    "program_cycles", "start_stage", "tree_levels",
 ]  # fmt: skip
 
 FETCH_LATENCY = 2
@@ -56,14 +59,21 @@ def _spacing(instruction: Instruction, columns: int) -> tuple[int, int, int]:
     return columns * pieces, instruction.last_columns * pieces, tiles if instruction.tile_loop >= instruction.reduce_loops else 0
 
 
-def instruction_cycles(instruction: Instruction, parameters: CoreParameters) -> int:
-    """Clocks from the fetch of ``instruction`` to the fetch of the next one; their sum is what the core's counter shows after HALT.
+def fetch_delay(parameters: CoreParameters) -> int:
+    """Clocks by which the fetch of the next instruction waits after the last element, beside the one clock that it takes to notice it.
+
+    Without them the header words with ``p`` and ``o`` could come before the last reduction has used these registers.
+    """
+    earliest = min(FIELDS["p"].word, FIELDS["o"].word)
+    return max(0, start_stage(Opcode.MATRIX, parameters.rows) - 1 - FETCH_LATENCY - earliest)
+
+
+def _issue(instruction: Instruction, parameters: CoreParameters) -> int:
+    """Clocks from the first to the last element, both included.
 
     A reduction of ``n`` elements in which the accumulators are tripled ``t`` times issues in ``n + t`` clocks, but ends no sooner than
     the commands of the reduction before it allow.
     """
-    if instruction.opcode == Opcode.HALT:
-        return FETCH_LATENCY + 1
     counts = [loop.last + 1 for loop in instruction.loops]
     inner, outer = counts[: instruction.reduce_loops], counts[instruction.reduce_loops :]
     length = prod(inner)
@@ -72,8 +82,30 @@ def instruction_cycles(instruction: Instruction, parameters: CoreParameters) -> 
         length += (inner[planes] - 1) * prod(inner[planes + 1 :])
     full, tail, tiles = _spacing(instruction, parameters.columns)
     tail_reductions = prod(outer) // (tiles + 1)
-    waiting = tiles * tail_reductions * max(length, full) + (tail_reductions - 1) * max(length, tail)
+    return length + tiles * tail_reductions * max(length, full) + (tail_reductions - 1) * max(length, tail)
+
+
+def _finish(instruction: Instruction, parameters: CoreParameters) -> int:
+    """Clocks from the last element to the last write."""
+    _, tail, _ = _spacing(instruction, parameters.columns)
     direct = instruction.opcode == Opcode.POOL or (instruction.opcode == Opcode.MATRIX and instruction.raw)
-    finishing = VALUE_LATENCY + WRITE_LATENCY + (0 if direct else REQUANTISE_LATENCY)
-    fetching = FETCH_LATENCY + instruction.words
-    return fetching + length - 1 + waiting + start_stage(instruction.opcode, parameters.rows) + tail + finishing + 1
+    latency = VALUE_LATENCY + WRITE_LATENCY + (0 if direct else REQUANTISE_LATENCY)
+    return start_stage(instruction.opcode, parameters.rows) + tail + latency
+
+
+def instruction_cycles(instruction: Instruction, parameters: CoreParameters, previous: Instruction | None = None) -> int:
+    """Clocks from the last write of the ``previous`` instruction to that of ``instruction``; from START where it is the first one.
+
+    Their sum is what the core's counter shows when it stops.
+    """
+    hidden = 0 if previous is None else _finish(previous, parameters) - 1 - fetch_delay(parameters)
+    if instruction.opcode == Opcode.HALT:
+        return max(0, FETCH_LATENCY + 2 - hidden)
+    fetching = max(0, FETCH_LATENCY + instruction.words - hidden)
+    return fetching + _issue(instruction, parameters) - 1 + _finish(instruction, parameters)
+
+
+def program_cycles(instructions: Sequence[Instruction], parameters: CoreParameters) -> list[int]:
+    """Clocks of each instruction when the core starts with the first one and goes on to the last; see :func:`instruction_cycles`."""
+    pairs = zip([None, *instructions], instructions, strict=False)
+    return [instruction_cycles(instruction, parameters, previous) for previous, instruction in pairs]

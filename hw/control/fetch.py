@@ -35,8 +35,8 @@ class Fetch(wiring.Component):
     bus : :py:`Out(InstructionBus())`
     word : :py:`Out(1)`
         A word is on the bus.
-    complete : :py:`Out(1)`
-        With ``word``: it is the last one.
+    ending : :py:`Out(1)`
+        With ``word``: the next one is the last one.
     halt, bad : :py:`Out(1)`
         With ``word``: it is a HALT, or no instruction; nothing follows.
     """
@@ -45,7 +45,7 @@ class Fetch(wiring.Component):
         self._bits = address_bits
         super().__init__({
             "go": In(1), "pc": In(address_bits), "flush": In(1), "address": Out(address_bits), "data": In(32), "bus": Out(InstructionBus()),
-            "word": Out(1), "complete": Out(1), "halt": Out(1), "bad": Out(1),
+            "word": Out(1), "ending": Out(1), "halt": Out(1), "bad": Out(1),
         })  # fmt: skip
 
     def elaborate(self, platform) -> Module:
@@ -70,7 +70,7 @@ class Fetch(wiring.Component):
             self.bus.word.eq(self.data), self.bus.header.eq(header | first), self.bus.loop.eq(loop),
             self.word.eq(first | header.any() | loop.any()),
             self.halt.eq(first & (opcode == Opcode.HALT)), self.bad.eq(first & (opcode != Opcode.HALT) & ~known),
-            self.complete.eq(loop[-1] & (self.bus.index == last_loop)),
+            self.ending.eq(loop[-2] & (self.bus.index == last_loop)),
         ]  # fmt: skip
         m.d.sync += [header.eq(header << 1), loop.eq(loop << 1)]
         with m.If(first):
@@ -78,7 +78,7 @@ class Fetch(wiring.Component):
         with m.If(header[-1]):
             m.d.sync += loop.eq(1)
         with m.If(loop[-1]):
-            m.d.sync += [loop.eq(~self.complete), self.bus.index.eq(self.bus.index + 1)]
+            m.d.sync += [loop.eq(self.bus.index != last_loop), self.bus.index.eq(self.bus.index + 1)]
         with m.If(self.flush):
             m.d.sync += [waiting.eq(0), header.eq(0), loop.eq(0)]
         return m

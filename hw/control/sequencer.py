@@ -4,12 +4,12 @@ from amaranth.hdl import Module, Mux, Shape, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from tritloom.hw.arch.isa import FIELDS, Opcode
+from tritloom.hw.arch.isa import Opcode
 from tritloom.hw.arch.link import Fault, State
 from tritloom.hw.arch.parameters import ACTIVATION_BITS, CoreParameters
-from tritloom.hw.arch.timing import OPERAND_STAGE, start_stage
+from tritloom.hw.arch.timing import OPERAND_STAGE, fetch_delay, start_stage
 from tritloom.hw.array import MeshCommand
-from tritloom.hw.control.bus import LOOP_INDEX_BITS, field_register, field_value
+from tritloom.hw.control.bus import LOOP_INDEX_BITS, field_register
 from tritloom.hw.control.fetch import Fetch
 from tritloom.hw.control.nest import LoopNest
 from tritloom.hw.control.operands import OperandAddresses
@@ -40,6 +40,10 @@ class Sequencer(wiring.Component):
 
     The last element of a reduction waits until the post unit has been given every command of the reduction before it, so
     that a reduction of ``n`` results of ``r`` pieces is followed by the next one at least ``n * r`` clocks later.
+
+    The next instruction is fetched when the last element has been issued. Its fields of stage 0 are in use by nobody else then. What
+    finishes the results (mode, bounds, counts of results and pieces) is copied when an instruction begins, and ``o`` and ``p`` come late
+    enough in an instruction, :func:`tritloom.hw.arch.timing.fetch_delay`.
 
     Parameters
     ----------
@@ -72,7 +76,7 @@ class Sequencer(wiring.Component):
     raw, pool, elementwise, two_operands, low, high : out
         Mode of the post unit.
     done : :py:`In(1)`
-        The post unit writes the instruction's last result.
+        The post unit writes the instruction's last result in the next clock.
     """
 
     def __init__(self, parameters: CoreParameters) -> None:
@@ -110,33 +114,27 @@ class Sequencer(wiring.Component):
             self.flush.eq(aborting), fetch.flush.eq(self.flush), results.flush.eq(self.flush),
         ]  # fmt: skip
 
-        # The instruction's mode.
-        matrix = Signal()
-        opcode = FIELDS["opcode"]
-        with m.If(bus.header[opcode.word]):
-            value = field_value(bus.word, opcode)
-            m.d.sync += [
-                matrix.eq(value == Opcode.MATRIX),
-                self.pool.eq(value == Opcode.POOL),
-                self.elementwise.eq(value == Opcode.ELEMENTWISE),
-            ]
-        raw, two_operands = field_register(m, bus, "raw"), field_register(m, bus, "two_operands")
-        m.d.comb += [
-            self.raw.eq(raw & matrix), self.two_operands.eq(two_operands & self.elementwise),
-            self.low.eq(field_register(m, bus, "low")), self.high.eq(field_register(m, bus, "high")),
-            self.pad.eq(Mux(self.pool, _SMALLEST, field_register(m, bus, "pad_value"))),
-        ]  # fmt: skip
+        # The instruction's mode, as fetched and, from the clock of its first element on, as it stays until the last result.
+        begin, matrix = Signal(), Signal()
+        opcode = field_register(m, bus, "opcode", width=2)
+        is_matrix, is_pool, is_elementwise = (opcode == kind for kind in (Opcode.MATRIX, Opcode.POOL, Opcode.ELEMENTWISE))
+        raw = field_register(m, bus, "raw") & is_matrix
         records, last_columns = field_register(m, bus, "records"), field_register(m, bus, "last_columns")
         last_piece, tail_column, full_column = (
             Signal.like(results.last_piece, name="last_piece"),
             Signal.like(results.last_column, name="tail_column"),
             Signal.like(results.last_column, name="full_column"),
         )
-        m.d.sync += [
-            last_piece.eq(Mux(self.raw | self.pool | (records == 0), 0, records - 1)),
-            tail_column.eq(Mux(matrix, last_columns - 1, 0)),
-            full_column.eq(Mux(matrix, p.columns - 1, 0)),
-        ]
+        fetched = [
+            (matrix, is_matrix), (self.pool, is_pool), (self.elementwise, is_elementwise), (self.raw, raw),
+            (self.two_operands, field_register(m, bus, "two_operands") & is_elementwise),
+            (self.low, field_register(m, bus, "low")), (self.high, field_register(m, bus, "high")),
+            (last_piece, Mux(raw | is_pool | (records == 0), 0, records - 1)),
+            (tail_column, Mux(is_matrix, last_columns - 1, 0)), (full_column, Mux(is_matrix, p.columns - 1, 0)),
+        ]  # fmt: skip
+        with m.If(begin):
+            m.d.sync += [kept.eq(value) for kept, value in fetched]
+        m.d.comb += self.pad.eq(Mux(self.pool, _SMALLEST, field_register(m, bus, "pad_value")))
 
         # Stage 0: issue.
         running, tripled, busy = Signal(), Signal(), Signal()
@@ -190,20 +188,25 @@ class Sequencer(wiring.Component):
             self.command.eq(results.command), self.record.eq(results.record),
         ]  # fmt: skip
 
-        # State.
-        limit = Signal(Shape(16))
+        # State. `verdict` is what follows the results that are under way: another instruction, or the state in which the core stops.
+        limit, outstanding = Signal(Shape(16)), Signal()
+        verdict = Signal.like(self.state)
         with m.If(self.state == State.RUNNING):
             m.d.sync += self.cycles.eq(self.cycles + 1)
-
-        def stop(state: State, fault: Fault = Fault.NONE) -> None:
-            m.d.sync += [self.state.eq(state), self.fault.eq(fault)]
-            m.next = "IDLE"
+        with m.If(fetch.word & ~fetch.halt & ~fetch.bad):
+            m.d.sync += self.pc.eq(self.pc + 1)
+        with m.If(element.final):
+            m.d.sync += outstanding.eq(1)
+        with m.Elif(self.done):
+            m.d.sync += outstanding.eq(0)
 
         def heed_abort() -> None:
             with m.If(aborting):
-                m.d.sync += [columns.eq(0), pieces.eq(0), busy.eq(0), tripled.eq(0)]
-                stop(State.IDLE)
+                m.d.sync += [columns.eq(0), pieces.eq(0), busy.eq(0), tripled.eq(0), outstanding.eq(0)]
+                m.d.sync += [self.state.eq(State.IDLE), self.fault.eq(Fault.NONE)]
+                m.next = "IDLE"
 
+        delay = fetch_delay(p)
         with m.FSM(name="phase"):
             with m.State("IDLE"):
                 with m.If(self.start):
@@ -219,28 +222,37 @@ class Sequencer(wiring.Component):
                 heed_abort()
             with m.State("FETCH"):
                 m.d.comb += fetch.go.eq(1)
+                m.d.sync += verdict.eq(State.RUNNING)
                 m.next = "LOAD"
                 heed_abort()
             with m.State("LOAD"):
                 with m.If(fetch.halt):
-                    stop(State.IDLE)
-                with m.Elif(fetch.bad):
-                    stop(State.FAULT, Fault.BAD_INSTRUCTION)
-                with m.Elif(fetch.word):
-                    m.d.sync += self.pc.eq(self.pc + 1)
-                    with m.If(fetch.complete):
+                    m.d.sync += verdict.eq(State.IDLE)
+                with m.If(fetch.bad):
+                    m.d.sync += verdict.eq(State.FAULT)
+                with m.If(fetch.ending | fetch.halt | fetch.bad):
+                    m.next = "WAIT"
+                heed_abort()
+            with m.State("WAIT"):
+                with m.If(~outstanding | self.done):
+                    m.d.sync += [self.state.eq(verdict), self.fault.eq(Mux(verdict == State.FAULT, Fault.BAD_INSTRUCTION, Fault.NONE))]
+                    m.d.comb += begin.eq(1)
+                    m.next = "IDLE"
+                    with m.If(verdict == State.RUNNING):
                         m.next = "RUN"
                 heed_abort()
             with m.State("RUN"):
                 m.d.comb += running.eq(1)
                 with m.If(element.final):
-                    m.next = "FINISH"
-                heed_abort()
-            with m.State("FINISH"):
-                with m.If(self.done):
                     m.d.sync += limit.eq(limit - 1)
-                    m.next = "FETCH"
+                    m.next = "DELAY" if delay else "FETCH"
                     with m.If(limit == 1):
-                        stop(State.STOPPED)
+                        m.d.sync += verdict.eq(State.STOPPED)
+                        m.next = "WAIT"
                 heed_abort()
+            if delay:
+                with m.State("DELAY"):
+                    with m.If(stages[delay].final):
+                        m.next = "FETCH"
+                    heed_abort()
         return m

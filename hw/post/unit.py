@@ -47,7 +47,7 @@ class PostUnit(wiring.Component):
         The drain register may go on to its next column.
     write : :py:`Out(ActivationWrite)`
     done : :py:`Out(1)`
-        Strobe in the clock of the instruction's last write.
+        The instruction's last write is on the port in the next clock.
     """
 
     def __init__(self, parameters: CoreParameters) -> None:
@@ -98,7 +98,8 @@ class PostUnit(wiring.Component):
         lane, word = source.address[:lane_bits], source.address[lane_bits:]
         accumulator = Signal(signed(8 * _RAW_BYTES))
         m.d.comb += accumulator.eq(value)
-        m.d.sync += [self.write.mask.eq(0), self.write.address.eq(word), self.done.eq(ready & source.final)]
+        m.d.comb += self.done.eq(ready & source.final)
+        m.d.sync += [self.write.mask.eq(0), self.write.address.eq(word)]
         with m.If(ready):
             with m.If(self.pool):
                 m.d.sync += self.write.mask.eq(Const(-1, p.rows))

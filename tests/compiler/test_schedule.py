@@ -56,7 +56,7 @@ def run(program, parameters, seed=0):
         for name in layer.outputs:
             compare(name)
     model.run(model.pc, clear=False)
-    assert (model.state, model.cycles, result.cycles) == (State.IDLE, result.cycles, model.cycles)
+    assert (model.state, model.cycles) == (State.IDLE, result.stopped_cycles)
     for spec in program.outputs:
         compare(spec.tensor)
     for index, instruction in enumerate(result.instructions[:-1]):
@@ -64,6 +64,14 @@ def run(program, parameters, seed=0):
             instruction, parameters, f"instruction {index}", weight_words=len(result.weights), record_words=len(result.records) // 16
         )
     assert disassemble(result.program_words) == list(result.instructions)
+    clocks, instructions = 0, 0
+    for layer in result.layers:  # a layer's clocks are what it adds to a run from the start
+        clocks, instructions = clocks + layer.cycles, instructions + layer.instructions
+        if layer.instructions:
+            model.run(limit=instructions)
+            assert model.cycles == clocks, layer.name
+    model.run()
+    assert model.cycles == result.cycles
     return result
 
 

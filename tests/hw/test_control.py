@@ -103,7 +103,7 @@ def test_fetch_puts_every_word_on_the_bus(simulate, loops):
                     assert ctx.get(fetch.bus.header) == (1 << index if index < HEADER_WORDS else 0)
                     assert ctx.get(fetch.bus.loop) == (1 << place if index >= HEADER_WORDS else 0)
                     assert index < HEADER_WORDS or ctx.get(fetch.bus.index) == loop
-                    assert ctx.get(fetch.complete) == (index == len(words) - 1)
+                    assert ctx.get(fetch.ending) == (index == len(words) - 2)
                     assert not ctx.get(fetch.halt) and not ctx.get(fetch.bad)
                 await ctx.tick()
 
@@ -123,7 +123,7 @@ def test_fetch_stops_at_halt_and_bad_words(simulate, word, halt, bad):
             ctx.set(fetch.go, clock == 0)
             here = clock == FETCH_LATENCY
             assert (ctx.get(fetch.word), ctx.get(fetch.halt), ctx.get(fetch.bad)) == (here, here and halt, here and bad)
-            assert not ctx.get(fetch.complete)
+            assert not ctx.get(fetch.ending)
             await ctx.tick()
 
     simulate(fetch, bench)

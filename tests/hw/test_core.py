@@ -16,7 +16,7 @@ from tritloom.hw.arch.isa import Instruction, Loop, Opcode, assemble, loop_steps
 from tritloom.hw.arch.link import Fault, Frame, FrameReader, LinkOpcode, Space, State, encode
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.record import RECORD_BYTES, START_MIN, Record
-from tritloom.hw.arch.timing import instruction_cycles
+from tritloom.hw.arch.timing import program_cycles
 from tritloom.hw.arch.trits import digit_planes, encode_trits
 from tritloom.hw.core import Core
 from tritloom.hw.model import CoreModel
@@ -107,6 +107,10 @@ def model_of(parameters: CoreParameters, memories: Mapping[Space, bytes]) -> Cor
     return model
 
 
+def total_cycles(program: Sequence[Instruction], parameters: CoreParameters) -> int:
+    return sum(program_cycles(program, parameters))
+
+
 def check(parameters: CoreParameters, memories: Memories, program: Sequence[Instruction]) -> bytes:
     """Run ``program`` on core and model, compare all activations and the clocks; return the activations."""
     words = assemble([*program, HALT])
@@ -122,7 +126,7 @@ def check(parameters: CoreParameters, memories: Memories, program: Sequence[Inst
         results["bytes"] = await bench.read(0, parameters.activation_bytes)
 
     Bench(parameters, memories).run(body)
-    cycles = sum(instruction_cycles(instruction, parameters) for instruction in [*program, HALT])
+    cycles = total_cycles([*program, HALT], parameters)
     got, want = np.frombuffer(results["bytes"], np.int8), np.frombuffer(expected, np.int8)
     different = np.flatnonzero(got != want)
     assert not different.size, (
@@ -300,18 +304,18 @@ STEP = CHAIN[0].words
 
 
 def test_steps_stop_after_each_instruction_and_the_counter_goes_on():
-    cycles = instruction_cycles(CHAIN[0], SMALL)
+    first, second = (total_cycles(CHAIN[:count], SMALL) for count in (1, 2))
 
     async def body(bench: Bench) -> None:
         assert await bench.status() == (State.IDLE, Fault.NONE, 0, 0)
         await bench.start(limit=1)
-        assert await bench.wait() == (State.STOPPED, Fault.NONE, STEP, cycles)
+        assert await bench.wait() == (State.STOPPED, Fault.NONE, STEP, first)
         assert await bench.read(0, 6) == bytes([10, 11, 0, 0, 0, 0])
         await bench.start(pc=STEP, limit=2, clear=False)
-        assert await bench.wait() == (State.STOPPED, Fault.NONE, 3 * STEP, 3 * cycles)
+        assert await bench.wait() == (State.STOPPED, Fault.NONE, 3 * STEP, first + second)
         assert await bench.read(0, 6) == bytes([10, 11, 12, 13, 0, 0])
         await bench.start(pc=3 * STEP, limit=2)
-        assert await bench.wait() == (State.IDLE, Fault.NONE, 4 * STEP, cycles + instruction_cycles(HALT, SMALL))
+        assert await bench.wait() == (State.IDLE, Fault.NONE, 4 * STEP, total_cycles([CHAIN[3], HALT], SMALL))
         assert await bench.read(0, 6) == bytes([10, 11, 12, 13, 14, 0])
 
     Bench(SMALL, CHAIN_MEMORIES).run(body)
@@ -343,7 +347,7 @@ def test_reset_in_the_middle_of_an_instruction(pause):
         bench.ctx.set(bench.reset, 0)
         assert await bench.status() == (State.IDLE, Fault.NONE, 0, 0)
         await bench.start()
-        cycles = len(CHAIN) * instruction_cycles(CHAIN[0], SMALL) + instruction_cycles(HALT, SMALL)
+        cycles = total_cycles([*CHAIN, HALT], SMALL)
         assert await bench.wait() == (State.IDLE, Fault.NONE, len(CHAIN) * STEP, cycles)
         assert await bench.read(0, 6) == bytes([10, 11, 12, 13, 14, 0])
 
@@ -400,7 +404,7 @@ def test_abort_does_not_hold_up_the_next_program(pause):
     loops = strided({"a": [4, 0], "b": [1, 0], "o": [0, 4]}, [2, 20])
     slow = Instruction(opcode=Opcode.MATRIX, loops=loops, reduce_loops=1, last_columns=3, records=40, o=128)
     words = np.array(assemble([*CHAIN, HALT, slow]), "<u4").tobytes()
-    cycles = len(CHAIN) * instruction_cycles(CHAIN[0], parameters) + instruction_cycles(HALT, parameters)
+    cycles = total_cycles([*CHAIN, HALT], parameters)
 
     async def body(bench: Bench) -> None:
         await bench.start(pc=len(CHAIN) * STEP + 1)
@@ -418,7 +422,7 @@ def test_abort_stops_the_results_of_a_reduction(pause):
     """Three results of 40 pieces each: those finished when the abort comes are written, and no other."""
     parameters = replace(SMALL, record_words=128)
     slow = Instruction(opcode=Opcode.MATRIX, loops=(Loop(last=0),), reduce_loops=1, last_columns=3, records=40, o=128)
-    finished = [instruction_cycles(replace(slow, last_columns=results), parameters) for results in (1, 2, 3)]
+    finished = [total_cycles([replace(slow, last_columns=results)], parameters) for results in (1, 2, 3)]
     memories = {
         Space.PROGRAM: np.array(assemble([slow, HALT]), "<u4").tobytes(),
         Space.RECORDS: Record(START_MIN, 0, 77, 0).to_bytes() * 128,
@@ -435,6 +439,49 @@ def test_abort_stops_the_results_of_a_reduction(pause):
         assert await bench.read(128, 4) == bytes([77] * written).ljust(4, b"\0")
 
     Bench(parameters, memories).run(body)
+
+
+def test_abort_while_the_next_instruction_is_fetched():
+    """Aborts from the first element to the last result, during which the next instruction comes in; each program after that is whole."""
+    program = [replace(add_one(1), loops=(Loop(last=7),), records=3), *CHAIN]
+    words = np.array(assemble([*program, HALT]), "<u4").tobytes()
+    memories = {**CHAIN_MEMORIES, Space.PROGRAM: words, Space.RECORDS: Record(START_MIN, 1, 1, 0).to_bytes() * 3}
+    finished = total_cycles(program[:1], SMALL)
+
+    async def body(bench: Bench) -> None:
+        await bench.start()
+        assert (await bench.wait())[3] == total_cycles([*program, HALT], SMALL)
+        for pause in range(1, 46, 4):
+            await bench.write(Space.ACTIVATIONS, 1, bytes(4))
+            await bench.start()
+            await bench.ctx.tick().repeat(pause)
+            await bench.exchange(LinkOpcode.ABORT)
+            state, fault, _, cycles = await bench.status()
+            assert (state, fault) == (State.IDLE, Fault.NONE)
+            reached.append(cycles)
+            written = await bench.read(0, 6)
+            await bench.ctx.tick().repeat(60)
+            assert await bench.read(0, 6) == written
+            await bench.start()
+            assert (await bench.wait())[3] == total_cycles([*program, HALT], SMALL)
+            assert await bench.read(0, 6) == bytes([10, 11, 12, 13, 14, 0])
+
+    reached: list[int] = []
+    Bench(SMALL, memories).run(body)
+    assert sum(finished - 15 < cycles < finished for cycles in reached) >= 3, (reached, finished)
+
+
+def test_short_reductions_before_the_next_instruction_is_fetched():
+    """Many reductions are in the pipeline when the next header comes; it must not change where their results go."""
+    parameters = replace(SMALL, rows=64, columns=1, activation_words=32, program_words=400)
+    counts = [9]
+    program = [
+        Instruction(
+            opcode=Opcode.MATRIX, loops=strided({"a": [64], "b": [1], "o": [step], "p": [record]}, counts), last_columns=1, o=1024 + 40 * index, p=index
+        )
+        for index, (step, record) in enumerate([(1, 1), (3, 0), (2, 4), (4, 3)])
+    ]  # fmt: skip
+    check(parameters, random_memories(parameters, np.random.default_rng(5)), program)
 
 
 def test_contents_of_other_spaces_are_refused():
@@ -456,5 +503,5 @@ def test_cycles_of_millions_of_elements_are_immediate():
     instruction = Instruction(opcode=Opcode.MATRIX, loops=loops, reduce_loops=4, plane_loop=3, tile_loop=6, last_columns=16)
     elements = 9 * 9 * 64 * 4
     reductions = 224 * 224 * 16
-    cycles = instruction_cycles(instruction, CoreParameters())
+    cycles = total_cycles([instruction], CoreParameters())
     assert 0 < cycles - reductions * (elements + 3) < 100

@@ -219,7 +219,7 @@ def test_steps_stop_after_the_given_number_of_instructions():
     assert (model.state, model.pc, model.read(16, 6)) == (State.STOPPED, 13, bytes([1, 2, 0, 0, 0, 0]))
     model.run(13, 5, clear=False)
     assert (model.state, model.pc, model.read(16, 6)) == (State.IDLE, 26, bytes([1, 2, 0, 0, 3, 4]))
-    assert model.cycles == sum(instruction_cycles(instruction, TINY) for instruction in program)
+    assert model.cycles == 2 * instruction_cycles(program[0], TINY) + instruction_cycles(program[2], TINY, program[1])
 
 
 @pytest.mark.parametrize("words", [[0x40], [0x0001], [0x0801, *[0] * 48], [0xFF]])
