@@ -61,7 +61,7 @@ class Core(wiring.Component):
         p = self._parameters
         m.submodules.link = link = LinkEngine(p)
         m.submodules.sequencer = sequencer = Sequencer(p)
-        m.submodules.mesh = mesh = TernaryMesh(rows=p.rows, columns=p.columns, accumulator_bits=p.accumulator_bits)
+        m.submodules.mesh = mesh = TernaryMesh(rows=p.rows, columns=p.columns, accumulator_bits=p.accumulator_bits, reduction=p.reduction)
         m.submodules.maximum = maximum = LaneMaximum(rows=p.rows)
         m.submodules.post = post = PostUnit(p)
         m.submodules.program = program = self._program
@@ -121,12 +121,14 @@ class Core(wiring.Component):
         # Operands, array, results.
         for row in range(p.rows):
             m.d.comb += mesh.activations[row].eq(Mux(sequencer.inside, activations.read_data[row], sequencer.pad))
+        operands = Signal.like(mesh.activations, name="operands", reset_less=True)
+        m.d.sync += operands.eq(mesh.activations)
         m.d.comb += [
             mesh.trits.eq(weights.trits), mesh.command.eq(sequencer.mesh), mesh.flush.eq(sequencer.flush), mesh.shift.eq(post.shift),
-            maximum.word.eq(mesh.operands), maximum.valid.eq(sequencer.compare), maximum.clear.eq(sequencer.compare_first),
+            maximum.word.eq(operands), maximum.valid.eq(sequencer.compare), maximum.clear.eq(sequencer.compare_first),
             post.command.eq(sequencer.command), post.flush.eq(sequencer.flush), post.raw.eq(sequencer.raw), post.pool.eq(sequencer.pool),
             post.elementwise.eq(sequencer.elementwise), post.two_operands.eq(sequencer.two_operands),
             post.low.eq(sequencer.low), post.high.eq(sequencer.high),
-            post.drained.eq(mesh.drained), post.maximum.eq(maximum.maximum), sequencer.done.eq(post.done),
+            post.drained.eq(mesh.drained[0]), post.maximum.eq(maximum.maximum), sequencer.done.eq(post.done),
         ]  # fmt: skip
         return m

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 
 from tritloom.errors import UserError
 from tritloom.hw.arch.link import MAX_WRITE
+from tritloom.hw.arch.reduction import REDUCTIONS
 
 __all__ = ["ACTIVATION_BITS", "CoreParameters", "WEIGHT_ENCODINGS", "WEIGHT_STORAGES"]
 
@@ -34,6 +35,8 @@ class CoreParameters:
         Outputs computed per clock, 1 to 64.
     accumulator_bits
         Width of a signed accumulator, 16 to 32. The compiler refuses a model that needs more.
+    reduction
+        ``tree`` or ``chain``: how a column sums its products (:mod:`tritloom.hw.arch.reduction`).
     weight_encoding
         ``trit2`` (2 bits a trit) or ``trit5`` (5 trits in a byte), see :mod:`tritloom.hw.arch.trits`.
     weight_storage
@@ -51,6 +54,7 @@ class CoreParameters:
     rows: int = 16
     columns: int = 16
     accumulator_bits: int = 24
+    reduction: str = "tree"
     weight_encoding: str = "trit2"
     weight_storage: str = "block"
     weight_words: int = 2048
@@ -64,11 +68,12 @@ class CoreParameters:
                 raise UserError(f"{noun} must be {requirement}, not {value!r}")
 
         for field, value in asdict(self).items():
-            if not field.startswith("weight_e") and not field.startswith("weight_st"):
+            if field not in ("weight_encoding", "weight_storage", "reduction"):
                 need(isinstance(value, int) and not isinstance(value, bool), f"core parameter {field}", "an integer", value)
         need(4 <= self.rows <= 64 and self.rows & (self.rows - 1) == 0, "rows", "a power of two from 4 to 64", self.rows)
         need(1 <= self.columns <= 64, "columns", "from 1 to 64", self.columns)
         need(16 <= self.accumulator_bits <= 32, "accumulator_bits", "from 16 to 32", self.accumulator_bits)
+        need(self.reduction in REDUCTIONS, "reduction", f"one of {REDUCTIONS}", self.reduction)
         need(self.weight_encoding in WEIGHT_ENCODINGS, "weight_encoding", f"one of {WEIGHT_ENCODINGS}", self.weight_encoding)
         need(self.weight_storage in WEIGHT_STORAGES, "weight_storage", f"one of {WEIGHT_STORAGES}", self.weight_storage)
         for field in ("weight_words", "activation_words", "record_words", "program_words"):

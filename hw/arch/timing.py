@@ -13,10 +13,11 @@ from math import prod
 
 from tritloom.hw.arch.isa import FIELDS, Instruction, Opcode
 from tritloom.hw.arch.parameters import CoreParameters
+from tritloom.hw.arch.reduction import reduction_latency
 
 __all__ = [
     "FETCH_LATENCY", "OPERAND_STAGE", "REQUANTISE_LATENCY", "VALUE_LATENCY", "WRITE_LATENCY", "fetch_delay", "instruction_cycles",
-    "program_cycles", "start_stage", "tree_levels",
+    "program_cycles", "start_stage",
 ]  # fmt: skip
 
 FETCH_LATENCY = 2
@@ -35,18 +36,15 @@ WRITE_LATENCY = 1
 """Clocks from a code, maximum or raw accumulator to the write port."""
 
 
-def tree_levels(rows: int) -> int:
-    """Adder levels, and so clocks, from operands to their sum."""
-    return (rows - 1).bit_length()
-
-
-def start_stage(opcode: Opcode, rows: int) -> int:
+def start_stage(opcode: Opcode, parameters: CoreParameters) -> int:
     """Stage of a reduction's last element in which the post unit's commands for it are started.
 
-    MATRIX: the sum is accumulated ``1 + tree_levels`` clocks after the operands, drained two clocks later, and its value used
+    MATRIX: the sum is accumulated ``reduction_latency`` clocks after the operands, drained one clock later, and its value used
     ``VALUE_LATENCY - 1`` clocks after the first command. A maximum and a byte are there after the operands have been registered once.
     """
-    return OPERAND_STAGE + 1 + tree_levels(rows) if opcode == Opcode.MATRIX else OPERAND_STAGE - 1
+    if opcode == Opcode.MATRIX:
+        return OPERAND_STAGE + reduction_latency(parameters.rows, parameters.reduction) - 1
+    return OPERAND_STAGE - 1
 
 
 def _spacing(instruction: Instruction, columns: int) -> tuple[int, int, int]:
@@ -65,7 +63,7 @@ def fetch_delay(parameters: CoreParameters) -> int:
     Without them the header words with ``p`` and ``o`` could come before the last reduction has used these registers.
     """
     earliest = min(FIELDS["p"].word, FIELDS["o"].word)
-    return max(0, start_stage(Opcode.MATRIX, parameters.rows) - 1 - FETCH_LATENCY - earliest)
+    return max(0, start_stage(Opcode.MATRIX, parameters) - 1 - FETCH_LATENCY - earliest)
 
 
 def _issue(instruction: Instruction, parameters: CoreParameters) -> int:
@@ -90,7 +88,7 @@ def _finish(instruction: Instruction, parameters: CoreParameters) -> int:
     _, tail, _ = _spacing(instruction, parameters.columns)
     direct = instruction.opcode == Opcode.POOL or (instruction.opcode == Opcode.MATRIX and instruction.raw)
     latency = VALUE_LATENCY + WRITE_LATENCY + (0 if direct else REQUANTISE_LATENCY)
-    return start_stage(instruction.opcode, parameters.rows) + tail + latency
+    return start_stage(instruction.opcode, parameters) + tail + latency
 
 
 def instruction_cycles(instruction: Instruction, parameters: CoreParameters, previous: Instruction | None = None) -> int:

@@ -1,6 +1,6 @@
-"""The array: a tile sums the cells of one column, the mesh is the row of tiles with its drain register."""
+"""The array: ternary products summed by column, accumulated, and handed on."""
 
-from tritloom.hw.array.mesh import MeshCommand, TernaryMesh, mesh_latency
-from tritloom.hw.array.tile import TernaryTile, tile_formula, tile_latency
+from tritloom.hw.array.mesh import MeshCommand, TernaryMesh, accumulator_formula, mesh_latency
+from tritloom.hw.array.sums import ColumnSums, sums_formula
 
-__all__ = ["MeshCommand", "TernaryMesh", "TernaryTile", "mesh_latency", "tile_formula", "tile_latency"]
+__all__ = ["ColumnSums", "MeshCommand", "TernaryMesh", "accumulator_formula", "mesh_latency", "sums_formula"]

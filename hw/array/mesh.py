@@ -1,21 +1,27 @@
-"""The array: one tile a column behind shared operand registers, and the register that hands finished sums on."""
+"""The array: the sums of all columns, their accumulators, and the register that hands finished accumulators on."""
 
-from collections.abc import Callable
-
-from amaranth.hdl import Cat, Module, Signal, signed
+import numpy as np
+from amaranth.hdl import Module, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from tritloom.hw.arch.parameters import ACTIVATION_BITS
-from tritloom.hw.array.tile import TernaryTile, tile_latency
-from tritloom.hw.cell import TRIT_BITS, TernaryCell
+from tritloom.hw.arch.reduction import reduction_latency
+from tritloom.hw.array.sums import GROUP, ColumnSums, sum_bits
+from tritloom.hw.cell import TRIT_BITS, AccumulatorAdder
 
-__all__ = ["MeshCommand", "TernaryMesh", "mesh_latency"]
+__all__ = ["MeshCommand", "TernaryMesh", "accumulator_formula", "mesh_latency"]
 
 
-def mesh_latency(rows: int) -> int:
-    """Clocks from the operands of a reduction's last element to the clock in which ``drained`` shows accumulator 0."""
-    return tile_latency(rows) + 3
+def mesh_latency(rows: int, reduction: str) -> int:
+    """Clocks from the activations of a reduction's last element to the clock in which ``drained`` shows its first accumulators."""
+    return reduction_latency(rows, reduction) + 1
+
+
+def accumulator_formula(accumulators: np.ndarray, sums: np.ndarray, *, triple: bool, bits: int) -> np.ndarray:
+    """Accumulators (int64, columns) after one operation, wrapped to ``bits`` in two's complement."""
+    values = 3 * accumulators if triple else accumulators + sums
+    return (values + (1 << (bits - 1))) % (1 << bits) - (1 << (bits - 1))
 
 
 class MeshCommand(data.Struct):
@@ -23,51 +29,50 @@ class MeshCommand(data.Struct):
 
     add: 1
     """Add their products."""
-    clear: 1
-    """With ``add``: to zero instead of to the accumulators."""
     triple: 1
     """Multiply the accumulators by three instead."""
     last: 1
-    """With ``add``: the accumulators are finished; hand them to the drain register."""
+    """With ``add``: the accumulators are finished; hand them to the drain register and begin from zero."""
 
 
 class TernaryMesh(wiring.Component):
-    """``columns`` tiles that share their activations, and a drain register.
+    """``columns`` sums that share their activations, an accumulator for each, and a drain register.
 
-    Operands and command of clock ``t`` are registered, walk through the tiles, and are in the accumulators in clock
-    ``t + tile_latency(rows) + 2``. The next reduction may follow at once: when ``last`` arrives, all accumulators are copied to the
-    drain register, which shows accumulator 0 from clock ``t + mesh_latency(rows)`` on, and the next one in the clock after each
-    ``shift``. A copy wins over a shift in the same clock.
+    The command of clock ``t`` walks along with the products of the activations of clock ``t``. What it finishes goes from the
+    accumulators' adders straight to the drain register, while the accumulators are reset for the next reduction, which may follow at
+    once. The drain register shows its first ``lanes`` columns from clock ``t + mesh_latency(rows, reduction)`` on, and the
+    next ones in the clock after each ``shift``; a new reduction wins over a shift in the same clock.
 
     Parameters
     ----------
     rows, columns, accumulator_bits : :class:`int`
         See :class:`tritloom.hw.arch.parameters.CoreParameters`.
-    cell : callable
-        Makes the cell, see :class:`TernaryTile`.
+    reduction : :class:`str`
+        ``tree`` or ``chain``, see :mod:`tritloom.hw.arch.reduction`.
+    lanes : :class:`int`
+        Accumulators shown at once; divides ``columns``.
 
     Members
     -------
     activations : :py:`In(ArrayLayout(signed(8), rows))`
     trits : :py:`In(ArrayLayout(2, rows * columns))`
-        Trit ``column * rows + row`` multiplies activation ``row`` into accumulator ``column``.
-    operands : :py:`Out(ArrayLayout(signed(8), rows))`
-        ``activations`` one clock later.
+        Those of row ``r`` in clock ``t + row_delay(r, rows, reduction)``, see :class:`ColumnSums`.
     command : :py:`In(MeshCommand)`
     flush : :py:`In(1)`
-        Forget every command that is under way.
+        Forget every command that is under way, and what has been accumulated.
     shift : :py:`In(1)`
-    drained : :py:`Out(signed(accumulator_bits))`
+    drained : :py:`Out(ArrayLayout(signed(accumulator_bits), lanes))`
     """
 
-    def __init__(self, *, rows: int, columns: int, accumulator_bits: int, cell: Callable[[], wiring.Component] = TernaryCell) -> None:
-        if columns < 1:
-            raise ValueError(f"Columns must be at least 1, not {columns!r}")
-        self._rows, self._columns = rows, columns
-        self._tiles = [TernaryTile(rows=rows, accumulator_bits=accumulator_bits, cell=cell) for _ in range(columns)]
+    def __init__(self, *, rows: int, columns: int, accumulator_bits: int, reduction: str = "tree", lanes: int = 1) -> None:
+        if accumulator_bits < sum_bits(rows):
+            raise ValueError(f"Accumulator must have at least {sum_bits(rows)} bits, not {accumulator_bits!r}")
+        if lanes < 1 or columns % lanes:
+            raise ValueError(f"Lanes must divide the {columns} columns, not {lanes!r}")
+        self._rows, self._columns, self._bits, self._reduction, self._lanes = rows, columns, accumulator_bits, reduction, lanes
         super().__init__({
             "activations": In(data.ArrayLayout(signed(ACTIVATION_BITS), rows)), "trits": In(data.ArrayLayout(TRIT_BITS, rows * columns)),
-            "operands": Out(data.ArrayLayout(signed(ACTIVATION_BITS), rows)), "command": In(MeshCommand), "flush": In(1), "shift": In(1), "drained": Out(signed(accumulator_bits)),
+            "command": In(MeshCommand), "flush": In(1), "shift": In(1), "drained": Out(data.ArrayLayout(signed(accumulator_bits), lanes)),
         })  # fmt: skip
 
     @property
@@ -78,36 +83,41 @@ class TernaryMesh(wiring.Component):
     def columns(self) -> int:
         return self._columns
 
+    @property
+    def lanes(self) -> int:
+        return self._lanes
+
     def elaborate(self, platform) -> Module:
         m = Module()
-        activations = Signal.like(self.activations, reset_less=True)
-        trits = Signal.like(self.trits, reset_less=True)
-        m.d.sync += [activations.eq(self.activations), trits.eq(self.trits)]
-        m.d.comb += self.operands.eq(activations)
+        m.submodules.sums = sums = ColumnSums(rows=self._rows, columns=self._columns, reduction=self._reduction)
+        m.d.comb += [sums.activations.eq(self.activations), sums.trits.eq(self.trits)]
 
         command = self.command
-        for stage in range(1 + tile_latency(self._rows)):
+        for stage in range(reduction_latency(self._rows, self._reduction)):
             following = Signal(MeshCommand, name=f"command_{stage + 1}")
             m.d.sync += following.eq(command)
             with m.If(self.flush):
                 m.d.sync += following.eq(0)
             command = following
-        finished = Signal()
-        m.d.sync += finished.eq(command.last & ~self.flush)
 
-        drain = []
-        for column, tile in enumerate(self._tiles):
-            m.submodules[f"tile_{column}"] = tile
-            m.d.comb += [
-                tile.activations.eq(activations),
-                tile.trits.eq(Cat(trits[column * self._rows + row] for row in range(self._rows))),
-                tile.add.eq(command.add), tile.clear.eq(command.clear), tile.triple.eq(command.triple),
-            ]  # fmt: skip
-            drain.append(Signal.like(tile.accumulator, name=f"drain_{column}", reset_less=True))
-        for column, tile in enumerate(self._tiles):
-            with m.If(finished):
-                m.d.sync += drain[column].eq(tile.accumulator)
-            with m.Elif(self.shift):
-                m.d.sync += drain[column].eq(drain[min(column + 1, self._columns - 1)])
-        m.d.comb += self.drained.eq(drain[0])
+        drain: list[Signal] = [Signal(signed(self._bits), name=f"drain_{column}", reset_less=True) for column in range(self._columns)]
+        for first in range(0, self._columns, GROUP):
+            columns = range(first, min(first + GROUP, self._columns))
+            m.submodules[f"accumulate_{first}"] = adder = AccumulatorAdder(
+                columns=len(columns), accumulator_bits=self._bits, sum_bits=sum_bits(self._rows)
+            )
+            accumulators = Signal.like(adder.accumulator, name=f"accumulators_{first}")
+            m.d.comb += [adder.accumulator.eq(accumulators), adder.triple.eq(command.triple)]
+            with m.If(command.add | command.triple):
+                m.d.sync += accumulators.eq(adder.following)
+            with m.If(command.last | self.flush):
+                m.d.sync += accumulators.eq(0)
+            for index, column in enumerate(columns):
+                m.d.comb += [adder.sum[index].eq(sums.sums[column]), adder.carry[index].eq(sums.carries[column])]
+                with m.If(command.last):
+                    m.d.sync += drain[column].eq(adder.following[index])
+                with m.Elif(self.shift):
+                    m.d.sync += drain[column].eq(drain[min(column + self._lanes, self._columns - 1)])
+        for lane in range(self._lanes):
+            m.d.comb += self.drained[lane].eq(drain[lane])
         return m

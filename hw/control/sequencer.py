@@ -161,7 +161,7 @@ class Sequencer(wiring.Component):
 
         # Later stages.
         stages = [element]
-        slow, fast = start_stage(Opcode.MATRIX, p.rows), start_stage(Opcode.POOL, p.rows)
+        slow, fast = start_stage(Opcode.MATRIX, p), start_stage(Opcode.POOL, p)
         for stage in range(max(slow, OPERAND_STAGE + 1)):
             stages.append(Signal(_Element, name=f"stage_{stage + 1}"))
             m.d.sync += stages[-1].eq(stages[-2])
@@ -175,7 +175,7 @@ class Sequencer(wiring.Component):
         m.d.comb += [
             self.activation.eq(operands.activation), self.weight.eq(operands.weight), self.read.eq(stages[1].add | operands.second),
             self.inside.eq(inside[-1]),
-            self.mesh.add.eq(at.add & matrix), self.mesh.clear.eq(at.first), self.mesh.triple.eq(at.triple), self.mesh.last.eq(at.last & matrix),
+            self.mesh.add.eq(at.add & matrix), self.mesh.triple.eq(at.triple), self.mesh.last.eq(at.last & matrix),
             self.compare.eq(stages[OPERAND_STAGE + 1].add & self.pool), self.compare_first.eq(stages[OPERAND_STAGE + 1].first),
         ]  # fmt: skip
         start = Signal(_Element)

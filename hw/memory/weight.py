@@ -8,6 +8,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.vendor import SiliconBluePlatform
 
 from tritloom.hw.arch.parameters import SPRAM_BITS, SPRAM_WORDS, CoreParameters
+from tritloom.hw.arch.reduction import chain_stages, row_delay
 from tritloom.hw.arch.trits import decode_trit5
 from tritloom.hw.cell import TRIT_BITS
 from tritloom.hw.memory.word import WordMemory, address_bits, read_registered
@@ -86,8 +87,10 @@ class SinglePortMemory(wiring.Component):
 class WeightMemory(wiring.Component):
     """Words of ``rows * columns`` trits, stored in the core's encoding and read as trit codes.
 
-    The trits are there :data:`tritloom.hw.memory.READ_LATENCY` clocks after the address, whatever the encoding; ``trit5`` has its decoders
-    behind the output register, so the receiver must register them.
+    The trits of row ``r`` are there ``READ_LATENCY + row_delay(r)`` clocks after the address (:mod:`tritloom.hw.memory`,
+    :func:`tritloom.hw.arch.reduction.row_delay`), whatever the encoding; ``trit5`` has its decoders behind the output register of the
+    memory, so the receiver must register undelayed trits. Delays of ``trit2`` are made by reading later: every stage of a chain has a
+    memory of its own with the bytes of its rows.
 
     Parameters
     ----------
@@ -107,8 +110,12 @@ class WeightMemory(wiring.Component):
 
     def __init__(self, parameters: CoreParameters, *, init: Sequence[int] = ()) -> None:
         self._parameters = p = parameters
-        sizes = {"width": p.weight_word_bits, "depth": p.weight_words, "init": init}
-        self._store = SinglePortMemory(**sizes) if p.weight_storage == "spram" else WordMemory(**sizes)
+        kind = SinglePortMemory if p.weight_storage == "spram" else WordMemory
+        count = chain_stages(p.rows) if p.reduction == "chain" and p.weight_encoding == "trit2" else 1
+        self._banks = [
+            kind(width=p.weight_word_bits // count, depth=p.weight_words, init=[_bytes_of_bank(word, bank, count) for word in init])
+            for bank in range(count)
+        ]
         super().__init__({
             "read_address": In(address_bits(p.weight_words)), "trits": Out(data.ArrayLayout(TRIT_BITS, p.rows * p.columns)),
             "write_enable": In(1), "write_address": In(address_bits(p.weight_words)),
@@ -121,18 +128,45 @@ class WeightMemory(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        m.submodules.store = store = self._store
-        m.d.comb += [
-            store.read_address.eq(self.read_address), store.write_enable.eq(self.write_enable),
-            store.write_address.eq(self.write_address), store.write_lane.eq(self.write_lane), store.write_byte.eq(self.write_byte),
-        ]  # fmt: skip
-        if self._parameters.weight_encoding == "trit2":
-            m.d.comb += self.trits.eq(store.read_data)
+        p = self._parameters
+        count = len(self._banks)
+        lane_bits = (count - 1).bit_length()
+        address = self.read_address
+        for index, bank in enumerate(self._banks):
+            m.submodules[f"bank_{index}"] = bank
+            if p.reduction == "chain" and p.weight_encoding == "trit2":
+                later = Signal.like(address, name=f"address_{index}", reset_less=True)
+                m.d.sync += later.eq(address)
+                address = later
+            m.d.comb += [
+                bank.read_address.eq(address), bank.write_address.eq(self.write_address), bank.write_byte.eq(self.write_byte),
+                bank.write_enable.eq(self.write_enable & (self.write_lane[:lane_bits] == index)),
+                bank.write_lane.eq(self.write_lane[lane_bits:]),
+            ]  # fmt: skip
+        word = Cat(
+            self._banks[index % count].read_data.word_select(index // count, 8)
+            for index in range(count * -(-len(self._banks[0].read_data) // 8))
+        )
+        if p.weight_encoding == "trit2":
+            m.d.comb += self.trits.eq(word)
             return m
         groups = []
-        for index in range(self._parameters.weight_word_bits // 8):
+        for index in range(p.weight_word_bytes):
             m.submodules[f"decoder_{index}"] = decoder = Trit5Decoder()
-            m.d.comb += decoder.byte.eq(store.read_data.word_select(index, 8))
+            m.d.comb += decoder.byte.eq(word.word_select(index, 8))
             groups.append(decoder.trits)
-        m.d.comb += self.trits.eq(Cat(groups))
+        decoded = Signal.like(self.trits)
+        m.d.comb += decoded.eq(Cat(groups))
+        for row in range(p.rows):
+            trits = Cat(decoded[column * p.rows + row] for column in range(p.columns))
+            for stage in range(row_delay(row, p.rows, p.reduction)):
+                later = Signal(len(trits), name=f"trits_{row}_{stage}", reset_less=True)
+                m.d.sync += later.eq(trits)
+                trits = later
+            m.d.comb += Cat(self.trits[column * p.rows + row] for column in range(p.columns)).eq(trits)
         return m
+
+
+def _bytes_of_bank(word: int, bank: int, count: int) -> int:
+    """Every ``count``-th byte of a word, from byte ``bank`` on."""
+    return int.from_bytes(word.to_bytes(-(-word.bit_length() // (8 * count)) * count, "little")[bank::count], "little")

@@ -1,13 +1,14 @@
 # amaranth: UnusedElaboratable=no
-"""Cell, tile and mesh against their NumPy formulas."""
+"""Cell, sums and mesh against their NumPy formulas."""
 
 import re
 
 import numpy as np
 import pytest
 
-from tritloom.hw.array import TernaryMesh, TernaryTile, mesh_latency, tile_formula, tile_latency
-from tritloom.hw.cell import TernaryCell, cell_formula
+from tritloom.hw.arch.reduction import REDUCTIONS, reduction_latency, row_delay, rows_of_stage
+from tritloom.hw.array import ColumnSums, TernaryMesh, accumulator_formula, mesh_latency, sums_formula
+from tritloom.hw.cell import AccumulatorAdder, PairAdder, ProductAdder, TernaryCell, cell_formula
 
 CODES = {0: 0b00, 1: 0b01, -1: 0b11}
 
@@ -31,111 +32,135 @@ def test_cell_equals_formula_for_every_activation(simulate):
     simulate(cell, bench, clocked=False)
 
 
-@pytest.mark.parametrize("rows", [2, 4, 8, 16])
-def test_tile_equals_formula(simulate, rows):
-    bits = 16
-    tile = TernaryTile(rows=rows, accumulator_bits=bits)
+def delayed_codes(history: list[np.ndarray], clock: int, rows: int, columns: int, reduction: str) -> list[int]:
+    """Trit codes of a clock: those of each row are of the word that came ``row_delay`` clocks before."""
+    trits = np.zeros((columns, rows), int)
+    for row in range(rows):
+        index = clock - row_delay(row, rows, reduction)
+        if 0 <= index < len(history):
+            trits[:, row] = history[index][:, row]
+    return codes(trits)
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("rows,columns", [(4, 1), (4, 5), (8, 4), (16, 3), (32, 2), (64, 1)])
+def test_sums_equal_formula(simulate, rows, columns, reduction):
+    """Extremes of every sign, where a sum one bit too narrow would overflow, then random words, one a clock."""
+    sums = ColumnSums(rows=rows, columns=columns, reduction=reduction)
     rng = np.random.default_rng(rows)
-    extremes = [(np.full(rows, -128), np.full(rows, -1)), (np.full(rows, -128), np.full(rows, 1)), (np.full(rows, 127), np.full(rows, -1))]
-    random = [(rng.integers(-128, 128, rows), rng.integers(-1, 2, rows)) for _ in range(60)]
-    operands = [*extremes, *random]
-    commands = [(True, True, False), (True, False, False), (False, False, True), *((True, bool(rng.random() < 0.1), False) for _ in random)]
-    for index in rng.choice(len(commands), 12, replace=False):  # clocks in which nothing happens, or a tripling
-        commands[index] = (False, False, bool(index % 2))
+    words = [(np.full(rows, value), np.full((columns, rows), trit)) for value in (-128, 127) for trit in (-1, 0, 1)]
+    words += [(rng.integers(-128, 128, rows), rng.integers(-1, 2, (columns, rows))) for _ in range(30)]
+    words += [(rng.choice([-128, 127], rows), rng.choice([-1, 1], (columns, rows))) for _ in range(10)]
+    history = [trits for _, trits in words]
+    latency = reduction_latency(rows, reduction)
 
     async def bench(ctx) -> None:
-        expected = 0
-        latency = tile_latency(rows)
-        for clock in range(len(operands) + latency):
-            if clock < len(operands):
-                ctx.set(tile.activations, operands[clock][0].tolist())
-                ctx.set(tile.trits, codes(operands[clock][1]))
+        for clock in range(len(words) + latency):
+            ctx.set(sums.activations, words[clock][0].tolist() if clock < len(words) else [0] * rows)
+            ctx.set(sums.trits, delayed_codes(history, clock, rows, columns, reduction))
             if clock >= latency:
-                add, clear, triple = commands[clock - latency]
-                ctx.set(tile.add, add)
-                ctx.set(tile.clear, clear)
-                ctx.set(tile.triple, triple)
-                if add or triple:
-                    expected = tile_formula(expected, *operands[clock - latency], clear=clear, triple=triple, bits=bits)
+                expected = sums_formula(*words[clock - latency])
+                carries = ctx.get(sums.carries)
+                assert [ctx.get(sums.sums[c]) + (carries >> c & 1) for c in range(columns)] == expected.tolist(), clock - latency
             await ctx.tick()
-            assert ctx.get(tile.accumulator) == expected, clock
 
-    simulate(tile, bench)
-
-
-def test_tile_sums_do_not_overflow_before_the_accumulator(simulate):
-    """Every subset of negative weights at the extreme activations: the partial sums hold one carry less than terms."""
-    rows = 4
-    tile = TernaryTile(rows=rows, accumulator_bits=16)
-
-    async def bench(ctx) -> None:
-        ctx.set(tile.add, 1)
-        ctx.set(tile.clear, 1)
-        for activation in (-128, 127):
-            for pattern in range(3**rows):
-                trits = np.array([pattern // 3**row % 3 - 1 for row in range(rows)])
-                ctx.set(tile.activations, [activation] * rows)
-                ctx.set(tile.trits, codes(trits))
-                await ctx.tick().repeat(tile_latency(rows) + 1)
-                assert ctx.get(tile.accumulator) == activation * int(trits.sum()), trits
-
-    simulate(tile, bench)
+    simulate(sums, bench)
 
 
-@pytest.mark.parametrize("rows,columns", [(4, 1), (4, 3), (8, 2)])
-def test_mesh_hands_on_one_reduction_while_the_next_runs(simulate, rows, columns):
-    mesh = TernaryMesh(rows=rows, columns=columns, accumulator_bits=20)
+def test_every_row_is_in_one_stage_of_its_byte():
+    """The weight memory of a stage holds whole bytes, so four neighbouring rows must share one."""
+    for rows in (4, 8, 16, 32, 64):
+        delays = [row_delay(row, rows, "chain") for row in range(rows)]
+        assert [delays[row - row % 4] for row in range(rows)] == delays
+        members = sorted(row for stage in range(max(delays)) for pair in rows_of_stage(stage, rows) for row in pair)
+        assert members == list(range(rows))
+
+
+@pytest.mark.parametrize("triple", [False, True])
+def test_accumulator_formula_wraps(triple):
+    values = accumulator_formula(np.array([32767, -32768, 11000]), np.array([1, -1, 5]), triple=triple, bits=16)
+    assert values.tolist() == ([32765, -32768, -32536] if triple else [-32768, 32767, 11005])
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize("rows,columns,lanes", [(4, 1, 1), (4, 3, 1), (8, 6, 2), (16, 4, 4)])
+def test_mesh_hands_on_one_reduction_while_the_next_runs(simulate, rows, columns, lanes, reduction):
+    bits = 16  # wraps
+    mesh = TernaryMesh(rows=rows, columns=columns, accumulator_bits=bits, reduction=reduction, lanes=lanes)
     rng = np.random.default_rng(columns)
-    lengths = [columns, columns + 2, columns, 3 * columns]
-    clocks = []  # operands, command, reduction
+    groups = columns // lanes
+    lengths = [groups, groups + 2, 1 if groups == 1 else groups, 3 * groups, 40]
+    clocks = []  # operands, command
     expected = []
+    latency = mesh_latency(rows, reduction)
     for length in lengths:
         accumulators = np.zeros(columns, np.int64)
         for element in range(length):
-            activations, trits = rng.integers(-128, 128, rows), rng.integers(-1, 2, (columns, rows))
+            extreme = length == 40
+            activations = np.full(rows, -128) if extreme else rng.integers(-128, 128, rows)
+            trits = np.full((columns, rows), -1) if extreme else rng.integers(-1, 2, (columns, rows))
             if element == length - 1 and element:
-                clocks.append((activations, trits, {"add": 0, "clear": 0, "triple": 1, "last": 0}))
-                accumulators = 3 * accumulators
-            clocks.append((activations, trits, {"add": 1, "clear": int(element == 0), "triple": 0, "last": int(element == length - 1)}))
-            accumulators = trits @ activations + (accumulators if element else 0)
-        expected.append((len(clocks) - 1 + mesh_latency(rows), accumulators))
+                clocks.append((activations, trits, {"add": 0, "triple": 1, "last": 0}))
+                accumulators = accumulator_formula(accumulators, accumulators, triple=True, bits=bits)
+            if element == 1 and length > 3:  # a clock in which nothing happens
+                clocks.append((activations, trits, {"add": 0, "triple": 0, "last": 0}))
+            clocks.append((activations, trits, {"add": 1, "triple": 0, "last": int(element == length - 1)}))
+            accumulators = accumulator_formula(accumulators, sums_formula(activations, trits), triple=False, bits=bits)
+        expected.append((len(clocks) - 1 + latency, accumulators))
 
     async def bench(ctx) -> None:
-        due = {start + column: int(value) for start, values in expected for column, value in enumerate(values)}
-        nothing = (np.zeros(rows), np.zeros((columns, rows)), {"add": 0, "clear": 0, "triple": 0, "last": 0})
+        due = {start + group: values[group * lanes :][:lanes].tolist() for start, values in expected for group in range(groups)}
+        assert len(due) == len(expected) * groups
+        history = [trits for _, trits, _ in clocks]
+        nothing = {"add": 0, "triple": 0, "last": 0}
         ctx.set(mesh.shift, 1)
-        for clock in range(len(clocks) + mesh_latency(rows) + columns):
+        for clock in range(len(clocks) + latency + groups):
             if clock in due:
-                assert ctx.get(mesh.drained) == due[clock], clock
-            activations, trits, command = clocks[clock] if clock < len(clocks) else nothing
-            ctx.set(mesh.activations, [int(value) for value in activations])
-            ctx.set(mesh.trits, codes(trits))
-            ctx.set(mesh.command, command)
+                assert [ctx.get(mesh.drained[lane]) for lane in range(lanes)] == due[clock], clock
+            ctx.set(mesh.activations, clocks[clock][0].tolist() if clock < len(clocks) else [0] * rows)
+            ctx.set(mesh.trits, delayed_codes(history, clock, rows, columns, reduction))
+            ctx.set(mesh.command, clocks[clock][2] if clock < len(clocks) else nothing)
             await ctx.tick()
 
     simulate(mesh, bench)
 
 
 def test_mesh_flush_drops_what_is_under_way(simulate):
+    """Neither a finished reduction that is still under way nor what an unfinished one has accumulated survives."""
     mesh = TernaryMesh(rows=4, columns=1, accumulator_bits=16)
 
     async def bench(ctx) -> None:
         ctx.set(mesh.activations, [1, 2, 3, 4])
         ctx.set(mesh.trits, [1] * 4)
-        ctx.set(mesh.command, {"add": 1, "clear": 1, "triple": 0, "last": 1})
+        ctx.set(mesh.command, {"add": 1, "triple": 0, "last": 0})
+        await ctx.tick().repeat(10)
+        ctx.set(mesh.command, {"add": 1, "triple": 0, "last": 1})
         await ctx.tick()
-        ctx.set(mesh.command, {"add": 0, "clear": 0, "triple": 0, "last": 0})
+        ctx.set(mesh.command, {"add": 0, "triple": 0, "last": 0})
         ctx.set(mesh.flush, 1)
         await ctx.tick()
         ctx.set(mesh.flush, 0)
         await ctx.tick().repeat(10)
-        assert ctx.get(mesh.drained) == 0
+        assert ctx.get(mesh.drained[0]) == 0
+        ctx.set(mesh.command, {"add": 1, "triple": 0, "last": 1})
+        await ctx.tick()
+        ctx.set(mesh.command, {"add": 0, "triple": 0, "last": 0})
+        await ctx.tick().repeat(mesh_latency(4, "tree") - 1)
+        assert ctx.get(mesh.drained[0]) == 10
 
     simulate(mesh, bench)
 
 
 @pytest.mark.parametrize(
-    "component", [TernaryCell(), TernaryTile(rows=4, accumulator_bits=16), TernaryMesh(rows=8, columns=3, accumulator_bits=24)]
+    "component",
+    [
+        TernaryCell(),
+        ProductAdder(columns=2, partial_bits=9, sum_bits=10),
+        PairAdder(columns=2, bits=10),
+        AccumulatorAdder(columns=2, accumulator_bits=16, sum_bits=12),
+        ColumnSums(rows=4, columns=2, reduction="chain"),
+        TernaryMesh(rows=8, columns=3, accumulator_bits=24),
+    ],
 )
 def test_exports(exports, component):
     exports(component)
@@ -144,9 +169,12 @@ def test_exports(exports, component):
 @pytest.mark.parametrize(
     "make,message",
     [
-        (lambda: TernaryTile(rows=6, accumulator_bits=16), "Rows must be a power of two from 2, not 6"),
-        (lambda: TernaryTile(rows=16, accumulator_bits=11), "Accumulator must have at least 12 bits, not 11"),
-        (lambda: TernaryMesh(rows=4, columns=0, accumulator_bits=16), "Columns must be at least 1, not 0"),
+        (lambda: ColumnSums(rows=6, columns=1, reduction="tree"), "Rows must be a power of two from 4, not 6"),
+        (lambda: ColumnSums(rows=4, columns=0, reduction="tree"), "Columns must be at least 1, not 0"),
+        (lambda: ColumnSums(rows=4, columns=1, reduction="list"), "Reduction must be one of ('tree', 'chain'), not 'list'"),
+        (lambda: ProductAdder(columns=0, partial_bits=8, sum_bits=9), "Columns must be at least 1, not 0"),
+        (lambda: TernaryMesh(rows=16, columns=1, accumulator_bits=11), "Accumulator must have at least 12 bits, not 11"),
+        (lambda: TernaryMesh(rows=4, columns=6, accumulator_bits=16, lanes=4), "Lanes must divide the 6 columns, not 4"),
     ],
 )
 def test_refused_sizes(make, message):

@@ -16,6 +16,7 @@ from tritloom.hw.arch.isa import Instruction, Loop, Opcode, assemble, loop_steps
 from tritloom.hw.arch.link import Fault, Frame, FrameReader, LinkOpcode, Space, State, encode
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.record import RECORD_BYTES, START_MIN, Record
+from tritloom.hw.arch.reduction import REDUCTIONS
 from tritloom.hw.arch.timing import program_cycles
 from tritloom.hw.arch.trits import digit_planes, encode_trits
 from tritloom.hw.core import Core
@@ -221,13 +222,13 @@ def random_instruction(parameters: CoreParameters, rng: random.Random) -> Instru
 
 
 @given(
-    seed=st.integers(0, 1 << 32), rows=st.sampled_from([4, 8]), columns=st.sampled_from([1, 3, 5]), encoding=st.sampled_from(["trit2", "trit5"]),
-    bits=st.sampled_from([16, 19, 32]),
+    seed=st.integers(0, 1 << 32), rows=st.sampled_from([4, 8, 16]), columns=st.sampled_from([1, 3, 5]), encoding=st.sampled_from(["trit2", "trit5"]),
+    bits=st.sampled_from([16, 19, 32]), reduction=st.sampled_from(REDUCTIONS),
 )  # fmt: skip
 @settings(deadline=None, max_examples=12)
-def test_random_programs(seed, rows, columns, encoding, bits):
+def test_random_programs(seed, rows, columns, encoding, bits, reduction):
     parameters = CoreParameters(
-        rows=rows, columns=columns, accumulator_bits=bits, weight_encoding=encoding, weight_words=37, activation_words=40, record_words=45, program_words=256
+        rows=rows, columns=columns, accumulator_bits=bits, reduction=reduction, weight_encoding=encoding, weight_words=37, activation_words=40, record_words=45, program_words=256
     )  # fmt: skip
     rng = random.Random(seed)
     program = [random_instruction(parameters, rng) for _ in range(5)]
@@ -279,10 +280,11 @@ def test_padding_takes_the_pad_value_and_the_smallest_code_in_pools():
     assert set(result[128:140]) == {0x80}
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("encoding", ["trit2", "trit5"])
-def test_single_port_weights_and_the_largest_array_the_simulator_bears(encoding):
+def test_single_port_weights_and_the_largest_array_the_simulator_bears(encoding, reduction):
     parameters = CoreParameters(
-        rows=16, columns=2, accumulator_bits=24, weight_encoding=encoding, weight_storage="spram", weight_words=8, activation_words=16,
+        rows=16, columns=2, accumulator_bits=24, weight_encoding=encoding, weight_storage="spram", reduction=reduction, weight_words=8, activation_words=16,
         record_words=20, program_words=128,
     )  # fmt: skip
     rng = random.Random(3)

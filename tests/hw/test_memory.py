@@ -11,6 +11,7 @@ from amaranth.vendor import SiliconBluePlatform
 
 from tritloom.hw.arch.link import Space
 from tritloom.hw.arch.parameters import CoreParameters
+from tritloom.hw.arch.reduction import REDUCTIONS, row_delay
 from tritloom.hw.arch.trits import decode_trit5, encode_trits
 from tritloom.hw.memory import READ_LATENCY, ActivationMemory, ByteLoader, Trit5Decoder, WeightMemory, WordMemory
 from tritloom.hw.memory.weight import SinglePortMemory
@@ -88,21 +89,29 @@ def test_trit5_decoder_equals_formula_for_every_byte(simulate):
     simulate(decoder, bench, clocked=False)
 
 
+@pytest.mark.parametrize("reduction", REDUCTIONS)
 @pytest.mark.parametrize("storage", ["block", "spram"])
-@pytest.mark.parametrize("encoding", ["trit2", "trit5"])
-def test_weight_memory_gives_trit_codes(simulate, encoding, storage):
-    parameters = CoreParameters(rows=4, columns=3, weight_words=6, weight_encoding=encoding, weight_storage=storage)
-    trits = np.random.default_rng(3).integers(-1, 2, (6, 12))
+@pytest.mark.parametrize("encoding,rows,columns", [("trit2", 4, 3), ("trit5", 4, 3), ("trit2", 16, 2), ("trit5", 16, 2), ("trit2", 8, 1)])
+def test_weight_memory_gives_trit_codes_when_each_row_needs_them(simulate, encoding, rows, columns, storage, reduction):
+    parameters = CoreParameters(
+        rows=rows, columns=columns, weight_words=6, weight_encoding=encoding, weight_storage=storage, reduction=reduction
+    )
+    trits = np.random.default_rng(3).integers(-1, 2, (6, rows * columns))
     words = [int.from_bytes(bytes(word), "little") for word in encode_trits(trits, encoding)]
     memory = WeightMemory(parameters, init=words[:3])
 
     async def bench(ctx) -> None:
         for address in range(3, 6):
             await write_word(ctx, memory, address, words[address])
-        for address in range(6):
-            ctx.set(memory.read_address, address)
-            await ctx.tick().repeat(READ_LATENCY)
-            assert [ctx.get(memory.trits[index]) for index in range(12)] == [CODES[trit] for trit in trits[address].tolist()]
+        for clock in range(6 + READ_LATENCY + 5):
+            for row in range(rows):
+                address = clock - READ_LATENCY - row_delay(row, rows, reduction)
+                if 0 <= address < 6:
+                    for column in range(columns):
+                        index = column * rows + row
+                        assert ctx.get(memory.trits[index]) == CODES[int(trits[address, index])], (clock, row, column)
+            ctx.set(memory.read_address, min(clock, 5))
+            await ctx.tick()
 
     simulate(memory, bench)
 
