@@ -22,7 +22,7 @@ from tritloom.compiler.frontend.values import (
 )
 from tritloom.compiler.ir.program import Copy, HostOp, InputSpec, Operation, Proof, Rescale, StepFunction, Tensor
 from tritloom.compiler.quantize.chain import compose, entry
-from tritloom.compiler.quantize.steps import Affine, Quantiser, Step, derive_add, derive_step
+from tritloom.compiler.quantize.steps import Affine, LeakyRelu, Quantiser, Step, derive_add, derive_step
 from tritloom.errors import ModelError
 
 __all__ = ["Builder", "Settings", "grid_quantiser", "host_quantise"]
@@ -242,6 +242,10 @@ class Builder:
             kept = self._lossless(value)
             if kept is not None:
                 return kept
+        if isinstance(base, Pending):
+            kept = base.codes(self, value)
+            if kept is not None:
+                return kept
         return self._chosen(value)
 
     def _chosen(self, value: Value) -> Value:
@@ -346,7 +350,11 @@ class Builder:
 
 
 def _differs(chain: tuple[Step, ...]) -> bool:
-    return any(isinstance(step, Affine) and max(len(step.gain), len(step.offset)) > 1 for step in chain)
+    return any(
+        (isinstance(step, Affine) and max(len(step.gain), len(step.offset)) > 1)
+        or (isinstance(step, LeakyRelu) and isinstance(step.slope, tuple))
+        for step in chain
+    )
 
 
 def _on_codes(value: Value, tensor: Tensor, quantiser: Quantiser) -> Value:

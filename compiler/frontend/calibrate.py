@@ -188,6 +188,14 @@ def _standard(node: onnx.NodeProto, prefix: str, opset: int) -> list[onnx.NodePr
         add("Mul", sign, scale, output=node.output[0])
         return made
     zero, width = add("Cast", node.input[2], to=1), add("Cast", node.input[3], to=1)
+    if node.op_type == "Trunc":
+        codes = _rounded(add, number, add("Add", add("Div", x, scale), zero), "half_even", opset)
+        newer = len(node.input) > 5
+        power = add("Div", node.input[4], scale) if newer else add("Pow", number(2.0), add("Sub", width, add("Cast", node.input[4], to=1)))
+        cut = _rounded(add, number, add("Div", codes, power), "ceil" if attributes.get("rounding_mode") == b"CEIL" else "floor", opset)
+        shifted = add("Sub", cut, add("Div", zero, power) if newer else zero)
+        add("Mul", shifted, node.input[4] if newer else scale, output=node.output[0])
+        return made
     signed, narrow = int(attributes.get("signed", 1)), int(attributes.get("narrow", 0))
     two, one = number(2.0), number(1.0)
     shifted = add("Add", add("Div", x, scale), zero)

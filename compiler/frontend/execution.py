@@ -8,12 +8,17 @@ import onnx
 import onnx_ir
 
 from tritloom.compiler.frontend import (
+    operators_activation,
     operators_dense,
     operators_elementwise,
     operators_join,
+    operators_pad,
     operators_pool,
     operators_quantise,
+    operators_reduce,
+    operators_select,
     operators_shape,
+    operators_truncate,
 )
 from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.constants import fold
@@ -27,7 +32,8 @@ from tritloom.errors import ModelError, UserError
 
 __all__ = ["FAMILIES", "Execution", "execute"]
 
-FAMILIES = (operators_dense, operators_elementwise, operators_join, operators_pool, operators_quantise, operators_shape)
+FAMILIES = (operators_activation, operators_dense, operators_elementwise, operators_join, operators_pad, operators_pool, operators_quantise,
+            operators_reduce, operators_select, operators_shape, operators_truncate)  # fmt: skip
 """The modules that put their handlers into the table when they are imported."""
 
 _INPUT_TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16", 11: "float64"}
@@ -94,6 +100,8 @@ def _run(builder: Builder, node: onnx_ir.Node, operands: tuple[Operand, ...], op
         described = Node(label=_label(node), op=node.op_type, domain=domain, opset=opset, inputs=operands, outputs=names,
                          attributes=_attributes(node), batch=batch)  # fmt: skip
         result = entry.handler(builder, described)
+        if isinstance(result, list):
+            return result
         if isinstance(result, Constant) and result.array.size > LARGEST_TENSOR:
             raise RefusalError("the result is too large", f"use tensors of at most {LARGEST_TENSOR} elements")
         return [result, *[Unknown()] * (len(names) - 1)]
@@ -111,18 +119,17 @@ _EXACT = (
 """Operators whose handlers also take constants, because they keep or make the constant's grid."""
 
 _FORMS = (
-    (("Selu", "Elu", "Celu", "Gelu", "Softplus", "Softsign", "Swish", "Mish", "Erf", "Tanh", "HardSwish", "HardSigmoid", "PRelu", "ThresholdedRelu"),
+    (("Selu", "Elu", "Celu", "Gelu", "Softplus", "Softsign", "Swish", "Mish", "Erf", "Tanh", "HardSwish", "ThresholdedRelu"),
      "use Relu, LeakyRelu or Clip as the activation"),
-    (("Split", "Slice", "Gather", "Expand", "Tile"), "use Reshape, Transpose, or separate layers"),
-    (("Pad",), "use the pads of Conv, MaxPool or AveragePool"),
+    (("GatherElements", "GatherND", "Expand", "Tile"), "use Slice, Split, Gather, Reshape or Transpose"),
     (("ConvTranspose", "ConvInteger", "DeformConv", "Upsample", "Resize"), "use Conv"),
     (("MatMulInteger", "QLinearConv", "QLinearMatMul", "MatMulNBits", "QGemm"), "export with QuantizeLinear and DequantizeLinear around MatMul or Conv"),
-    (("DynamicQuantizeLinear", "Round", "Floor", "Ceil", "Trunc", "FloatQuant", "MultiThreshold"), "use QuantizeLinear or Quant with constant scales"),
-    (("ReduceSum", "ReduceMax", "LpPool", "GlobalLpPool"), "use GlobalAveragePool or MaxPool"),
+    (("DynamicQuantizeLinear", "Round", "Floor", "Ceil", "FloatQuant", "MultiThreshold"), "use QuantizeLinear or Quant with constant scales"),
+    (("ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"), "use ReduceMean, AveragePool or MaxPool"),
     (("LayerNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization", "LRN"), "use BatchNormalization"),
     (("LogSoftmax", "Exp", "Log", "TopK"), "use Softmax, Sigmoid or ArgMax at the end of the network"),
     (("LSTM", "GRU", "RNN", "Loop", "If", "Scan"), "unroll it into Gemm, Conv and elementwise operators"),
-    (("Sum", "Max", "Min", "Mean", "Abs", "Sqrt", "Pow", "Reciprocal", "Where", "Einsum"), "use Add, Sub, Mul, Div, Relu, Clip or MatMul"),
+    (("Mean", "Abs", "Sqrt", "Pow", "Reciprocal", "Where", "Einsum"), "use Add, Sub, Mul, Div, Relu, Clip or MatMul"),
 )  # fmt: skip
 
 

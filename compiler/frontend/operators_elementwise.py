@@ -1,4 +1,4 @@
-"""Elementwise operators with constants, batch normalisation and activations: steps of a chain."""
+"""Elementwise arithmetic with constants and batch normalisation: steps of a chain. And what only the host does at the end."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -26,9 +26,9 @@ from tritloom.compiler.frontend.values import (
 )
 from tritloom.compiler.ir.program import HostOp
 from tritloom.compiler.quantize.chain import entry
-from tritloom.compiler.quantize.steps import Affine, Clip, LeakyRelu, Relu
+from tritloom.compiler.quantize.steps import Affine
 
-__all__ = ["ROOT_BITS", "affine_step", "root"]
+__all__ = ["ROOT_BITS", "affine_step", "channel_values", "finite", "root"]
 
 ROOT_BITS = 256
 """Square roots that are not rational are cut to this many bits behind the point."""
@@ -99,7 +99,8 @@ def _as_features(builder: Builder, value: Value) -> Value:
     return placed
 
 
-def _finite(constant: Constant) -> Constant:
+def finite(constant: Constant) -> Constant:
+    """The constant, if it is finite numbers. Raises :class:`RefusalError`."""
     if constant.array.dtype.kind not in "fiu":
         raise RefusalError(f"a constant of type {constant.array.dtype} is not supported here", "use float32 constants")
     if not np.isfinite(constant.array.astype(np.float64)).all():
@@ -111,18 +112,37 @@ def _binary(node: Node) -> tuple[Value, Constant, bool] | None:
     """Activation, constant, and whether the constant is the left operand; ``None`` for two activations."""
     left, right = node.operand(0), node.operand(1)
     if isinstance(left, Value) and isinstance(right, Constant):
-        return left, _finite(right), False
+        return left, finite(right), False
     if isinstance(left, Constant) and isinstance(right, Value):
-        return right, _finite(left), True
+        return right, finite(left), True
     return None
 
 
 def _host(node: Node, constant: Constant, first: bool) -> HostOp:
-    return HostOp(kind=node.op, constants={"A" if first else "B": constant.array})
+    return HostOp(kind="Add" if node.op == "Sum" else node.op, constants={"A" if first else "B": constant.array})
 
 
 def _negated(constant: Constant) -> Constant:
     return Constant(-constant.array.astype(np.float64))
+
+
+def channel_values(builder: Builder, node: Node, value: Value, constant: Constant) -> tuple[Value, tuple[Fraction, ...] | None]:
+    """``value`` broadcast with a constant, and the constant by base channel: ``None`` where only the host can use it.
+
+    Raises :class:`RefusalError` where the core would have to and the constant differs between the pixels of a channel.
+    """
+    value = _broadcast(builder, node, value, constant.array.shape)
+    if isinstance(value.base, Tail):
+        return value, None
+    found = channels_of(constant, value.view, value.base)
+    if found is None and isinstance(value.base, Codes):
+        value = _as_features(builder, value)
+        found = channels_of(constant, value.view, value.base)
+    if found is None and not isinstance(value.base, Source):
+        raise RefusalError(
+            "its constant differs between the pixels of a channel", "use a constant for each channel, or quantise before this node"
+        )
+    return value, found
 
 
 @operator("Add", "a constant for each channel, or two activations (residual)")
@@ -132,6 +152,15 @@ def _add(builder: Builder, node: Node) -> Operand:
         return add_values(builder, node, node.activation(0), node.activation(1), subtract=False)
     value, constant, first = found
     return affine_step(builder, node, value, Fraction(1), constant, _host(node, constant, first))
+
+
+@operator("Sum", "one or two activations, or an activation and a constant")
+def _sum(builder: Builder, node: Node) -> Operand:
+    if len(node.inputs) > 2:
+        raise RefusalError(
+            "the sum of more than two operands is not supported", "use an Add with a quantiser behind it for each further operand"
+        )
+    return node.activation() if len(node.inputs) == 1 else _add(builder, node)
 
 
 @operator("Sub", "a constant for each channel, or two activations")
@@ -161,71 +190,14 @@ def _div(builder: Builder, node: Node) -> Operand:
     value, constant, _ = found
     if not constant.array.all():
         raise RefusalError("it divides by zero", "divide by constants other than zero")
-    value = _broadcast(builder, node, value, constant.array.shape)
-    host = _host(node, constant, False)
-    if isinstance(value.base, Tail):
-        return append(builder, node, value, None, host)
-    divisors = channels_of(constant, value.view, value.base)
-    if divisors is None:
-        if isinstance(value.base, Source):
-            return append(builder, node, value, None, host)
-        raise RefusalError("its constant differs between the pixels of a channel", "use a constant for each channel")
-    return append(builder, node, value, Affine(tuple(1 / part for part in divisors), (Fraction(0),)), host)
+    value, divisors = channel_values(builder, node, value, constant)
+    step = None if divisors is None else Affine(tuple(1 / part for part in divisors), (Fraction(0),))
+    return append(builder, node, value, step, _host(node, constant, False))
 
 
 @operator("Neg", "always")
 def _neg(builder: Builder, node: Node) -> Operand:
     return append(builder, node, node.activation(), Affine((Fraction(-1),), (Fraction(0),)), HostOp(kind="Neg"))
-
-
-@operator("Relu", "always")
-def _relu(builder: Builder, node: Node) -> Operand:
-    return append(builder, node, node.activation(), Relu(), HostOp(kind="Relu"))
-
-
-@operator("LeakyRelu", "any slope")
-def _leaky_relu(builder: Builder, node: Node) -> Operand:
-    alpha = float(np.float32(node.attribute("alpha", float, float(np.float32(0.01)))))
-    if not np.isfinite(alpha):
-        raise RefusalError("its slope is infinite or not a number", "use a finite slope")
-    return append(builder, node, node.activation(), LeakyRelu(Fraction(alpha)), HostOp(kind="LeakyRelu", attributes={"alpha": alpha}))
-
-
-@operator("Clip", "constant bounds, as attributes or inputs")
-def _clip(builder: Builder, node: Node) -> Operand:
-    bounds: list[Fraction | None] = []
-    for index, name in ((1, "min"), (2, "max")):
-        constant = node.constant(index, f"{name} bound")
-        value = (
-            node.attribute(name, float) if constant is None else float(constant.array.reshape(-1)[0]) if constant.array.size == 1 else None
-        )
-        if constant is not None and value is None:
-            raise RefusalError(f"its {name} bound is not a single number", "use one bound for the whole tensor")
-        if value is not None and np.isnan(value):
-            raise RefusalError(f"its {name} bound is not a number", "use a finite bound")
-        wide = value is None or np.isinf(value) or abs(value) >= float(np.finfo(np.float32).max)
-        bounds.append(None if wide or value is None else Fraction(value))
-    low, high = bounds
-    if low is not None and high is not None and low > high:
-        raise RefusalError("its lower bound is above its upper bound", "exchange the bounds")
-    value = node.activation()
-    if value.quantiser is not None and value.integer:
-        return _narrowed(value, low, high, node)
-    bounded = {name: np.array(float(bound), np.float32) for name, bound in (("min", low), ("max", high)) if bound is not None}
-    host = HostOp(kind="Clip", constants=bounded)
-    return append(builder, node, value, Clip(low, high), host)
-
-
-def _narrowed(value: Value, low: Fraction | None, high: Fraction | None, node: Node) -> Value:
-    """A Clip of integer codes right behind QuantizeLinear narrows its range: how QCDQ says fewer than 8 bits."""
-    quantiser = value.quantiser
-    assert quantiser is not None
-    bottom = quantiser.low if low is None else max(quantiser.low, -(-low.numerator // low.denominator))
-    top = quantiser.high if high is None else min(quantiser.high, high.numerator // high.denominator)
-    if bottom > top:
-        raise RefusalError("no code lies between its bounds", "use bounds inside the range of the quantiser")
-    offset = 0 if top <= 127 else quantiser.offset
-    return replace(value, name=node.outputs[0], quantiser=replace(quantiser, low=bottom, high=top, offset=offset))
 
 
 @operator("BatchNormalization", "inference, constant parameters")
@@ -241,7 +213,7 @@ def _batch_normalization(builder: Builder, node: Node) -> Operand:
     for constant in constants:
         if constant is None or constant.array.shape != (channels,):
             raise RefusalError(f"its parameters do not have one entry for each of {channels} channels", "export the model again")
-        parts.append(_finite(constant))
+        parts.append(finite(constant))
     epsilon = Fraction(float(np.float32(node.attribute("epsilon", float, 1e-5))))
     host = HostOp(
         kind="BatchNormalization",

@@ -10,7 +10,7 @@ from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.registry import Node, operator
 from tritloom.compiler.frontend.values import Codes, Constant, Operand, Pending, Source, Tail, Value, affine_of
 from tritloom.compiler.ir.program import Rescale, Tensor
-from tritloom.compiler.quantize.steps import Affine, Quantiser, Step
+from tritloom.compiler.quantize.steps import Affine, LeakyRelu, Quantiser, Step
 
 __all__ = ["Joined"]
 
@@ -57,7 +57,11 @@ def _slice(values: tuple, first: int, last: int) -> tuple:
 
 
 def _sliced_step(step: Step, first: int, last: int) -> Step:
-    return Affine(_slice(step.gain, first, last), _slice(step.offset, first, last)) if isinstance(step, Affine) else step
+    if isinstance(step, Affine):
+        return Affine(_slice(step.gain, first, last), _slice(step.offset, first, last))
+    if isinstance(step, LeakyRelu) and isinstance(step.slope, tuple):
+        return LeakyRelu(step.slope[first:last])
+    return step
 
 
 def _sliced_quantiser(quantiser: Quantiser, first: int, last: int) -> Quantiser:

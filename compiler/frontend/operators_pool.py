@@ -130,6 +130,8 @@ def max_pool(builder: Builder, node: Node, value: Value, window: Window, rank: i
     """Max-pool of ``value``, (1, C, L) or (1, C, H, W)."""
     shape = (value.shape[1], 1, value.shape[2]) if rank == 1 else (value.shape[1], value.shape[2], value.shape[3])
     ordered = value.base.shape == shape and np.array_equal(value.view.ravel(), np.arange(value.view.size))
+    if isinstance(value.base, Pending) and value.chain is not None:
+        value = value.base.codes(builder, value) or value
     if isinstance(value.base, Pending) and value.chain is not None and ordered:
         base = LargestOf(shape=(shape[0], *window.output_size(*shape[1:])), label=node.label, inner=value, window=window)
         view = _view(base.shape, rank)
@@ -338,18 +340,3 @@ def _global_average_pool(builder: Builder, node: Node) -> Operand:
 def _global_max_pool(builder: Builder, node: Node) -> Operand:
     value = builder.settle(node.activation())
     return max_pool(builder, node, value, *_whole(value))
-
-
-@operator("ReduceMean", "over all spatial axes")
-def _reduce_mean(builder: Builder, node: Node) -> Operand:
-    value = builder.settle(node.activation())
-    window, rank = _whole(value)
-    constant = node.constant(1, "axes")
-    axes = node.attribute("axes", list) if constant is None else [int(axis) for axis in constant.array.ravel()]
-    if axes is None or sorted(axis % (rank + 2) for axis in axes) != list(range(2, rank + 2)):
-        raise RefusalError("a mean over other than all spatial axes is not supported", "use GlobalAveragePool or AveragePool")
-    result = mean_pool(builder, node, value, window, window, rank, include=False)
-    if not node.attribute("keepdims", int, 1):
-        view = result.view.reshape(result.shape[:2])
-        result = replace(result, view=view, start=view)
-    return result

@@ -27,7 +27,7 @@ from tritloom.compiler.ir.program import HostOp
 from tritloom.compiler.quantize.steps import Affine, Quantiser
 from tritloom.errors import ModelError
 
-__all__ = ["QONNX_DOMAINS", "ROUNDING_MODES", "round_array"]
+__all__ = ["QONNX_DOMAINS", "ROUNDING_MODES", "needed", "positive_scale", "quantised", "round_array"]
 
 QONNX_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 
@@ -79,14 +79,16 @@ def round_array(values: np.ndarray, rounding: str) -> np.ndarray:
             return np.sign(values) * np.ceil(np.abs(values) - 0.5)
 
 
-def _needed(constant: Constant | None, what: str) -> Constant:
+def needed(constant: Constant | None, what: str) -> Constant:
+    """The constant, if it is there and not empty. Raises :class:`RefusalError`."""
     if constant is None or not constant.array.size:
         raise RefusalError(f"its {what} is missing", f"give the {what} as a constant")
     return constant
 
 
-def _scale(node: Node, index: int) -> Constant:
-    constant = _needed(node.constant(index, "scale"), "scale")
+def positive_scale(node: Node, index: int) -> Constant:
+    """A constant input as the scale of a quantiser. Raises :class:`RefusalError`."""
+    constant = needed(node.constant(index, "scale"), "scale")
     values = constant.array.astype(np.float64)
     if constant.array.dtype.kind not in "fiuV" or not (np.isfinite(values).all() and (values > 0).all()):
         raise RefusalError("its scale is not a positive finite number", "export the quantiser with positive scales")
@@ -118,8 +120,9 @@ def _zero(values: tuple[Fraction, ...]) -> int | tuple[int, ...]:
     return numbers[0] if len(numbers) == 1 else numbers
 
 
-def _quantised(builder: Builder, node: Node, value: Value, *, low: int, high: int, integer: bool, scale: Constant, zero: Constant,
+def quantised(builder: Builder, node: Node, value: Value, *, low: int, high: int, integer: bool, scale: Constant, zero: Constant,
                rounding: str, bipolar: bool = False, clip_first: bool = False) -> Value:  # fmt: skip
+    """``value`` behind a quantiser of codes ``low..high``; with ``integer`` the result is the code itself. Raises :class:`RefusalError`."""
     value = builder.settle(value)
     if high - low > 255:
         raise RefusalError(f"activations of codes {low}..{high} need more than 8 bits", "quantise activations to 8 bits or fewer")
@@ -165,7 +168,7 @@ def _on_host(builder: Builder, node: Node, value: Value, quantiser: Quantiser, *
 
 def _widths(node: Node) -> tuple[int, int, bool]:
     """Smallest and largest code, and whether the quantiser is bipolar: a signed one of 1 bit."""
-    constant = _needed(node.constant(3, "bit width"), "bit width")
+    constant = needed(node.constant(3, "bit width"), "bit width")
     bits = constant.array.astype(np.float64).ravel()
     if (bits != bits[0]).any() or bits[0] != round(bits[0]) or not 1 <= bits[0] <= 32:
         raise RefusalError("its bit width is not one integer from 1 to 32", "use one bit width for the tensor")
@@ -182,14 +185,14 @@ def _widths(node: Node) -> tuple[int, int, bool]:
 @operator("IntQuant", "integer widths, all rounding modes", domains=QONNX_DOMAINS)
 def _quant(builder: Builder, node: Node) -> Operand:
     low, high, bipolar = _widths(node)
-    scale, zero = _scale(node, 1), _needed(node.constant(2, "zero point"), "zero point")
+    scale, zero = positive_scale(node, 1), needed(node.constant(2, "zero point"), "zero point")
     mode = str(node.attribute("rounding_mode", str, "ROUND")).upper()
     if mode not in ROUNDING_MODES:
         raise RefusalError(f"rounding mode {mode} is not known", f"use one of {', '.join(ROUNDING_MODES)}")
     rounding = ROUNDING_MODES[mode]
     operand = node.operand(0)
     if not isinstance(operand, Constant):
-        return _quantised(builder, node, node.activation(), low=low, high=high, integer=False, scale=scale, zero=zero, rounding=rounding,
+        return quantised(builder, node, node.activation(), low=low, high=high, integer=False, scale=scale, zero=zero, rounding=rounding,
                           bipolar=bipolar, clip_first=True)  # fmt: skip
     shift = zero.array.astype(np.float32)
     scaled = _divided(operand.array, scale.array) + shift
@@ -199,12 +202,12 @@ def _quant(builder: Builder, node: Node) -> Operand:
 
 @operator("BipolarQuant", "codes -1 and 1", domains=QONNX_DOMAINS)
 def _bipolar_quant(builder: Builder, node: Node) -> Operand:
-    scale = _scale(node, 1)
+    scale = positive_scale(node, 1)
     operand = node.operand(0)
     if isinstance(operand, Constant):
         return _constant_on_grid(np.where(operand.array >= 0, 1.0, -1.0), scale.array)
     zero = Constant(np.zeros((), np.int64))
-    return _quantised(
+    return quantised(
         builder, node, node.activation(), low=-1, high=1, integer=False, scale=scale, zero=zero, rounding="half_even", bipolar=True
     )
 
@@ -244,7 +247,7 @@ def _along(node: Node, constant: Constant, rank: int, what: str) -> Constant:
 
 def _parameters(node: Node, rank: int) -> tuple[Constant, Constant | None]:
     zero = node.constant(2, "zero point")
-    return _along(node, _scale(node, 1), rank, "scale"), None if zero is None else _along(node, zero, rank, "zero point")
+    return _along(node, positive_scale(node, 1), rank, "scale"), None if zero is None else _along(node, zero, rank, "zero point")
 
 
 @operator("QuantizeLinear", "8 bits or fewer, one scale or one a channel")
@@ -260,7 +263,7 @@ def _quantize_linear(builder: Builder, node: Node) -> Operand:
     if isinstance(operand, Constant):
         scaled = np.round(_divided(operand.array, scale.array)) + numbers.array
         return Constant(np.clip(scaled, low, high).astype(np.int64).astype(onnx.helper.tensor_dtype_to_np_dtype(_TYPE_NUMBERS[kind])))
-    return _quantised(builder, node, node.activation(), low=low, high=high, integer=True, scale=scale, zero=numbers, rounding="half_even")
+    return quantised(builder, node, node.activation(), low=low, high=high, integer=True, scale=scale, zero=numbers, rounding="half_even")
 
 
 @operator("DequantizeLinear", "one scale or one a channel, integers of any width for constants")

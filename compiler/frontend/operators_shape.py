@@ -9,11 +9,13 @@ from tritloom.compiler.frontend.registry import Movement, Node, operator
 from tritloom.compiler.frontend.values import Constant, Operand, Source, Value
 from tritloom.compiler.ir.program import HostOp
 
-__all__ = ["move"]
+__all__ = ["integers", "move", "positive_axis", "shape_of"]
 
 
-def move(builder: Builder, node: Node, operand: Operand, movement: Movement, *, perm: list[int] | None = None) -> Operand:
-    """Apply a movement to a constant or to the view of a value."""
+def move(
+    builder: Builder, node: Node, operand: Operand, movement: Movement, *, perm: list[int] | None = None, gathers: bool = False
+) -> Operand:
+    """Apply a movement to a constant or to the view of a value: a reshape, a transpose by ``perm``, or a choice of elements (``gathers``)."""
     if isinstance(operand, Constant):
         return operand.moved(movement)
     if not isinstance(operand, Value):
@@ -27,6 +29,9 @@ def move(builder: Builder, node: Node, operand: Operand, movement: Movement, *, 
         kept = value.shape[:1] == (1,) and view.shape[:1] == (1,) and (perm is None or perm[0] == 0)
         if not kept:
             trail = None
+        elif gathers:
+            index = movement(np.arange(value.view.size).reshape(value.shape))[0]
+            trail = (*trail, HostOp(kind="Gather", constants={"index": index}))
         elif perm is not None:
             trail = (*trail, HostOp(kind="Transpose", attributes={"perm": tuple(perm)}))
         else:
@@ -45,7 +50,8 @@ def move(builder: Builder, node: Node, operand: Operand, movement: Movement, *, 
     )
 
 
-def _shape_of(operand: Operand) -> tuple[int, ...]:
+def shape_of(operand: Operand) -> tuple[int, ...]:
+    """Shape of a constant or activation."""
     if isinstance(operand, Constant):
         return operand.array.shape
     if isinstance(operand, Value):
@@ -53,7 +59,7 @@ def _shape_of(operand: Operand) -> tuple[int, ...]:
     raise RefusalError("its input is missing", "connect its first input")
 
 
-def _integers(node: Node, index: int, attribute: str, what: str) -> list[int] | None:
+def integers(node: Node, index: int, attribute: str, what: str) -> list[int] | None:
     """A list of integers from an attribute (old form) or an input (new form)."""
     listed = node.attribute(attribute, list)
     if listed is not None:
@@ -66,7 +72,8 @@ def _integers(node: Node, index: int, attribute: str, what: str) -> list[int] | 
     return [int(item) for item in constant.array.ravel()]
 
 
-def _axis(axis: int, rank: int, *, end: bool = False) -> int:
+def positive_axis(axis: int, rank: int, *, end: bool = False) -> int:
+    """An axis counted from the front; with ``end`` the one behind the last is allowed. Raises :class:`RefusalError`."""
     if not -rank <= axis < rank + end:
         raise RefusalError(f"axis {axis} does not exist in a tensor of {rank} axes", "export the model again")
     return axis % rank if axis < 0 else axis
@@ -89,10 +96,10 @@ def _dropout(builder: Builder, node: Node) -> Operand:
 
 @operator("Reshape", "constant shape")
 def _reshape(builder: Builder, node: Node) -> Operand:
-    shape = _integers(node, 1, "shape", "shape")
+    shape = integers(node, 1, "shape", "shape")
     if shape is None:
         raise RefusalError("Reshape has no shape", "give the shape as a constant")
-    old = _shape_of(node.operand(0))
+    old = shape_of(node.operand(0))
     if not node.attribute("allowzero", int, 0):
         shape = [old[i] if size == 0 and i < len(old) else size for i, size in enumerate(shape)]
     if node.batch not in (None, 1) and shape and shape[0] == node.batch and isinstance(node.operand(0), Value):
@@ -108,15 +115,15 @@ def _reshape(builder: Builder, node: Node) -> Operand:
 
 @operator("Flatten", "any axis")
 def _flatten(builder: Builder, node: Node) -> Operand:
-    old = _shape_of(node.operand(0))
-    axis = _axis(node.attribute("axis", int, 1), max(len(old), 1), end=True)
+    old = shape_of(node.operand(0))
+    axis = positive_axis(node.attribute("axis", int, 1), max(len(old), 1), end=True)
     left = int(np.prod(old[:axis], dtype=np.int64))
     return move(builder, node, node.operand(0), lambda array: array.reshape(left, -1))
 
 
 @operator("Transpose", "any permutation")
 def _transpose(builder: Builder, node: Node) -> Operand:
-    rank = len(_shape_of(node.operand(0)))
+    rank = len(shape_of(node.operand(0)))
     perm = node.attribute("perm", list) or list(range(rank))[::-1]
     if sorted(perm) != list(range(rank)):
         raise RefusalError(f"perm {perm} is not a permutation of {rank} axes", "export the model again")
@@ -125,9 +132,9 @@ def _transpose(builder: Builder, node: Node) -> Operand:
 
 @operator("Squeeze", "constant axes")
 def _squeeze(builder: Builder, node: Node) -> Operand:
-    old = _shape_of(node.operand(0))
-    listed = _integers(node, 1, "axes", "axes")
-    axes = [i for i, size in enumerate(old) if size == 1] if listed is None else [_axis(axis, len(old)) for axis in listed]
+    old = shape_of(node.operand(0))
+    listed = integers(node, 1, "axes", "axes")
+    axes = [i for i, size in enumerate(old) if size == 1] if listed is None else [positive_axis(axis, len(old)) for axis in listed]
     if any(old[axis] != 1 for axis in axes):
         raise RefusalError(f"axes {axes} of a tensor of shape {list(old)} cannot be squeezed", "squeeze axes of size 1 only")
     shape = [size for i, size in enumerate(old) if i not in axes]
@@ -136,10 +143,10 @@ def _squeeze(builder: Builder, node: Node) -> Operand:
 
 @operator("Unsqueeze", "constant axes")
 def _unsqueeze(builder: Builder, node: Node) -> Operand:
-    old = _shape_of(node.operand(0))
-    listed = _integers(node, 1, "axes", "axes") or []
+    old = shape_of(node.operand(0))
+    listed = integers(node, 1, "axes", "axes") or []
     rank = len(old) + len(listed)
-    axes = {_axis(axis, rank) for axis in listed}
+    axes = {positive_axis(axis, rank) for axis in listed}
     rest = iter(old)
     shape = [1 if i in axes else next(rest, 1) for i in range(rank)]
     return move(builder, node, node.operand(0), lambda array: array.reshape(shape))
@@ -147,14 +154,14 @@ def _unsqueeze(builder: Builder, node: Node) -> Operand:
 
 @operator("Shape", "any tensor; the batch counts as 1")
 def _shape(builder: Builder, node: Node) -> Operand:
-    shape = _shape_of(node.operand(0))
+    shape = shape_of(node.operand(0))
     start, end = node.attribute("start", int, 0), node.attribute("end", int, None)
     return Constant(np.array(shape[start:end], np.int64))
 
 
 @operator("Size", "any tensor; the batch counts as 1")
 def _size(builder: Builder, node: Node) -> Operand:
-    return Constant(np.array(np.prod(_shape_of(node.operand(0)), dtype=np.int64)))
+    return Constant(np.array(np.prod(shape_of(node.operand(0)), dtype=np.int64)))
 
 
 @operator("Constant", "tensor, number and list attributes")

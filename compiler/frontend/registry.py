@@ -65,7 +65,9 @@ class Node:
         raise RefusalError(f"its input {index + 1} is a constant or missing", "connect it to a value computed from the model's input")
 
 
-Handler = Callable[[Builder, Node], Operand]
+Handler = Callable[[Builder, Node], Operand | list[Operand]]
+"""Gives the first output of a node, or a list of all."""
+
 Movement = Callable[[np.ndarray], np.ndarray]
 
 

@@ -97,6 +97,10 @@ class Pending(Base):
         """Emit the operation with its 32-bit result, or ``None`` where there is no such form."""
         return None
 
+    def codes(self, builder: "Builder", value: "Value") -> "Value | None":
+        """``value``, which starts from this base, as codes without a new quantiser; ``None`` where one is needed."""
+        return None
+
 
 @dataclass(eq=False, kw_only=True)
 class Tail(Base):
@@ -240,4 +244,4 @@ def dequantising(tensor: Tensor) -> Affine:
 
 def moves_only(trail: tuple[HostOp, ...]) -> bool:
     """Whether the host would only move elements, not compute."""
-    return all(step.kind in ("Reshape", "Transpose") for step in trail)
+    return all(step.kind in ("Gather", "Reshape", "Transpose") for step in trail)

@@ -1,7 +1,7 @@
 """The definition of every integer: a NumPy interpreter of the integer program, and the host's float32 steps around it."""
 
-from tritloom.compiler.golden.host import dequantise_outputs, quantise_inputs, random_feeds
+from tritloom.compiler.golden.host import dequantise_outputs, invert_host, quantise_inputs, random_feeds
 from tritloom.compiler.golden.integer import run
 from tritloom.compiler.golden.requantise import requantise, requantise_sum
 
-__all__ = ["dequantise_outputs", "quantise_inputs", "random_feeds", "requantise", "requantise_sum", "run"]
+__all__ = ["dequantise_outputs", "invert_host", "quantise_inputs", "random_feeds", "requantise", "requantise_sum", "run"]

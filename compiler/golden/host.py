@@ -1,8 +1,9 @@
 """What the host does in float32: from the model's inputs to the first codes, and from the last codes to the model's outputs.
 
 Operands of a :class:`HostOp` keep their ONNX names. ``constants``: ``A`` or ``B`` (Add, Sub, Mul, Div: the constant side),
-``scale``, ``B``, ``input_mean``, ``input_var`` (BatchNormalization), ``min`` and ``max`` (Clip), ``scale`` and ``zero_point``
-(Quantize, Dequantize). ``attributes``: ``alpha`` (LeakyRelu), ``epsilon`` (BatchNormalization), ``axis`` (Softmax, ArgMax,
+``scale``, ``B``, ``input_mean``, ``input_var`` (BatchNormalization), ``min`` and ``max`` (Clip), ``slope`` (PRelu), ``scale`` and
+``zero_point`` (Quantize, Dequantize), ``index`` (Gather), ``value`` (Pad). ``attributes``: ``alpha`` (LeakyRelu), ``epsilon``
+(BatchNormalization), ``pads`` without batch axis, (before, after) an axis (Pad), ``axis`` (Softmax, ArgMax,
 and Quantize or Dequantize with one scale a channel), ``keepdims`` and ``select_last_index`` (ArgMax), ``shape`` without batch axis
 (Reshape), ``perm`` with batch axis (Transpose), and for Quantize ``low``, ``high``, ``rounding``, ``bipolar``, ``clip_first``, ``offset``
 as in :class:`tritloom.compiler.quantize.steps.Quantiser`. Everything is elementwise float32, one rounding an operation, as ONNX Runtime
@@ -16,7 +17,7 @@ import numpy as np
 from tritloom.compiler.ir.program import HostOp, InputSpec, OutputSpec, Program
 from tritloom.errors import ModelError, UserError
 
-__all__ = ["apply_host", "dequantise_outputs", "quantise_inputs", "random_feeds"]
+__all__ = ["apply_host", "dequantise_outputs", "invert_host", "quantise_inputs", "random_feeds"]
 
 _BINARY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "Add": np.add,
@@ -118,6 +119,8 @@ def apply_host(op: HostOp, x: np.ndarray) -> np.ndarray:
             return np.maximum(x, x.dtype.type(0))
         case "LeakyRelu":
             return np.where(x < 0, x * x.dtype.type(op.attributes.get("alpha", 0.01)), x)
+        case "PRelu":
+            return np.where(x < 0, x * np.asarray(op.constants["slope"], x.dtype), x)
         case "Clip":
             for name, bound in (("min", np.maximum), ("max", np.minimum)):
                 if name in op.constants:
@@ -136,6 +139,12 @@ def apply_host(op: HostOp, x: np.ndarray) -> np.ndarray:
             return x.reshape(len(x), *op.attributes["shape"])
         case "Transpose":
             return x.transpose(op.attributes["perm"])
+        case "Gather":
+            index = np.asarray(op.constants["index"])
+            return x.reshape(len(x), -1)[:, index.ravel()].reshape(len(x), *index.shape)
+        case "Pad":
+            value = np.asarray(op.constants["value"], x.dtype)
+            return np.pad(x, ((0, 0), *op.attributes["pads"]), constant_values=value)
         case "Quantize":
             return _quantize(op, x)
         case "Dequantize":
@@ -211,8 +220,8 @@ def dequantise_outputs(program: Program, tensors: dict[str, np.ndarray]) -> dict
     return outputs
 
 
-def _invert(op: HostOp, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """An operand of ``shape`` (without batch) that ``op`` maps to ``x``, where there is one."""
+def invert_host(op: HostOp, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """An operand of ``shape`` (without batch) that ``op`` maps to ``x``, where there is one. Raises :class:`ModelError` where there cannot be."""
     constant = np.asarray(op.constants["A"] if "A" in op.constants else op.constants.get("B", 0), np.float32)
     left = "A" in op.constants
     match op.kind:
@@ -231,12 +240,22 @@ def _invert(op: HostOp, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         case "LeakyRelu":
             alpha = np.float32(op.attributes.get("alpha", 0.01))
             return np.where(x < 0, x / alpha, x) if alpha > 0 else x
+        case "PRelu":
+            slope = np.asarray(op.constants["slope"], np.float32)
+            return np.where((x < 0) & (slope > 0), x / np.where(slope > 0, slope, 1), x)
         case "BatchNormalization":
             return _normalise(op, x, inverse=True)
         case "Reshape":
             return x.reshape(len(x), *shape)
         case "Transpose":
             return x.transpose(np.argsort(op.attributes["perm"]))
+        case "Gather":
+            whole = np.zeros((len(x), int(np.prod(shape))), x.dtype)
+            whole[:, np.asarray(op.constants["index"]).ravel()] = x.reshape(len(x), -1)
+            return whole.reshape(len(x), *shape)
+        case "Pad":
+            inner = tuple(slice(before, before + size) for (before, _), size in zip(op.attributes["pads"], shape, strict=True))
+            return x[(slice(None), *inner)]
         case "Quantize":
             axis = int(op.attributes.get("axis", 1))
             scale = _along(op.constants["scale"], x.ndim, axis).astype(np.float64)
@@ -263,7 +282,7 @@ def _unquantise(spec: InputSpec, codes: np.ndarray) -> np.ndarray:
         flat = whole
     x = flat.reshape(len(codes), *shapes[-1])
     for op, shape in zip(reversed(spec.prologue), reversed(shapes[:-1]), strict=True):
-        x = _invert(op, x, shape)
+        x = invert_host(op, x, shape)
     return np.rint(x).astype(spec.dtype) if np.dtype(spec.dtype).kind in "iu" else x.astype(spec.dtype)
 
 

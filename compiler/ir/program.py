@@ -212,12 +212,15 @@ class HostOp:
     Add, Sub, Mul, Div      ``A`` or ``B``: the constant side
     Neg, Relu, Sigmoid
     LeakyRelu                                                  ``alpha``
+    PRelu                   ``slope``
     Clip                    ``min``, ``max``; absent is open
     BatchNormalization      ``scale B input_mean input_var``   ``epsilon``; axis 1 is the channel
     Softmax                                                    ``axis``
     ArgMax                                                     ``axis keepdims select_last_index``
     Reshape                                                    ``shape`` without the batch axis
     Transpose                                                  ``perm``, its first entry is 0
+    Gather                  ``index``: element of the sample
+    Pad                     ``value``                          ``pads`` without the batch axis: (before, after) an axis
     Quantize                ``scale``, ``zero_point``          ``axis``, ``low high rounding bipolar clip_first offset``
     Dequantize              ``scale``, ``zero_point``          ``axis``
     ======================= ================================== =====================================================

@@ -36,9 +36,9 @@ class Relu:
 
 @dataclass(frozen=True)
 class LeakyRelu:
-    """``x`` where it is not negative, else ``slope * x``. A negative slope is allowed."""
+    """``x`` where it is not negative, else ``slope * x``: one slope, or a tuple with one a channel. A negative slope is allowed."""
 
-    slope: Fraction
+    slope: Fraction | tuple[Fraction, ...]
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,8 @@ def compose(chain: Sequence[Step], channel: int) -> list[Segment]:
             gain, offset = Fraction(entry(step.gain, channel)), Fraction(entry(step.offset, channel))
             segments = [Segment(s.start, s.gain * gain, s.offset * gain + offset) for s in segments]
         elif isinstance(step, (Relu, LeakyRelu)):
-            slope = Fraction(step.slope) if isinstance(step, LeakyRelu) else Fraction(0)
+            slope = step.slope if isinstance(step, LeakyRelu) else Fraction(0)
+            slope = Fraction(entry(slope, channel) if isinstance(slope, tuple) else slope)
             segments = _split(segments, Fraction(0))
             segments = [
                 Segment(s.start, s.gain * slope, s.offset * slope) if _inside(segments, i) < 0 else s for i, s in enumerate(segments)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from tritloom.compiler.ir.program import Proof, StepFunction
 from tritloom.compiler.quantize.chain import ROUNDINGS, Affine, Clip, LeakyRelu, Quantiser, Relu, Run, Step, compose, find_runs
 from tritloom.compiler.quantize.pieces import MAX_PIECES, differences, realise
-from tritloom.compiler.quantize.sums import derive_add
+from tritloom.compiler.quantize.sums import derive_add, is_clamped_line
 from tritloom.hw.arch.record import Record
 
-__all__ = ["ROUNDINGS", "Affine", "Clip", "LeakyRelu", "Quantiser", "Relu", "Step", "derive_add", "derive_step"]
+__all__ = ["ROUNDINGS", "Affine", "Clip", "LeakyRelu", "Quantiser", "Relu", "Step", "derive_add", "derive_step", "is_clamped_line"]
 
 
 def _bounds(values: int | Sequence[int], channels: int) -> list[int]:

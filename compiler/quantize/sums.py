@@ -11,7 +11,7 @@ from tritloom.compiler.quantize.chain import Affine, Quantiser, Step, compose, e
 from tritloom.errors import ModelError
 from tritloom.hw.arch.record import BIAS_BITS, MULTIPLIER_BITS, START_MIN, Record
 
-__all__ = ["derive_add"]
+__all__ = ["derive_add", "is_clamped_line"]
 
 _HINT = "put a quantiser right after the Add"
 _MULTIPLIER_MAX = (1 << (MULTIPLIER_BITS - 1)) - 1
@@ -133,6 +133,14 @@ def _linear(chain: Sequence[Step], quantiser: Quantiser, channel: int) -> tuple[
     if segments[index].gain < 0:
         flat.reverse()
     return segments[index].gain, segments[index].offset, low if flat[0] is None else flat[0], high if flat[1] is None else flat[1]
+
+
+def is_clamped_line(chain: Sequence[Step], quantiser: Quantiser, channels: int) -> bool:
+    """Whether :func:`derive_add` has a form for this chain: one slope a channel, clamped to the same codes in all of them."""
+    try:
+        return len({_linear(chain, quantiser, channel)[2:] for channel in range(channels)}) == 1
+    except ModelError:
+        return False
 
 
 def derive_add(
