@@ -4,9 +4,11 @@ import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from tritloom.boards import fit, get_board
 from tritloom.compiler.frontend import lower
@@ -68,6 +70,17 @@ class CompiledModel:
     def source(self) -> bytes:
         """The ONNX model that this was compiled from."""
         return self._artefact.source
+
+    @cached_property
+    def unread_inputs(self) -> dict[str, tuple[int, ...]]:
+        """Inputs that the model declares although no layer reads them: the shape of a sample by name, unknown sizes as 1."""
+        graph = onnx.load_from_string(self.source).graph
+        known = {spec.name for spec in self.program.inputs} | {tensor.name for tensor in graph.initializer}
+        return {
+            value.name: tuple(size.dim_value or 1 for size in value.type.tensor_type.shape.dim[1:])
+            for value in graph.input
+            if value.name not in known
+        }
 
     @property
     def notes(self) -> tuple[str, ...]:

@@ -96,6 +96,7 @@ class InferenceSession:
     def run(self, output_names: Sequence[str] | None, input_feed: Mapping[str, np.ndarray], run_options: None = None) -> list[np.ndarray]:
         """Outputs for a batch of inputs; the first axis of every array is the batch, whatever batch the model declares.
 
+        Inputs that the model declares although nothing in it reads them may be given, and are ignored.
         Raises :class:`UserError` (a :class:`ValueError`) for missing, unknown, misshapen or non-finite inputs.
         """
         if run_options is not None:
@@ -105,7 +106,8 @@ class InferenceSession:
         for name in names:
             if name not in known:
                 raise UserError(f"the model has no output {name!r}; its outputs are {', '.join(known)}")
-        codes = quantise_inputs(self._model.program, dict(input_feed))
+        unread = self._model.unread_inputs
+        codes = quantise_inputs(self._model.program, {name: array for name, array in input_feed.items() if name not in unread})
         tensors, self._cycles = self._backend.run(codes)
         outputs = dequantise_outputs(self._model.program, tensors)
         return [outputs[name] for name in names]

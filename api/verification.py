@@ -94,6 +94,8 @@ def verify(
         feeds = golden.random_feeds(program, samples or DEFAULT_SAMPLES, seed)
     elif samples is not None:
         feeds = {name: np.asarray(array)[:samples] for name, array in feeds.items()}
+    unread = {name: np.asarray(feeds[name]) for name in compiled.unread_inputs if name in feeds}
+    feeds = {name: array for name, array in feeds.items() if name not in unread}
     codes = golden.quantise_inputs(program, dict(feeds))
     count = len(next(iter(codes.values())))
     expected = golden.run(program, codes)
@@ -103,7 +105,9 @@ def verify(
             got = _trace(compiled, name, board, codes, count, tell)
             comparisons += compare_tensors(program, {key: expected[key] for key in expected if key not in codes}, got, candidate=name)
     tell("outside witness", 0, count)
-    comparisons += _against_witness(compiled, _on_grid(program, feeds, codes), expected)
+    # ONNX Runtime wants every declared input, also those that nothing reads.
+    unread = {name: unread.get(name, np.zeros((count, *shape))) for name, shape in compiled.unread_inputs.items()}
+    comparisons += _against_witness(compiled, {**_on_grid(program, feeds, codes), **unread}, expected)
     tell("outside witness", count, count)
     return Verification(count, tuple(comparisons))
 
@@ -114,7 +118,12 @@ def _trace(
     """Every tensor of a candidate."""
     parts: list[dict[str, np.ndarray]] = []
     digest = bytes.fromhex(compiled.digest)
-    with open_backend(name, compiled.program, compiled.schedule(board), digest=digest, progress=lambda text: tell(text, 0, 0)) as backend:
+    # A backend counts the samples of one chunk; here all of them are counted.
+    opening = True
+    with open_backend(
+        name, compiled.program, compiled.schedule(board), digest=digest, progress=lambda text: tell(text, 0, 0) if opening else None
+    ) as backend:
+        opening = False
         tell(name, 0, count)
         for start in range(0, count, CHUNK):
             parts.append(backend.trace({tensor: array[start : start + CHUNK] for tensor, array in codes.items()}))

@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 from onnx import numpy_helper
 
+from tritloom.compiler.frontend.constants import name_nodes_apart
 from tritloom.errors import MissingToolError, ModelError, UserError
 
 __all__ = ["run_witness", "uses_custom_operators"]
@@ -231,14 +232,17 @@ def run_witness(data: bytes, feeds: Feeds, outputs: Sequence[str] | None = None)
     """Values of an ONNX model, computed in float by ONNX Runtime or the ``qonnx`` executor.
 
     ``feeds`` maps the model's inputs to arrays whose first axis is the batch, of any size from 1; they are converted to
-    the declared types. ``outputs`` names values of the graph (intermediate ones too), by default the graph's outputs. Raises
+    the declared types; inputs that no node reads may be left out. ``outputs`` names values of the graph (intermediate ones too), by default the graph's outputs. Raises
     :class:`UserError` for unknown names, :class:`ModelError` when the executor refuses the model, :class:`MissingToolError` when the
     model needs ``qonnx`` and it is not installed.
     """
     model = onnx.load_from_string(data)
     names = list(outputs) if outputs is not None else [value.name for value in model.graph.output]
+    declared = {value.name for value in _free_inputs(model)}
+    name_nodes_apart(model.graph)
     model = _with_outputs(model, names)
     inputs = {value.name: value for value in _free_inputs(model)}
+    feeds = {name: array for name, array in feeds.items() if name in inputs or name not in declared}
     if sorted(feeds) != sorted(inputs):
         raise UserError(f"inputs must be {', '.join(inputs)}; given are {', '.join(sorted(feeds)) or 'none'}")
     arrays = {

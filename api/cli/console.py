@@ -94,6 +94,7 @@ class Progress:
         self._say, self._bars = say, bars
         self._tasks: dict[str, TaskID] = {}
         self._finished: set[str] = set()
+        self._last = ""
 
     def __call__(self, name: str, done: int, total: int) -> None:
         """``done`` of ``total`` units of ``name``; with a total of 0 ``name`` is only a text."""
@@ -110,9 +111,11 @@ class Progress:
         self._bars.update(self._tasks[name], completed=done)
 
     def tell(self, text: str) -> None:
-        """Replace the line of text."""
+        """Replace the line of text; where lines are printed one below the other, a text that repeats the last is left out."""
         if self._bars is None:
-            self._say(text)
+            if text != self._last:
+                self._say(text)
+            self._last = text
         elif "" in self._tasks:
             self._bars.update(self._tasks[""], description=text)
         else:

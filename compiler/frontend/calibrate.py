@@ -41,6 +41,8 @@ class Calibration:
         self._model, self._name = model, name
         initializers = {tensor.name for tensor in model.graph.initializer}
         self._inputs = [value for value in model.graph.input if value.name not in initializers]
+        read = {name for node in model.graph.node for name in node.input} | {value.name for value in model.graph.output}
+        self._needed = [value for value in self._inputs if value.name in read]
         self._samples = None if samples is None else self._validated(samples)
         self._known: dict[str, np.ndarray] = {}
 
@@ -66,22 +68,28 @@ class Calibration:
 
     def _advice(self, value: str) -> str:
         shapes = ", ".join(
-            f"{entry.name}=array of shape (samples{''.join(f', {size}' for size in _sample_shape(entry))})" for entry in self._inputs
+            f"{entry.name}=array of shape (samples{''.join(f', {size}' for size in _sample_shape(entry))})" for entry in self._needed
         )
-        keywords = shapes if all(entry.name.isidentifier() for entry in self._inputs) else "**{" + ", ".join(
-            f"{entry.name!r}: array of shape (samples{''.join(f', {size}' for size in _sample_shape(entry))})" for entry in self._inputs
+        keywords = shapes if all(entry.name.isidentifier() for entry in self._needed) else "**{" + ", ".join(
+            f"{entry.name!r}: array of shape (samples{''.join(f', {size}' for size in _sample_shape(entry))})" for entry in self._needed
         ) + "}"  # fmt: skip
         return (
-            f"{self._name} states no quantiser for {value!r}, so it needs calibration samples: save a few hundred typical inputs with "
+            f"{self._name} states no quantiser for {value!r}{self._origin(value)}, so it needs calibration samples: save a few hundred typical inputs with "
             f'numpy.savez("calibration.npz", {keywords}) and give --calibration calibration.npz'
         )
 
+    def _origin(self, value: str) -> str:
+        """Which node computes a value; nothing for an input."""
+        node = next((node for node in self._model.graph.node if value in node.output), None)
+        return "" if node is None else f" (the output of node {node.name or value!r}, {node.op_type})"
+
     def _validated(self, samples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        names = [entry.name for entry in self._inputs]
-        if sorted(samples) != sorted(names):
+        names = [entry.name for entry in self._needed]
+        unread = {entry.name: entry for entry in self._inputs if entry.name not in names}
+        if sorted(set(samples) - set(unread)) != sorted(names):
             raise UserError(f"calibration samples must be named {', '.join(names)}; given are {', '.join(sorted(samples)) or 'none'}")
         found, counts = {}, set()
-        for entry in self._inputs:
+        for entry in self._needed:
             array = np.asarray(samples[entry.name])
             expected = _sample_shape(entry)
             if array.dtype.kind not in "fiub" or array.ndim != len(expected) + 1 or array.shape[1:] != expected or not len(array):
@@ -94,6 +102,10 @@ class Calibration:
             found[entry.name] = array.astype(dtype)
         if len(counts) > 1:
             raise UserError(f"calibration samples must have one length for all inputs, not {sorted(counts)}")
+        for name, entry in unread.items():
+            # ONNX Runtime wants every declared input, also those that no node reads.
+            shape = (counts.copy().pop(), *(size or 1 for size in _sample_shape(entry)))
+            found[name] = np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type))
         return found
 
     def _run(self, values: list[str]) -> None:

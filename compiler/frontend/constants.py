@@ -10,7 +10,7 @@ from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.reader import LARGEST_TENSOR
 from tritloom.compiler.frontend.values import Constant
 
-__all__ = ["RUNTIME_ERRORS", "WITNESS_IR_VERSION", "fold", "quiet_session"]
+__all__ = ["RUNTIME_ERRORS", "WITNESS_IR_VERSION", "fold", "name_nodes_apart", "quiet_session"]
 
 WITNESS_IR_VERSION = 10
 """Of the models given to ONNX Runtime, which refuses versions newer than itself."""
@@ -35,8 +35,19 @@ _ENLARGING = ("ConstantOfShape", "EyeLike", "Expand", "Loop", "OneHot", "Pad", "
 _RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
 
+def name_nodes_apart(graph: onnx.GraphProto) -> None:
+    """Number the nodes whose name another one has: ONNX Runtime refuses models that repeat a node's name."""
+    names: set[str] = set()
+    for number, node in enumerate(graph.node):
+        while node.name in names:
+            node.name = f"{node.name}_{number}"
+        if node.name:
+            names.add(node.name)
+
+
 def quiet_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """A session of one thread that prints nothing and computes each node as it stands."""
+    """A session of one thread that prints nothing and computes each node as it stands. Nodes of one name get names of their own."""
+    name_nodes_apart(model.graph)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1

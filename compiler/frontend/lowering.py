@@ -9,11 +9,10 @@ import onnx_ir
 from tritloom.compiler.frontend.builder import Builder, Settings
 from tritloom.compiler.frontend.calibrate import Calibration
 from tritloom.compiler.frontend.execution import Execution, execute
-from tritloom.compiler.frontend.problems import CheckReport, Lowered, problems_error
+from tritloom.compiler.frontend.problems import CheckReport, Lowered, Problem, problems_error
 from tritloom.compiler.frontend.reader import read_model
 from tritloom.compiler.ir.program import Convolution, Operation, Program
 from tritloom.compiler.passes import PASSES
-from tritloom.errors import ModelError
 
 __all__ = ["check", "lower"]
 
@@ -99,12 +98,22 @@ def _plan(model: onnx_ir.Model, name: str) -> tuple[list[str], Builder, Executio
         return Fraction(1), 0
 
     builder = Builder(settings=Settings(), grid_of=request, dry=True)
-    return wanted, builder, execute(model, builder, name)
+    done = execute(model, builder, name)
+    if not done.problems and not builder.operations:
+        value = model.graph.outputs[0]
+        node = value.producer()
+        done.problems.append(
+            Problem(
+                str(value.name) if node is None else node.name or str(value.name),
+                "" if node is None else node.op_type,
+                "there is nothing for the core to compute: the model only moves, quantises or changes its inputs element by element, which the host does",
+                "add a layer (Conv, Gemm, MatMul, a pool, Add), or a quantiser behind the elementwise operators",
+            )
+        )
+    return wanted, builder, done
 
 
 def _program(builder: Builder, done: Execution, name: str) -> Program:
-    if not builder.inputs or not builder.operations:
-        raise ModelError(f"{name} holds no layer to compute: its outputs do not depend on its inputs through any supported layer")
     return Program(
         name=name, tensors=builder.tensors, operations=tuple(builder.operations), inputs=tuple(builder.inputs), outputs=tuple(done.outputs)
     )

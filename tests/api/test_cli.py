@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from tritloom.cli.console import Console
 from tritloom.errors import BuildError, LinkError, MissingToolError
 
 VERBS = ("demo", "check", "estimate", "compile", "run", "verify", "sim", "build", "boards", "doctor")
@@ -356,3 +357,13 @@ def test_waves_alone_means_always(words, expected):
     from tritloom.cli.main import _with_waves_value
 
     assert _with_waves_value(words) == expected
+
+
+def test_texts_of_progress_are_not_repeated_line_by_line(capsys):
+    console = Console(verbose=1)
+    with console.progress() as progress:
+        for text in ("compiling", "compiling", "loading", "compiling"):
+            progress(text, 0, 0)
+        for done in (1, 2, 2):
+            progress("samples", done, 2)
+    assert capsys.readouterr().err.split("\n") == ["compiling", "loading", "compiling", "samples: 2 of 2", ""]

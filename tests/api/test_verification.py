@@ -1,9 +1,10 @@
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
 
 import tritloom
-from tritloom.compiler.ir.program import OutputSpec, Program, Tensor
+from tritloom.compiler.ir.program import HostOp, OutputSpec, Program, Tensor
 from tritloom.verification import _against_floats
 
 
@@ -62,3 +63,17 @@ def test_inputs_of_a_model_without_quantisers_are_moved_to_the_calibrated_grid(f
     found = tritloom.verify(compiled, on=["golden"], feeds=samples)
     assert found.exact
     assert found.against("onnx")[0].top1_agreement > 0.95
+
+
+def test_steps_that_are_no_operators_of_the_model_are_taken_back_before_the_comparison():
+    tensor = Tensor(name="t", shape=(2, 1, 1), bits=8, low=-128, high=127, scale=(Fraction(1, 2),), zero_point=(3,))
+    steps = (
+        HostOp(kind="Dequantize", constants={"scale": np.array(0.5), "zero_point": np.array(3)}),
+        HostOp(kind="Mul", constants={"B": np.array([4.0, -2.0], np.float32)}),
+        HostOp(kind="Add", constants={"B": np.array([0.25, 1.0], np.float32)}),
+    )
+    spec = replace(_spec(), epilogue=steps, witness="y")
+    codes = np.array([[5, 6], [-100, 100]]).reshape(2, 2, 1, 1)
+    floats = np.array([[4.25, -2.0], [-205.75, -96.0]], np.float32)
+    assert _against_floats(_program(tensor, spec), spec, codes, floats).mismatches == 0
+    assert _against_floats(_program(tensor, spec), replace(spec, witness="before"), codes, floats).mismatches > 0

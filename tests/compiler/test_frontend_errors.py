@@ -248,3 +248,27 @@ def test_operator_table_names_forms() -> None:
     assert {"Conv", "Gemm", "MatMul", "Quant", "BipolarQuant", "QuantizeLinear", "Concat", "Softmax"} <= names
     assert all(entry.forms for entry in table)
     assert [(entry.domain, entry.name) for entry in table] == sorted((entry.domain, entry.name) for entry in table)
+
+
+def test_a_value_without_a_quantiser_is_named_with_its_node() -> None:
+    g = Graph()
+    x = g.qdq("x")
+    joined = g.add("Concat", x, g.qdq(g.add("Conv", x, g.weights(2, 3, 1, 1)), 0.5), axis=1)
+    data = g.model({"x": ("N", 3, 5, 5)}, {g.qdq(g.add("Conv", joined, g.weights(2, 5, 1, 1))): None})
+    with pytest.raises(
+        ModelError, match=rf"^net states no quantiser for '{joined}' \(the output of node 'node_{joined}', Concat\), so it needs"
+    ):
+        lower(data, name="net")
+    samples = {"x": np.random.default_rng(0).normal(size=(20, 3, 5, 5))}
+    assert lower(data, name="net", calibration=samples).notes[0].endswith(f"calibration samples: {joined}")
+
+
+def test_steps_behind_a_sum_that_no_record_holds_need_a_grid() -> None:
+    g = Graph()
+    x = g.qdq("x")
+    total = g.add("Add", x, g.qdq(g.add("Conv", x, g.weights(3, 3, 1, 1)), 0.5))
+    data = g.model({"x": ("N", 3, 5, 5)}, {g.qdq(g.add("LeakyRelu", total, alpha=0.125), 0.5): None})
+    assert check(data).facts["calibration_needed_for"] == [total]
+    program = lower(data, name="net", calibration={"x": np.random.default_rng(0).normal(size=(20, 3, 5, 5)) * 9}).program
+    assert [type(operation).__name__ for operation in program.operations] == ["Convolution", "Add", "Rescale"]
+    assert all(operation.step.proof.exact for operation in program.operations[1:])  # type: ignore[attr-defined]
