@@ -6,6 +6,7 @@ failing test in a second run with the same seed.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +32,9 @@ SIMULATORS = ("verilator", "icarus")
 
 _TOP = "uart_core"
 _MODULE = "tritloom.sim.bench.core_bench"
+_POLL_SECONDS = 0.5
+_BEGUN = re.compile(r" running \S+\.(\w+ \(\d+/\d+\))")
+"""cocotb's line when a test begins."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +140,12 @@ def _run(verilog: str, job: Job, folder: Path, simulator: str, *, record: bool, 
         environment["COCOTB_TEST_FILTER"] = rf"\.{only}$"
     tell(f"simulating on {simulator}, seed {job.seed}")
     with open(log, "wb") as stream:
-        subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT)
+    try:
+        _watch(process, log, lambda test: tell(f"simulating on {simulator}, seed {job.seed}: {test}"))
+    finally:
+        process.kill()
+        process.wait()
     tests = _read_results(results)
     if not tests:
         lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
@@ -147,6 +156,21 @@ def _run(verilog: str, job: Job, folder: Path, simulator: str, *, record: bool, 
     return BenchResult(
         simulator=simulator, seed=job.seed, tests=tests, log=log, waves=dump if record and dump.exists() else None, views=views
     )
+
+
+def _watch(process: subprocess.Popen[bytes], log: Path, say: Callable[[str], None]) -> None:
+    """Wait for a simulator to end; each test that begins is told as it stands in the log."""
+    told = ""
+    while True:
+        try:
+            process.wait(_POLL_SECONDS)
+        except subprocess.TimeoutExpired:
+            begun = _BEGUN.findall(log.read_text(errors="replace"))
+            if begun and begun[-1] != told:
+                told = begun[-1]
+                say(told)
+        else:
+            return
 
 
 def _verilator_command(verilog: str, dump: Path | None, tell: Callable[[str], None]) -> list[str]:
@@ -166,7 +190,8 @@ def _icarus_command(verilog: str, dump: Path | None, tell: Callable[[str], None]
         tell("compiling the core for Icarus Verilog")
         text = "`timescale 1ns/1ps\n" + verilog + recorder
         (folder / "core.v").write_text(text)
-        done = subprocess.run(["iverilog", "-g2012", "-o", "core.vvp", *tops, "core.v"], cwd=folder, capture_output=True, text=True)
+        # From -g2009 on, a register has its initial value before time 0 without a change, which the always @* blocks of yosys wait for.
+        done = subprocess.run(["iverilog", "-g2005", "-o", "core.vvp", *tops, "core.v"], cwd=folder, capture_output=True, text=True)
         if done.returncode:
             raise BuildError("iverilog failed: " + "\n".join(done.stderr.splitlines()[:8]))
 
