@@ -323,6 +323,17 @@ def test_average_pool_divisors(ceil: int, include: int, zero: int) -> None:
     assert np.abs(ours - theirs).max() < 0.31
 
 
+def test_no_function_of_the_codes_follows_float32_averages_at_halves() -> None:
+    """Why golden and the witness may differ there: windows of one sum get unlike codes in float32. docs/numerics.md tells how often."""
+    g = Graph()
+    y = g.qdq(g.add("AveragePool", g.qdq("x", 0.1), kernel_shape=[2, 2]), 0.1)
+    codes = np.array([[33, 11, 15, 111], [35, 14, 84, 37], [1, 2, 3, 4], [0, 0, 0, 1]])
+    feeds = {"x": (codes * np.float32(0.1)).astype(np.float32).reshape(4, 1, 2, 2)}
+    _, ours, theirs, _ = run_both(g.model({"x": ("N", 1, 2, 2)}, {y: None}), feeds=feeds)
+    assert [round(value / 0.1) for value in ours[y].ravel().tolist()] == [42, 42, 2, 0]
+    assert [round(value / 0.1) for value in theirs[y].ravel().tolist()][:2] == [42, 43]
+
+
 @settings(deadline=None, max_examples=25)
 @given(data=st.data())
 def test_convolution_geometry(data: st.DataObject) -> None:
