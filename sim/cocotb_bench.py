@@ -221,6 +221,7 @@ def _cocotb_environment() -> dict[str, str]:
         "COCOTB_TOPLEVEL": _TOP,
         "COCOTB_TEST_MODULES": _MODULE,
         "TOPLEVEL_LANG": "verilog",
+        "PYTHONUNBUFFERED": "1",  # the log shows at once which test runs
         # Inputs are written between clock edges only, so Verilator may apply them at once.
         "COCOTB_TRUST_INERTIAL_WRITES": "1",
     }

@@ -1,8 +1,10 @@
 """Views of a wave file: signals grouped as in the block diagram, for GTKWave (``.gtkw``) and Surfer (``.sucl``)."""
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby, islice, pairwise
 from pathlib import Path
 
 from tritloom.hw.arch.isa import Opcode
@@ -12,18 +14,27 @@ __all__ = ["WaveSignal", "read_signals", "write_views"]
 
 _GROUPS: dict[str, re.Pattern[str]] = {
     "clock": re.compile(r"(?!)"),
-    "link": re.compile(r"^(link|uart|receiver|transmitter)"),
     "sequencer": re.compile(r"^(sequencer|control|fetch|nest|loop|operand)"),
     "array": re.compile(r"^(array|mesh|tile|accumul)"),
     "post": re.compile(r"^(post|requant|result|maximum)"),
+    "link": re.compile(r"^(link|uart|receiver|transmitter)"),
 }
 """Group, and what the name of a block that belongs to it begins with; clock and reset are found by their own names."""
 
 _SIGNALS_PER_GROUP = 48
 """A view is a beginning: the viewer's own tree has the rest."""
 
-_GTKWAVE_GROUP, _GTKWAVE_GROUP_END = "@800200", "@1000200"
+_GTKWAVE_GROUP, _GTKWAVE_GROUP_END, _GTKWAVE_COMMENT = "@800200", "@1000200", "@200"
 _GTKWAVE_BIT, _GTKWAVE_HEX, _GTKWAVE_TRANSLATED = "@28", "@22", "@2022"
+
+_VIEW_PIXELS = 800
+"""Width of the waves in a window of usual size, for the zoom that shows the whole dump."""
+
+_FIRST_TIMES, _PAUSE = 8, 100
+"""Times at the beginning among which a pause is looked for, and how many of the shortest steps a pause is longer than."""
+
+_TAIL = 1 << 20
+"""Bytes at the end of a dump in which the last time is looked for."""
 
 _ENUMS = {
     "state": {int(item): item.name for item in State},
@@ -35,11 +46,12 @@ _ENUMS = {
 
 @dataclass(frozen=True)
 class WaveSignal:
-    """A variable of a VCD file: path of its scope, name, bits."""
+    """A variable of a VCD file: path of its scope, name, bits; variables with one ``code`` are the same wire."""
 
     scope: tuple[str, ...]
     name: str
     bits: int
+    code: str
 
     @property
     def path(self) -> str:
@@ -58,7 +70,7 @@ def read_signals(dump: Path) -> Iterator[WaveSignal]:
             elif words[:1] == ["$upscope"]:
                 scope.pop()
             elif words[:1] == ["$var"]:
-                yield WaveSignal(tuple(scope), words[4], int(words[2]))
+                yield WaveSignal(tuple(scope), words[4], int(words[2]), words[3])
             elif words[:1] == ["$enddefinitions"]:
                 return
 
@@ -69,19 +81,27 @@ def write_views(dump: Path) -> tuple[Path, ...]:
     for name, names in _ENUMS.items():
         text = "".join(f"{value:x} {label}\n" for value, label in names.items())
         dump.with_name(f"{dump.stem}.{name}.txt").write_text(text)
-    gtkwave = [f'[dumpfile] "{dump.name}"', "[timestart] 0"]
+    start, end = _times(dump)
+    # GTKWave's zoom is minus the binary logarithm of the time that 200 pixels take; -1 says that no marker is set.
+    zoom = -math.log2(max(1, end - start) * 200 / _VIEW_PIXELS)
+    gtkwave = [f'[dumpfile] "{dump.name}"', f"[timestart] {start}", f"*{zoom:.6f} -1"]
     surfer = []
     for group, signals in groups.items():
         gtkwave += [_GTKWAVE_GROUP, f"-{group}"]
         surfer.append(f"divider_add {group}")
-        for signal in signals:
-            enum = _enum_of(signal)
-            if enum is not None:
-                gtkwave += [_GTKWAVE_TRANSLATED, f"^1 {dump.stem}.{enum}.txt"]
-            else:
-                gtkwave.append(_GTKWAVE_BIT if signal.bits == 1 else _GTKWAVE_HEX)
-            gtkwave.append(signal.path)
-            surfer.append("variable_add " + ".".join([*signal.scope, signal.name]))
+        for scope, members in groupby(signals, lambda signal: signal.scope):
+            if len(scope) > 1:
+                block = ".".join(scope[1:])
+                gtkwave += [_GTKWAVE_COMMENT, f"-{block}"]
+                surfer.append(f"divider_add {block}")
+            for signal in members:
+                enum = _enum_of(signal)
+                if enum is not None:
+                    gtkwave += [_GTKWAVE_TRANSLATED, f"^1 {dump.stem}.{enum}.txt"]
+                else:
+                    gtkwave.append(_GTKWAVE_BIT if signal.bits == 1 else _GTKWAVE_HEX)
+                gtkwave.append(signal.path)
+                surfer.append("variable_add " + ".".join([*signal.scope, signal.name]))
         gtkwave += [_GTKWAVE_GROUP_END, f"-{group}"]
     surfer.append("zoom_fit")
     views = dump.with_suffix(".gtkw"), dump.with_suffix(".sucl")
@@ -90,22 +110,47 @@ def write_views(dump: Path) -> tuple[Path, ...]:
     return views
 
 
+def _times(dump: Path) -> tuple[int, int]:
+    """First and last time that a view shows, in the VCD file's own units; zeros for a dump without changes.
+
+    A dump whose recording was switched on later begins with a few clocks at time 0, which are left out.
+    """
+    with open(dump, "rb") as stream:
+        for line in stream:
+            if line.startswith(b"$enddefinitions"):
+                break
+        first = list(islice((int(line[1:]) for line in stream if line.startswith(b"#")), _FIRST_TIMES))
+        stream.seek(max(stream.tell(), dump.stat().st_size - _TAIL))
+        last = re.findall(rb"^#(\d+)", stream.read(), re.MULTILINE)
+    if len(first) < 2:
+        return 0, max(first, default=0)
+    steps = [after - before for before, after in pairwise(first)]
+    longest = max(steps)
+    start = first[steps.index(longest) + 1] if longest > _PAUSE * min(steps) else first[0]
+    return start, int(last[-1]) if last else first[-1]
+
+
 def _grouped(signals: list[WaveSignal]) -> dict[str, list[WaveSignal]]:
-    """Signals by group, those of outer blocks first; tools' own signals, and copies of clock and reset, are left out."""
+    """Signals by group, block by block, outer blocks first.
+
+    Left out are tools' own signals, copies of clock and reset, and other names of a wire that is shown already.
+    """
     # Amaranth ends a block's name in "$" and a number where it shares it with a signal; such signals are copies of ports.
     plain = [
         signal
         for signal in signals
-        if not any(part.startswith("$") for part in signal.scope) and "$" not in signal.name and "." not in signal.name
+        if not any(part.startswith(("$", "\\$")) for part in signal.scope) and "$" not in signal.name and "." not in signal.name
     ]
     groups: dict[str, list[WaveSignal]] = {name: [] for name in _GROUPS}
     if not plain:
         return {}
     top = min(len(signal.scope) for signal in plain)
-    for signal in sorted(plain, key=lambda signal: len(signal.scope)):
+    shown: set[str] = set()
+    for signal in sorted(plain, key=lambda signal: (len(signal.scope), signal.scope)):
         group = _group_of(signal, top)
-        if group is not None and len(groups[group]) < _SIGNALS_PER_GROUP:
+        if group is not None and signal.code not in shown and len(groups[group]) < _SIGNALS_PER_GROUP:
             groups[group].append(signal)
+            shown.add(signal.code)
     return {name: members for name, members in groups.items() if members}
 
 

@@ -84,7 +84,34 @@ def test_waves_of_the_native_core(schedule, tmp_path):
     assert {"clk", "rst", "rx__valid", "tx__payload"} <= {signal.name for signal in signals}
     assert any("sequencer" in signal.scope for signal in signals)
     save, _ = write_views(dump)
-    assert '[dumpfile] "run.vcd"' in save.read_text()
+    lines = save.read_text().splitlines()
+    assert lines[0] == '[dumpfile] "run.vcd"'
+    start = int(lines[1].removeprefix("[timestart] "))
+    assert 20 < start <= 1020, "the view begins where the recording goes on"
+    span = 2 ** -float(lines[2].removeprefix("*").removesuffix(" -1"))  # of 200 pixels
+    assert span * 4 == pytest.approx(times[-1] - start, rel=1e-3)
+    shown = [line for line in lines if line.startswith("core.")]
+    codes = {signal.path: signal.code for signal in signals}
+    assert len({codes[path] for path in shown}) == len(shown), "no wire is shown twice"
+    assert [line for line in lines if line in ("-sequencer", "-array", "-post", "-link")][::2] == ["-sequencer", "-array", "-post", "-link"]
+
+
+@pytest.mark.parametrize(
+    ("body", "start", "end"),
+    [
+        ("", 0, 0),
+        ("#7\n1!\n", 0, 7),
+        ("#0\n1!\n#5\n0!\n#10\n1!\n", 0, 10),
+        ("#0\n#5\n#10\n#15\n#5000\n1!\n#5005\n0!\n", 5000, 5005),
+        ("#0\n#5\n#300\n#305\n", 0, 305),
+    ],
+)
+def test_times_of_a_view(tmp_path, body, start, end):
+    dump = tmp_path / "a.vcd"
+    dump.write_text("$scope module core $end\n$var wire 1 ! clk $end\n$upscope $end\n$enddefinitions $end\n" + body)
+    lines = write_views(dump)[0].read_text().splitlines()
+    assert lines[1] == f"[timestart] {start}"
+    assert 2 ** -float(lines[2].removeprefix("*").removesuffix(" -1")) * 4 == pytest.approx(max(1, end - start), rel=1e-3)
 
 
 @pytest.mark.parametrize(
