@@ -19,7 +19,6 @@ from tritloom.compiler.ir.program import Program
 from tritloom.compiler.schedule import Schedule, tensor_from_bytes, tensor_to_bytes
 from tritloom.errors import LinkError, MissingToolError
 from tritloom.hw.arch.link import END, ERROR_OPCODE, MAX_DATA, REPLY, ErrorCode, Fault, Frame, FrameReader, LinkOpcode, Space, State, encode
-from tritloom.hw.arch.record import RECORD_BYTES
 
 __all__ = ["Host", "SerialTransport", "Status", "Transport", "has_whole_frame"]
 
@@ -37,7 +36,8 @@ _WRITE_HEADER_BYTES = 5
 _PATIENCE = 64
 """STATUS polls of a running core, each after a quarter of the expected time, before it counts as stuck."""
 
-_WORD_BYTES = {Space.PROGRAM: 4, Space.RECORDS: RECORD_BYTES, Space.ACTIVATIONS: 1, Space.ARTEFACT: 8}
+_WORD_BYTES = {Space.PROGRAM: 4, Space.ACTIVATIONS: 1, Space.ARTEFACT: 8}
+"""Bytes of a word of the spaces that are the same on every core."""
 _DAMAGED = (ErrorCode.CRC, ErrorCode.LENGTH, ErrorCode.OVERRUN)
 
 
@@ -101,7 +101,7 @@ class Host:
         self._transport = transport
         self._timeout = timeout
         self._sequence = 0
-        self._weight_word_bytes: int | None = None
+        self._word_bytes = dict(_WORD_BYTES)
 
     def identity(self) -> tuple[bytes, bytes]:
         """Digests (8 bytes each) of the core's parameters and of the artefact that was loaded last."""
@@ -119,10 +119,10 @@ class Host:
     def write(self, space: Space, address: int, data: bytes) -> None:
         """Store ``data`` at ``address`` (bytes for activations, words elsewhere), in as many frames as it takes.
 
-        WEIGHTS can be written after :meth:`load` only, which knows their word. Raises :class:`LinkError` when the data is no whole
+        WEIGHTS and RECORDS can be written after :meth:`load` only, which knows their words. Raises :class:`LinkError` when the data is no whole
         number of words, or the core refuses the address.
         """
-        word = self._weight_word_bytes if space == Space.WEIGHTS else _WORD_BYTES.get(space)
+        word = self._word_bytes.get(space)
         if word is None:
             raise LinkError(f"the word size of {space.name} is not known, so a schedule must be loaded first")
         if len(data) % word:
@@ -171,7 +171,7 @@ class Host:
                 f"the core has digest {digest.hex()}, but the schedule was made for digest {parameters.digest.hex()}: "
                 "build the bitstream that belongs to it, or compile for this core"
             )
-        self._weight_word_bytes = parameters.weight_word_bytes
+        self._word_bytes.update({Space.WEIGHTS: parameters.weight_word_bytes, Space.RECORDS: parameters.record_word_bytes})
         self.abort()
         self.write(Space.PROGRAM, 0, b"".join(int(word).to_bytes(4, "little") for word in schedule.program_words))
         self.write(Space.WEIGHTS, 0, np.ascontiguousarray(schedule.weights, np.uint8).tobytes())

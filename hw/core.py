@@ -2,18 +2,17 @@
 
 from collections.abc import Mapping, Sequence
 
-from amaranth.hdl import Module, Mux, Signal, signed
-from amaranth.lib import stream, wiring
+from amaranth.hdl import Cat, Module, Mux, Signal, signed
+from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from tritloom.hw.arch.link import Space
 from tritloom.hw.arch.parameters import ACTIVATION_BITS, CoreParameters
-from tritloom.hw.arch.record import RECORD_BYTES
 from tritloom.hw.array import TernaryMesh
 from tritloom.hw.control import Sequencer
 from tritloom.hw.link.engine import LinkEngine
 from tritloom.hw.memory import READ_LATENCY, ActivationMemory, ActivationWrite, ByteLoader, WeightMemory, WordMemory, address_bits
-from tritloom.hw.post import LaneMaximum, PostUnit
+from tritloom.hw.post import LaneMaximum, PostUnit, lane_bits
 
 __all__ = ["Core"]
 
@@ -47,7 +46,7 @@ class Core(wiring.Component):
             if space not in (Space.PROGRAM, Space.WEIGHTS, Space.RECORDS, Space.ACTIVATIONS):
                 raise ValueError(f"Contents must be of the program, weights, records or activations, not {space!r}")
         self._program = WordMemory(width=8 * _PROGRAM_BYTES, depth=p.program_words, init=first[Space.PROGRAM])
-        self._records = WordMemory(width=8 * RECORD_BYTES, depth=p.record_words, init=first[Space.RECORDS])
+        self._records = WordMemory(width=8 * p.record_word_bytes, depth=p.record_words, init=first[Space.RECORDS])
         self._weights = WeightMemory(p, init=first[Space.WEIGHTS])
         self._activations = ActivationMemory(rows=p.rows, depth=p.activation_words, init=first[Space.ACTIVATIONS])
         super().__init__({"rx": In(stream.Signature(8)), "tx": Out(stream.Signature(8))})
@@ -61,7 +60,9 @@ class Core(wiring.Component):
         p = self._parameters
         m.submodules.link = link = LinkEngine(p)
         m.submodules.sequencer = sequencer = Sequencer(p)
-        m.submodules.mesh = mesh = TernaryMesh(rows=p.rows, columns=p.columns, accumulator_bits=p.accumulator_bits, reduction=p.reduction)
+        m.submodules.mesh = mesh = TernaryMesh(
+            rows=p.rows, columns=p.columns, accumulator_bits=p.accumulator_bits, reduction=p.reduction, lanes=p.post_lanes
+        )  # fmt: skip
         m.submodules.maximum = maximum = LaneMaximum(rows=p.rows)
         m.submodules.post = post = PostUnit(p)
         m.submodules.program = program = self._program
@@ -78,7 +79,7 @@ class Core(wiring.Component):
         # The link fills the memories.
         m.submodules.loader = loader = ByteLoader(
             spaces=(Space.PROGRAM, Space.WEIGHTS, Space.RECORDS, Space.ACTIVATIONS),
-            lane_bits=address_bits(max(RECORD_BYTES, p.weight_word_bytes)),
+            lane_bits=address_bits(max(p.record_word_bytes, p.weight_word_bytes)),
         )
         m.d.comb += [
             loader.valid.eq(link.write_valid), loader.space.eq(link.write_space), loader.address.eq(link.write_address),
@@ -89,34 +90,40 @@ class Core(wiring.Component):
                 memory.write_enable.eq(loader.enable_of(space)), memory.write_address.eq(loader.write_address),
                 memory.write_lane.eq(loader.write_lane), memory.write_byte.eq(loader.write_byte),
             ]  # fmt: skip
-        lane_bits = address_bits(p.rows)
+        byte_bits = address_bits(p.rows)
         from_host = Signal(ActivationWrite(rows=p.rows, depth=p.activation_words))
-        m.d.comb += from_host.address.eq(loader.write_address[lane_bits:])
+        m.d.comb += from_host.address.eq(loader.write_address[byte_bits:])
         for lane in range(p.rows):
             m.d.comb += [
-                from_host.mask[lane].eq(loader.enable_of(Space.ACTIVATIONS) & (loader.write_address[:lane_bits] == lane)),
+                from_host.mask[lane].eq(loader.enable_of(Space.ACTIVATIONS) & (loader.write_address[:byte_bits] == lane)),
                 from_host.lanes[lane].eq(loader.write_byte),
             ]
         # The host never writes while the core runs.
         m.d.comb += activations.write.eq(Mux(loader.enable_of(Space.ACTIVATIONS), from_host.as_value(), post.write.as_value()))
 
-        # Reads: the sequencer's while it runs, else the host's. `byte` is the addressed lane, three clocks after the address.
+        # Reads: the sequencer's while it runs, else the host's. Three clocks after the address, `read_bytes` begins with the addressed byte;
+        # behind it are the other ones for the lanes of the post unit, which count when the address is a multiple of their number.
         address, read = Signal.like(sequencer.activation), Signal()
         m.d.comb += [
             address.eq(Mux(link.read_strobe, link.read_address, sequencer.activation)), read.eq(link.read_strobe | sequencer.read),
-            activations.read_address.eq(address[lane_bits:]), weights.read_address.eq(sequencer.weight),
+            activations.read_address.eq(address[byte_bits:]), weights.read_address.eq(sequencer.weight),
             program.read_address.eq(sequencer.program_address), sequencer.program_data.eq(program.read_data),
             records.read_address.eq(sequencer.record), post.record.eq(records.read_data),
         ]  # fmt: skip
-        lane, reading = address[:lane_bits], read
+        lane, reading = address[:byte_bits], read
         for stage in range(READ_LATENCY):
-            later_lane, later_reading = Signal(lane_bits, name=f"lane_{stage + 1}"), Signal(name=f"reading_{stage + 1}")
+            later_lane, later_reading = Signal(byte_bits, name=f"lane_{stage + 1}"), Signal(name=f"reading_{stage + 1}")
             m.d.sync += [later_lane.eq(lane), later_reading.eq(reading)]
             lane, reading = later_lane, later_reading
-        byte = Signal(signed(ACTIVATION_BITS), reset_less=True)
+        read_bytes = Signal(data.ArrayLayout(signed(ACTIVATION_BITS), p.post_lanes), reset_less=True)
+        width, shared = len(read_bytes.as_value()), lane_bits(p)
+        group = activations.read_data.as_value()
+        if p.post_lanes < p.rows:
+            group = group.word_select(lane[shared:], width)
+        first = group.word_select(lane[:shared], ACTIVATION_BITS) if shared else group
         with m.If(reading):
-            m.d.sync += byte.eq(activations.read_data[lane])
-        m.d.comb += [link.read_data.eq(byte), post.byte.eq(byte)]
+            m.d.sync += read_bytes.eq(Cat(first, group[ACTIVATION_BITS:]))
+        m.d.comb += [link.read_data.eq(read_bytes[0]), post.bytes.eq(read_bytes)]
 
         # Operands, array, results.
         for row in range(p.rows):
@@ -126,9 +133,9 @@ class Core(wiring.Component):
         m.d.comb += [
             mesh.trits.eq(weights.trits), mesh.command.eq(sequencer.mesh), mesh.flush.eq(sequencer.flush), mesh.shift.eq(post.shift),
             maximum.word.eq(operands), maximum.valid.eq(sequencer.compare), maximum.clear.eq(sequencer.compare_first),
-            post.command.eq(sequencer.command), post.flush.eq(sequencer.flush), post.raw.eq(sequencer.raw), post.pool.eq(sequencer.pool),
+            post.command.eq(sequencer.command), post.flush.eq(sequencer.flush), post.raw.eq(sequencer.raw), post.wide.eq(sequencer.wide), post.pool.eq(sequencer.pool),
             post.elementwise.eq(sequencer.elementwise), post.two_operands.eq(sequencer.two_operands),
             post.low.eq(sequencer.low), post.high.eq(sequencer.high),
-            post.drained.eq(mesh.drained[0]), post.maximum.eq(maximum.maximum), sequencer.done.eq(post.done),
+            post.drained.eq(mesh.drained), post.maximum.eq(maximum.maximum), sequencer.done.eq(post.done),
         ]  # fmt: skip
         return m

@@ -71,7 +71,7 @@ class CoreModel:
         self._memories = {
             Space.PROGRAM: np.zeros((parameters.program_words, 4), np.uint8),
             Space.WEIGHTS: np.zeros((parameters.weight_words, parameters.weight_word_bytes), np.uint8),
-            Space.RECORDS: np.zeros((parameters.record_words, RECORD_BYTES), np.uint8),
+            Space.RECORDS: np.zeros((parameters.record_words, parameters.record_word_bytes), np.uint8),
             Space.ACTIVATIONS: np.zeros((parameters.activation_bytes, 1), np.uint8),
             Space.ARTEFACT: np.zeros((1, 8), np.uint8),
         }
@@ -230,7 +230,9 @@ class CoreModel:
             codes = values.astype("<i4").view(np.int8).reshape(-1, 4)
         else:
             targets = instruction.o + self._outer(instruction, "o")[row] + column
-            codes = self._requantise(instruction, instruction.p + self._outer(instruction, "p")[row] + column * instruction.records, values)
+            group, lane = np.divmod(column, self._lanes(instruction))
+            word = instruction.p + self._outer(instruction, "p")[row] + group * instruction.records
+            codes = self._requantise(instruction, word, lane, values)
         self._store(targets, codes)
 
     def _pool(self, instruction: Instruction) -> None:
@@ -247,29 +249,38 @@ class CoreModel:
         self._store(targets[:, None] + np.arange(self.parameters.rows), results)
 
     def _elementwise(self, instruction: Instruction) -> None:
-        count = len(instruction.loops)
-        addresses = instruction.a + walk(instruction, "a", 0, count) & _ADDRESS
+        count, lane = len(instruction.loops), np.arange(self._lanes(instruction))
+        addresses = (instruction.a + walk(instruction, "a", 0, count))[:, None] + lane & _ADDRESS
         self._check_all("activation byte", addresses, self.parameters.activation_bytes)
         first, second = self._activations[addresses].astype(np.int64), None
         if instruction.two_operands:
-            addresses = instruction.b + walk(instruction, "b", 0, count) & _ADDRESS
+            addresses = (instruction.b + walk(instruction, "b", 0, count))[:, None] + lane & _ADDRESS
             self._check_all("activation byte", addresses, self.parameters.activation_bytes)
             second = self._activations[addresses].astype(np.int64)
-        codes = self._requantise(instruction, instruction.p + walk(instruction, "p", 0, count), first, second)
-        self._store(instruction.o + walk(instruction, "o", 0, count), codes)
+        codes = self._requantise(instruction, (instruction.p + walk(instruction, "p", 0, count))[:, None], lane, first, second)
+        self._store((instruction.o + walk(instruction, "o", 0, count))[:, None] + lane, codes)
 
-    def _requantise(self, instruction: Instruction, record: np.ndarray, values: np.ndarray, second: np.ndarray | None = None) -> np.ndarray:
-        """Codes (int8) of ``values`` by the records that begin at ``record``, all (n,); see :mod:`tritloom.hw.arch.record`."""
-        record = record & _RECORD
-        self._check_all("record", np.stack([record, record + max(1, instruction.records) - 1]), self.parameters.record_words)
+    def _lanes(self, instruction: Instruction) -> int:
+        """Lanes of the post unit that an instruction uses."""
+        return self.parameters.post_lanes if instruction.wide else 1
+
+    def _requantise(
+        self, instruction: Instruction, word: np.ndarray, lane: np.ndarray, values: np.ndarray, second: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Codes (int8) of ``values``, by the records of their ``lane`` in the words that begin at ``word``; see :mod:`tritloom.hw.arch.record`.
+
+        All arrays broadcast to the shape of ``values``.
+        """
+        word, lanes = word & _RECORD, self.parameters.post_lanes
+        self._check_all("record", np.stack([word, word + max(1, instruction.records) - 1]), self.parameters.record_words)
         start, multiplier, bias, shift, half_even = self._record_fields()
+        record = base = word * lanes + lane
         if second is not None:
-            self._check_all("record", record + 1, self.parameters.record_words)
-            total = multiplier[record] * values + bias[record] + multiplier[record + 1] * second
+            self._check_all("record", word + 1, self.parameters.record_words)
+            total = multiplier[record] * values + bias[record] + multiplier[record + lanes] * second
         else:
-            base = record
             for piece in range(1, instruction.records):
-                record = np.where(values >= start[base + piece], base + piece, record)
+                record = np.where(values >= start[base + piece * lanes], base + piece * lanes, record)
             total = multiplier[record] * values + bias[record]
         amount = shift[record]
         ties = np.where(amount > 0, (1 << np.maximum(amount - 1, 0)) - 1 + (total >> amount & 1), 0)
@@ -277,8 +288,8 @@ class CoreModel:
         return np.minimum(np.maximum(total, instruction.low), instruction.high).astype(np.int8)
 
     def _record_fields(self) -> list[np.ndarray]:
-        """Every record of the memory as int64 arrays: start, multiplier, bias, shift, half_even."""
-        low, high = self._memories[Space.RECORDS].view("<u8").T
+        """Every record of the memory, lane 0 of word 0 first, as int64 arrays: start, multiplier, bias, shift, half_even."""
+        low, high = self._memories[Space.RECORDS].reshape(-1, RECORD_BYTES).view("<u8").T
         fields, position = [], 0
         for width, signed in ((START_BITS, True), (MULTIPLIER_BITS, True), (BIAS_BITS, True), (SHIFT_BITS, False), (1, False)):
             if position >= 64:

@@ -15,7 +15,6 @@ from tritloom.boards.host import has_whole_frame
 from tritloom.compiler.schedule import Schedule
 from tritloom.hw.arch.link import Space
 from tritloom.hw.arch.parameters import CoreParameters
-from tritloom.hw.arch.record import RECORD_BYTES
 from tritloom.hw.core import Core
 
 __all__ = ["AmaranthCore", "contents_of"]
@@ -26,7 +25,7 @@ _PATIENCE = 2048
 
 def contents_of(schedule: Schedule) -> dict[Space, list[int]]:
     """Initial memory contents that equal what :meth:`tritloom.boards.host.Host.load` writes, whole words as integers."""
-    records, size = schedule.records, RECORD_BYTES
+    records, size = schedule.records, schedule.parameters.record_word_bytes
     return {
         Space.PROGRAM: [int(word) for word in schedule.program_words],
         Space.WEIGHTS: [int.from_bytes(bytes(word), "little") for word in schedule.weights],

@@ -61,8 +61,9 @@ def decode_schedule(files: dict[str, Any], program: Program, where: str) -> Sche
     weights, records = files["weights.bin"], files["records.bin"]
     if len(weights) % parameters.weight_word_bytes or len(weights) // parameters.weight_word_bytes > parameters.weight_words:
         raise Malformed(f"weights.bin has {len(weights)} bytes for {parameters.weight_words} words of {parameters.weight_word_bytes}")
-    if len(records) % RECORD_BYTES or len(records) // RECORD_BYTES > parameters.record_words:
-        raise Malformed(f"records.bin has {len(records)} bytes for {parameters.record_words} records")
+    record_words, rest = divmod(len(records), parameters.record_word_bytes)
+    if rest or record_words > parameters.record_words:
+        raise Malformed(f"records.bin has {len(records)} bytes for {parameters.record_words} words of {parameters.record_word_bytes}")
     for start in range(0, len(records), RECORD_BYTES):
         raw = records[start : start + RECORD_BYTES]
         try:
@@ -75,7 +76,7 @@ def decode_schedule(files: dict[str, Any], program: Program, where: str) -> Sche
     if bits > parameters.accumulator_bits:
         raise Malformed(f"the program needs accumulators of {bits} bits, the core has {parameters.accumulator_bits}")
     instructions = _decode_instructions(files["program.bin"], parameters)
-    loaded = {"weight_words": len(weights) // parameters.weight_word_bytes, "record_words": len(records) // RECORD_BYTES}
+    loaded = {"weight_words": len(weights) // parameters.weight_word_bytes, "record_words": record_words}
     for index, instruction in enumerate(instructions):
         check_instruction(instruction, parameters, f"{where}: instruction {index} ({instruction.opcode.name})", **loaded)
     counts = _instruction_counts(files["layers.json"], program)

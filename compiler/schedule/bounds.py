@@ -34,16 +34,20 @@ def check_instruction(instruction: Instruction, parameters: CoreParameters, wher
         offsets = [strides[register][index] * lasts[index] for index in loops]
         return first + sum(min(0, offset) for offset in offsets), first + sum(max(0, offset) for offset in offsets)
 
-    every = range(count)
+    every, lanes = range(count), parameters.post_lanes if instruction.wide else 1
     need(reduce_loops <= count and not (opcode == Opcode.ELEMENTWISE and reduce_loops), "has a reduction of more loops than it has")
     need(all(strides[register][index] == 0 for register in "op" for index in range(reduce_loops)), "moves its result inside a reduction")
     need(instruction.low <= instruction.high, "has no code between its bounds")
     need(opcode == Opcode.POOL or instruction.raw or instruction.records >= 1 + instruction.two_operands, "has too few records")
+    if instruction.wide:
+        need(opcode != Opcode.POOL and not instruction.raw, "uses the lanes of the post unit for results that do not go through them")
+        for register in {Opcode.MATRIX: "o", Opcode.ELEMENTWISE: "abo"}[opcode]:
+            aligned = all(value % lanes == 0 for value in (getattr(instruction, register), *strides[register]))
+            need(aligned, "writes or reads several bytes at addresses that are no multiple of their number")
     if opcode == Opcode.ELEMENTWISE:
-        inside("activation byte", *span("a", instruction.a, every), parameters.activation_bytes)
-        if instruction.two_operands:
-            inside("activation byte", *span("b", instruction.b, every), parameters.activation_bytes)
-        inside("activation byte", *span("o", instruction.o, every), parameters.activation_bytes)
+        for register in "abo" if instruction.two_operands else "ao":
+            low, high = span(register, getattr(instruction, register), every)
+            inside("activation byte", low, high + lanes - 1, parameters.activation_bytes)
         low, high = span("p", instruction.p, every)
         inside("record", low, high + instruction.records - 1, record_words)
         return
@@ -79,16 +83,16 @@ def check_instruction(instruction: Instruction, parameters: CoreParameters, wher
     if tile != NO_LOOP and lasts[tile] > 0:
         groups.append((0, lasts[tile] - 1, columns))
     for first, last, used in groups:
-        for register, what, depth, unit in (
-            ("o", "activation byte", parameters.activation_bytes, size),
-            ("p", "record", record_words, instruction.records),
+        for register, what, depth, extent in (
+            ("o", "activation byte", parameters.activation_bytes, used * size),
+            ("p", "record", record_words, -(-used // lanes) * instruction.records),
         ):
             if register == "p" and instruction.raw:
                 continue
             start = getattr(instruction, register)
             low, high = span(register, start, others)
             ends = [0] if tile == NO_LOOP else [strides[register][tile] * first, strides[register][tile] * last]
-            inside(what, low + min(ends), high + max(ends) + used * unit - 1, depth)
+            inside(what, low + min(ends), high + max(ends) + extent - 1, depth)
 
 
 def _strides(instruction: Instruction, register: str) -> list[int]:

@@ -36,8 +36,8 @@ class Lowering:
     ----------
     program, placements
         The integer program and the place of each tensor.
-    rows, columns, encoding
-        Shape of the array and the weight encoding.
+    rows, columns, encoding, post_lanes
+        Shape of the array, the weight encoding, and the lanes of the post unit.
 
     Attributes
     ----------
@@ -45,9 +45,11 @@ class Lowering:
         Encoded weight words, uint8 (words, bytes of a word), and the bytes of the record memory.
     """
 
-    def __init__(self, *, program: Program, placements: dict[str, Placement], rows: int, columns: int, encoding: str) -> None:
+    def __init__(
+        self, *, program: Program, placements: dict[str, Placement], rows: int, columns: int, encoding: str, post_lanes: int
+    ) -> None:
         self._program, self._placements = program, placements
-        self._rows, self._columns, self._encoding = rows, columns, encoding
+        self._rows, self._columns, self._encoding, self._lanes = rows, columns, encoding, post_lanes
         self._blocks: list[np.ndarray] = []
         self._block_starts: dict[bytes, int] = {}
         self._weight_words = 0
@@ -98,13 +100,29 @@ class Lowering:
             self._weight_words += len(block)
         return self._block_starts[key]
 
-    def _store_records(self, records: tuple[tuple[Record, ...], ...]) -> int:
-        """First record of a table with equally many pieces a channel, stored unless the same table is there."""
-        key = b"".join(record.to_bytes() for pieces in records for record in pieces)
+    def _store_records(self, records: tuple[tuple[Record, ...], ...], *, wide: bool) -> int:
+        """First word of a table with equally many pieces a channel, stored unless the same table is there.
+
+        The records of a ``wide`` instruction lie side by side, those of neighbouring channels in a word; of another one in lane 0.
+        """
+        lanes, used = self._lanes, self._lanes if wide else 1
+        nothing = bytes(RECORD_BYTES)
+        words = []
+        for first in range(0, len(records), used):
+            group = records[first : first + used]
+            for piece in range(len(group[0])):
+                stored = [pieces[piece].to_bytes() for pieces in group]
+                words.append(b"".join([*stored, *[nothing] * (lanes - len(stored))]))
+        key = b"".join(words)
         if key not in self._record_starts:
-            self._record_starts[key] = len(self._records) // RECORD_BYTES
+            self._record_starts[key] = len(self._records) // (RECORD_BYTES * lanes)
             self._records += key
         return self._record_starts[key]
+
+    def _aligned(self, *placements: Placement) -> bool:
+        """Whether every pixel begins at a multiple of the lanes of the post unit, of which there are several."""
+        pixels = (place.pixel_bytes if place.shape[1] * place.shape[2] > 1 else 0 for place in placements)
+        return self._lanes > 1 and all(pixel % self._lanes == 0 for pixel in pixels)
 
     def _convolution(self, operation: Convolution) -> Iterator[Instruction]:
         source, target = self._placements[operation.input], self._placements[operation.output]
@@ -215,6 +233,7 @@ class Lowering:
         padded = y < 0 or x < 0 or bottom >= height or right >= width
         pixel, line = source.pixel_bytes, source.pixel_bytes * width
         pieces = step.pieces if step is not None else 1
+        wide = step is not None and self._aligned(target)
         taps = 1 if shared_taps else kernel_y * kernel_x
         for first, tiles, tile_stride, word, words in self._tile_runs(lanes):
             indices = range(first, first + tiles * tile_stride, tile_stride)
@@ -228,7 +247,7 @@ class Lowering:
             weight_word = self._store_weights(blocks[0] if same else np.concatenate(blocks))
             record, record_stride = 0, 0
             if step is not None:
-                record, record_stride = self._tile_records(step, indices, outputs)
+                record, record_stride = self._tile_records(step, indices, wide=wide)
             tap = 0 if shared_taps else words
             axes = [
                 Axis(count=words, reduces=True, strides={"a": rows, "b": 1}),
@@ -253,6 +272,7 @@ class Lowering:
                 axes,
                 f"layer {operation.name!r}",
                 raw=step is None,
+                wide=wide,
                 padded=padded,
                 a=source.address + y * line + x * pixel + word * rows,
                 b=weight_word,
@@ -275,14 +295,15 @@ class Lowering:
     def _first_word(self, lanes: tuple[np.ndarray, np.ndarray], tile: int) -> int:
         return int(lanes[0][tile * self._columns : (tile + 1) * self._columns].min()) // self._rows
 
-    def _tile_records(self, step: StepFunction, tiles: range, outputs: int) -> tuple[int, int]:
-        """First record of the tiles' channels and the stride from tile to tile; 0 when all tiles can share one table."""
+    def _tile_records(self, step: StepFunction, tiles: range, *, wide: bool) -> tuple[int, int]:
+        """First word of the tiles' records and the stride from tile to tile; 0 when all tiles can share one table."""
         records, columns = step.records, self._columns
+        words = columns // (self._lanes if wide else 1) * step.pieces
         tables = [records[tile * columns : (tile + 1) * columns] for tile in tiles]
         if all(table == tables[0][: len(table)] for table in tables[1:]):
-            return self._store_records(tables[0]), 0
+            return self._store_records(tables[0], wide=wide), 0
         # The whole layer's table is stored once, whatever the number of instructions that use it.
-        return self._store_records(records) + tiles[0] * columns * step.pieces, tiles.step * columns * step.pieces
+        return self._store_records(records, wide=wide) + tiles[0] * words, tiles.step * words
 
     def _max_pool(self, operation: MaxPool) -> Instruction:
         source, target = self._placements[operation.input], self._placements[operation.output]
@@ -320,19 +341,24 @@ class Lowering:
         second = self._placements[right] if right is not None else None
         channels, height, width = first.shape
         shared = all(pieces == step.records[0] for pieces in step.records)
-        strides = {"a": 1, "o": 1, "p": 0 if shared else step.pieces}
+        wide = self._aligned(first, target, *([second] if second is not None else [])) and channel_offset % self._lanes == 0
+        if channels % self._lanes and len(self._program.producer(operation.output)) > 1:
+            wide = False  # a last group of lanes would reach into the channels of another operation
+        lanes = self._lanes if wide else 1
+        strides = {"a": lanes, "o": lanes, "p": 0 if shared else step.pieces}
         pixel = {"a": first.pixel_bytes, "o": target.pixel_bytes}
         if second is not None:
-            strides["b"], pixel["b"] = 1, second.pixel_bytes
+            strides["b"], pixel["b"] = lanes, second.pixel_bytes
         return build(
             Opcode.ELEMENTWISE,
-            [Axis(count=channels, strides=strides), Axis(count=height * width, strides=pixel)],
+            [Axis(count=-(-channels // lanes), strides=strides), Axis(count=height * width, strides=pixel)],
             f"layer {operation.name!r}",
             two_operands=second is not None,
+            wide=wide,
             a=first.address,
             b=second.address if second is not None else 0,
             o=target.address + channel_offset,
-            p=self._store_records(step.records[:1] if shared else step.records),
+            p=self._store_records(step.records[:1] * lanes if shared else step.records, wide=wide),
             records=step.pieces,
             low=step.low,
             high=step.high,
@@ -355,10 +381,21 @@ class Lowering:
             raise ModelError(
                 f"layer {operation.name!r} moves its elements in more than {MAX_COPY_INSTRUCTIONS} separate runs; use a regular transpose or reshape"
             )
-        record = self._store_records(((Record(START_MIN, 1, 0, 0),),))
         for start, loops in best:
+            loops, lanes = self._in_lanes(start, loops)
+            record = self._store_records(((Record(START_MIN, 1, 0, 0),),) * lanes, wide=lanes > 1)
             axes = [Axis(count=count, strides={"a": int(stride[0]), "o": int(stride[1])}) for count, stride in loops]
-            yield build(Opcode.ELEMENTWISE, axes, f"layer {operation.name!r}", a=int(start[0]), o=int(start[1]), p=record)
+            yield build(Opcode.ELEMENTWISE, axes, f"layer {operation.name!r}", a=int(start[0]), o=int(start[1]), p=record, wide=lanes > 1)
+
+    def _in_lanes(self, start: np.ndarray, loops: list[tuple[int, np.ndarray]]) -> tuple[list[tuple[int, np.ndarray]], int]:
+        """Loops of a copy that take the bytes of all lanes at once, and the lanes; the same loops and 1 where that is not possible."""
+        lanes = self._lanes
+        if lanes > 1 and loops:
+            (count, stride), *outer = loops
+            addresses = [start, *(step for _, step in outer)]
+            if (stride == 1).all() and count % lanes == 0 and all((address % lanes == 0).all() for address in addresses):
+                return [(count // lanes, stride * lanes), *outer], lanes
+        return loops, 1
 
 
 def _addresses(placement: Placement) -> np.ndarray:

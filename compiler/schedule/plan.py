@@ -19,6 +19,7 @@ LARGEST_MEMORY = 1 << 22
 LARGEST_REGISTER = 1 << 16
 """Reach of the 16-bit program counter and record register."""
 
+SIM_LANES = 4
 SIM_SMALLEST = {"weight_words": 1024, "activation_words": 1024, "record_words": 256, "program_words": 1024}
 
 
@@ -103,24 +104,24 @@ def _signed_bits(value: int) -> int:
     return (value if value >= 0 else ~value).bit_length() + 1
 
 
-def _lower(program: Program, *, rows: int, columns: int, weight_encoding: str) -> _Lowered:
+def _lower(program: Program, *, rows: int, columns: int, weight_encoding: str, post_lanes: int) -> _Lowered:
     placements, activation_bytes = place(program, rows)
-    lowering = Lowering(program=program, placements=placements, rows=rows, columns=columns, encoding=weight_encoding)
+    lowering = Lowering(program=program, placements=placements, rows=rows, columns=columns, encoding=weight_encoding, post_lanes=post_lanes)
     instructions = [lowering.lower(operation) for operation in program.operations]
     weights, records = lowering.weights, lowering.records
     needs = Needs(
         weight_words=len(weights),
         activation_words=activation_bytes // rows,
-        record_words=len(records) // RECORD_BYTES,
+        record_words=len(records) // (RECORD_BYTES * post_lanes),
         program_words=sum(instruction.words for group in instructions for instruction in group) + 1,
         accumulator_bits=accumulator_bits(program),
     )
     return _Lowered(instructions=instructions, placements=placements, weights=weights, records=records, needs=needs)
 
 
-def memory_needs(program: Program, *, rows: int, columns: int, weight_encoding: str) -> Needs:
+def memory_needs(program: Program, *, rows: int, columns: int, weight_encoding: str, post_lanes: int = 1) -> Needs:
     """Memories and accumulator width that ``program`` needs on an array of this shape; nothing is checked against a core."""
-    return _lower(program, rows=rows, columns=columns, weight_encoding=weight_encoding).needs
+    return _lower(program, rows=rows, columns=columns, weight_encoding=weight_encoding, post_lanes=post_lanes).needs
 
 
 def sim_parameters(program: Program) -> CoreParameters:
@@ -128,7 +129,7 @@ def sim_parameters(program: Program) -> CoreParameters:
 
     Raises :class:`ModelError` for a program that no core can address.
     """
-    needs = memory_needs(program, rows=16, columns=16, weight_encoding="trit2")
+    needs = memory_needs(program, rows=16, columns=16, weight_encoding="trit2", post_lanes=SIM_LANES)
     depths = {}
     for field, depth in SIM_SMALLEST.items():
         needed = getattr(needs, field)
@@ -140,13 +141,15 @@ def sim_parameters(program: Program) -> CoreParameters:
                 f"model {program.name!r} needs {needed} {_NOUNS[field]}, more than the {limit} that a core can address; use a smaller model"
             )
         depths[field] = min(depth, limit)
-    return CoreParameters(rows=16, columns=16, accumulator_bits=32, weight_encoding="trit2", weight_storage="block", **depths)
+    return CoreParameters(
+        rows=16, columns=16, accumulator_bits=32, post_lanes=SIM_LANES, weight_encoding="trit2", weight_storage="block", **depths
+    )  # fmt: skip
 
 
 _NOUNS = {
     "weight_words": "weight words",
     "activation_words": "activation words",
-    "record_words": "requantisation records",
+    "record_words": "words of requantisation records",
     "program_words": "program words",
 }
 
@@ -185,7 +188,13 @@ def schedule(program: Program, parameters: CoreParameters) -> Schedule:
     Raises :class:`ModelError` with one sentence when a memory or the accumulator is too small (which, needed, available, what to do), or an
     operation does not fit the instruction set. The result depends on the arguments only.
     """
-    lowered = _lower(program, rows=parameters.rows, columns=parameters.columns, weight_encoding=parameters.weight_encoding)
+    lowered = _lower(
+        program,
+        rows=parameters.rows,
+        columns=parameters.columns,
+        weight_encoding=parameters.weight_encoding,
+        post_lanes=parameters.post_lanes,
+    )
     _check_fit(program, lowered.needs, parameters)
     return complete(
         program, parameters, groups=lowered.instructions, placements=lowered.placements, weights=lowered.weights, records=lowered.records

@@ -91,7 +91,8 @@ def isa_page() -> str:
         "",
         "- `words` the length of the instruction,",
         "- `length` the elements of a reduction, plus one for every time that the plane loop advances in it,",
-        "- `results` the columns that a reduction sends (1 for POOL and ELEMENTWISE) and `pieces` its records (1 for POOL and `raw`),",
+        "- `results` the columns that a reduction sends, with `wide` divided by `post_lanes` and rounded up (1 for POOL and ELEMENTWISE),",
+        "- `pieces` the records of a result (1 for POOL and `raw`),",
         "- `start` the pipeline in front of the post unit:"
         f" {timing.OPERAND_STAGE + 1} + log2(rows) for MATRIX, {timing.OPERAND_STAGE - 1} for POOL and ELEMENTWISE,",
         f"- `requantise` {timing.REQUANTISE_LATENCY}, but 0 for POOL and `raw`,",

@@ -15,9 +15,15 @@ lane when ``padded`` and not (0 <= y < height and 0 <= x < width); read weight w
 products to the accumulators. The first element of a reduction clears them. When the loop ``plane_loop`` advances, the
 accumulators are tripled before the next element is added (digit planes, most significant first; one extra clock). After
 the last element of a reduction accumulator ``c`` of the first ``n`` columns goes to the post unit, where ``n`` is
-``last_columns`` when loop ``tile_loop`` is in its last iteration or ``tile_loop`` is 15, else ``columns``. Its records begin
-at ``p + c * records``; its code is written to byte ``o + c``, or, with ``raw``, the accumulator itself as
-four little-endian bytes to ``o + 4 * c`` (``o`` a multiple of 4; no record is read).
+``last_columns`` when loop ``tile_loop`` is in its last iteration or ``tile_loop`` is 15, else ``columns``. Its records are those
+of lane 0 in the ``records`` words of record memory from ``p + c * records`` on; its code is written to byte ``o + c``, or, with
+``raw``, the accumulator itself as four little-endian bytes to ``o + 4 * c`` (``o`` a multiple of 4; no record is read).
+
+**Lanes.** A core has ``post_lanes`` lanes behind its accumulators, and a word of record memory has a record for each. An instruction
+that is not ``wide`` uses lane 0 alone, one result a clock. With ``wide`` all lanes work at once: a MATRIX (not ``raw``, every value of
+``o`` a multiple of ``post_lanes``) sends accumulators ``c`` to ``c + post_lanes - 1`` together, their records are the lanes
+of the ``records`` words from ``p + c / post_lanes * records`` on; an ELEMENTWISE (every value of ``a``, ``b`` and ``o`` a multiple of ``post_lanes``)
+does for each element what is said below with ``post_lanes`` bytes, and with the lanes of the ``records`` words from ``p`` on.
 
 **POOL.** For each element: read activation word ``a``; keep the lane-wise signed maximum over the reduction. Elements that
 fall outside when ``padded`` are skipped (a reduction with none inside gives -128). The word is written to ``o``
@@ -74,6 +80,7 @@ FIELDS: dict[str, Field] = {
     "raw": Field(0, 24, 1, False, "write 32-bit accumulators instead of codes"),
     "two_operands": Field(0, 25, 1, False, "ELEMENTWISE adds a second operand"),
     "padded": Field(0, 26, 1, False, "check y and x against height and width"),
+    "wide": Field(0, 27, 1, False, "use all lanes of the post unit"),
     "a": Field(1, 0, 32, False, "first byte address of operand A"),
     "b": Field(2, 0, 32, False, "first weight word (MATRIX) or byte address of operand B (ELEMENTWISE)"),
     "y": Field(3, 0, 16, True, "first row coordinate"),
@@ -84,7 +91,7 @@ FIELDS: dict[str, Field] = {
     "pad_value": Field(5, 8, 8, True, "code read outside the input"),
     "low": Field(5, 16, 8, True, "smallest code written"),
     "high": Field(5, 24, 8, True, "largest code written"),
-    "p": Field(6, 0, 16, False, "first record"),
+    "p": Field(6, 0, 16, False, "first word of records"),
     "records": Field(6, 16, 16, False, "records per channel"),
     "o": Field(7, 0, 32, False, "first byte address of the result"),
 }
@@ -92,7 +99,7 @@ HEADER_WORDS = 8
 
 LOOP_FIELDS: dict[str, Field] = {
     "last": Field(0, 0, 16, False, "iterations minus one"),
-    "p_step": Field(0, 16, 16, True, "added to p, in records"),
+    "p_step": Field(0, 16, 16, True, "added to p, in words of records"),
     "a_step": Field(1, 0, 32, True, "added to a, in bytes"),
     "b_step": Field(2, 0, 32, True, "added to b, in weight words or bytes"),
     "o_step": Field(3, 0, 32, True, "added to o, in bytes"),
@@ -127,6 +134,7 @@ class Instruction:
     raw: bool = False
     two_operands: bool = False
     padded: bool = False
+    wide: bool = False
     a: int = 0
     b: int = 0
     o: int = 0
@@ -212,7 +220,7 @@ def disassemble(words: list[int]) -> list[Instruction]:
         loops = tuple(
             Loop(**_unpack(LOOP_FIELDS, words[start : start + LOOP_WORDS])) for start in range(position + HEADER_WORDS, end, LOOP_WORDS)
         )
-        flags = {name: bool(header.pop(name)) for name in ("raw", "two_operands", "padded")}
+        flags = {name: bool(header.pop(name)) for name in ("raw", "two_operands", "padded", "wide")}
         program.append(Instruction(opcode=Opcode(header.pop("opcode")), loops=loops, **flags, **header))
         position = end
     return program

@@ -6,15 +6,18 @@ from dataclasses import asdict, dataclass
 
 from tritloom.errors import UserError
 from tritloom.hw.arch.link import MAX_WRITE
+from tritloom.hw.arch.record import RECORD_BYTES
 from tritloom.hw.arch.reduction import REDUCTIONS
 
-__all__ = ["ACTIVATION_BITS", "CoreParameters", "WEIGHT_ENCODINGS", "WEIGHT_STORAGES"]
+__all__ = ["ACTIVATION_BITS", "CoreParameters", "POST_LANES", "WEIGHT_ENCODINGS", "WEIGHT_STORAGES"]
 
 ACTIVATION_BITS = 8
 """Width of a stored activation code (two's complement)."""
 
 WEIGHT_ENCODINGS = ("trit2", "trit5")
 WEIGHT_STORAGES = ("block", "spram")
+
+POST_LANES = (1, 2, 4, 8, 16)
 
 SPRAM_BITS = 64
 """Width of the four single-port RAMs of an iCE40 UP5K side by side."""
@@ -37,6 +40,8 @@ class CoreParameters:
         Width of a signed accumulator, 16 to 32. The compiler refuses a model that needs more.
     reduction
         ``tree`` or ``chain``: how a column sums its products (:mod:`tritloom.hw.arch.reduction`).
+    post_lanes
+        Results that the post unit takes at once: a power of two from 1 to 16 that divides ``columns`` and is at most ``rows``.
     weight_encoding
         ``trit2`` (2 bits a trit) or ``trit5`` (5 trits in a byte), see :mod:`tritloom.hw.arch.trits`.
     weight_storage
@@ -46,7 +51,7 @@ class CoreParameters:
     activation_words
         Depth of the activation memory in words of ``rows`` bytes.
     record_words
-        Depth of the requantisation record memory (:mod:`tritloom.hw.arch.record`), 128-bit words.
+        Depth of the requantisation record memory in words of ``post_lanes`` records (:mod:`tritloom.hw.arch.record`).
     program_words
         Depth of the instruction memory in 32-bit words.
     """
@@ -55,6 +60,7 @@ class CoreParameters:
     columns: int = 16
     accumulator_bits: int = 24
     reduction: str = "tree"
+    post_lanes: int = 1
     weight_encoding: str = "trit2"
     weight_storage: str = "block"
     weight_words: int = 2048
@@ -74,6 +80,10 @@ class CoreParameters:
         need(1 <= self.columns <= 64, "columns", "from 1 to 64", self.columns)
         need(16 <= self.accumulator_bits <= 32, "accumulator_bits", "from 16 to 32", self.accumulator_bits)
         need(self.reduction in REDUCTIONS, "reduction", f"one of {REDUCTIONS}", self.reduction)
+        need(
+            self.post_lanes in POST_LANES and self.columns % self.post_lanes == 0 and self.post_lanes <= self.rows,
+            "post_lanes", f"one of {POST_LANES}, a divisor of columns and at most rows", self.post_lanes,
+        )  # fmt: skip
         need(self.weight_encoding in WEIGHT_ENCODINGS, "weight_encoding", f"one of {WEIGHT_ENCODINGS}", self.weight_encoding)
         need(self.weight_storage in WEIGHT_STORAGES, "weight_storage", f"one of {WEIGHT_STORAGES}", self.weight_storage)
         for field in ("weight_words", "activation_words", "record_words", "program_words"):
@@ -103,6 +113,11 @@ class CoreParameters:
     def weight_word_bytes(self) -> int:
         """Bytes of one weight word on the link, the last one zero-filled."""
         return -(-self.weight_word_bits // 8)
+
+    @property
+    def record_word_bytes(self) -> int:
+        """Bytes of a word of the record memory, one record for each lane of the post unit."""
+        return RECORD_BYTES * self.post_lanes
 
     @property
     def activation_bytes(self) -> int:

@@ -9,7 +9,7 @@ multiplier 0.
 For a sum of two tensors there are exactly two records a channel and no choice: ``v = m0 * a + bias0 + m1 * b``; shift and
 half_even come from the first record.
 
-A record is one 128-bit word, little endian:
+A record is one 128-bit word, little endian; a word of the record memory holds one for each lane of the post unit, lane 0 first:
 
 ====== ====== ==================================
 bits   width  field

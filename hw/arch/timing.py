@@ -4,8 +4,8 @@ An instruction is fetched while the results of the one before are finished, issu
 written, and ends with its own last write; nothing in it depends on data. With the element
 of stage 0 as clock 0, its activation and weight words are in the operand registers' inputs at stage
 :data:`OPERAND_STAGE`. The post unit's commands begin one clock after the *start stage* of the reduction's last element:
-:func:`start_stage`. There are as many as results times pieces, one a clock, and the next reduction may end only when
-those of this one have been issued.
+:func:`start_stage`. There are as many as results (with ``wide``: groups of ``post_lanes`` results)
+times pieces, one a clock, and the next reduction may end only when those of this one have been issued.
 """
 
 from collections.abc import Sequence
@@ -47,14 +47,16 @@ def start_stage(opcode: Opcode, parameters: CoreParameters) -> int:
     return OPERAND_STAGE - 1
 
 
-def _spacing(instruction: Instruction, columns: int) -> tuple[int, int, int]:
+def _spacing(instruction: Instruction, parameters: CoreParameters) -> tuple[int, int, int]:
     """Commands of a reduction in a full and in the last tile, and the number of reductions in full tiles for each one in the last."""
+    lanes = parameters.post_lanes if instruction.wide else 1
     if instruction.opcode != Opcode.MATRIX:
         commands = 1 if instruction.opcode == Opcode.POOL else max(1, instruction.records)
         return commands, commands, 0
     pieces = 1 if instruction.raw else max(1, instruction.records)
     tiles = instruction.loops[instruction.tile_loop].last if instruction.tile_loop < len(instruction.loops) else 0
-    return columns * pieces, instruction.last_columns * pieces, tiles if instruction.tile_loop >= instruction.reduce_loops else 0
+    full, tail = (-(-columns // lanes) * pieces for columns in (parameters.columns, instruction.last_columns))
+    return full, tail, tiles if instruction.tile_loop >= instruction.reduce_loops else 0
 
 
 def fetch_delay(parameters: CoreParameters) -> int:
@@ -78,14 +80,14 @@ def _issue(instruction: Instruction, parameters: CoreParameters) -> int:
     if instruction.opcode == Opcode.MATRIX and instruction.plane_loop < len(inner):
         planes = instruction.plane_loop
         length += (inner[planes] - 1) * prod(inner[planes + 1 :])
-    full, tail, tiles = _spacing(instruction, parameters.columns)
+    full, tail, tiles = _spacing(instruction, parameters)
     tail_reductions = prod(outer) // (tiles + 1)
     return length + tiles * tail_reductions * max(length, full) + (tail_reductions - 1) * max(length, tail)
 
 
 def _finish(instruction: Instruction, parameters: CoreParameters) -> int:
     """Clocks from the last element to the last write."""
-    _, tail, _ = _spacing(instruction, parameters.columns)
+    _, tail, _ = _spacing(instruction, parameters)
     direct = instruction.opcode == Opcode.POOL or (instruction.opcode == Opcode.MATRIX and instruction.raw)
     latency = VALUE_LATENCY + WRITE_LATENCY + (0 if direct else REQUANTISE_LATENCY)
     return start_stage(instruction.opcode, parameters) + tail + latency

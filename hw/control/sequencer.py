@@ -1,6 +1,6 @@
 """Sequencer: fetches instructions, issues their elements, starts their results, and keeps the core's state."""
 
-from amaranth.hdl import Module, Mux, Shape, Signal, signed
+from amaranth.hdl import Const, Module, Mux, Shape, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
@@ -15,7 +15,7 @@ from tritloom.hw.control.nest import LoopNest
 from tritloom.hw.control.operands import OperandAddresses
 from tritloom.hw.control.results import ResultWalker
 from tritloom.hw.memory import address_bits
-from tritloom.hw.post import ResultCommand
+from tritloom.hw.post import ResultCommand, lane_bits
 
 __all__ = ["Sequencer"]
 
@@ -73,7 +73,7 @@ class Sequencer(wiring.Component):
     command : :py:`Out(ResultCommand(parameters))`
     record : out
         Address, with ``command``.
-    raw, pool, elementwise, two_operands, low, high : out
+    raw, wide, pool, elementwise, two_operands, low, high : out
         Mode of the post unit.
     done : :py:`In(1)`
         The post unit writes the instruction's last result in the next clock.
@@ -88,7 +88,7 @@ class Sequencer(wiring.Component):
             "read": Out(1), "activation": Out(address_bits(p.activation_bytes)), "weight": Out(address_bits(p.weight_words)),
             "inside": Out(1), "pad": Out(signed(ACTIVATION_BITS)), "mesh": Out(MeshCommand), "compare": Out(1), "compare_first": Out(1),
             "flush": Out(1), "command": Out(ResultCommand(p)), "record": Out(address_bits(p.record_words)),
-            "raw": Out(1), "pool": Out(1), "elementwise": Out(1), "two_operands": Out(1),
+            "raw": Out(1), "wide": Out(1), "pool": Out(1), "elementwise": Out(1), "two_operands": Out(1),
             "low": Out(signed(ACTIVATION_BITS)), "high": Out(signed(ACTIVATION_BITS)), "done": In(1),
         })  # fmt: skip
 
@@ -119,18 +119,22 @@ class Sequencer(wiring.Component):
         opcode = field_register(m, bus, "opcode", width=2)
         is_matrix, is_pool, is_elementwise = (opcode == kind for kind in (Opcode.MATRIX, Opcode.POOL, Opcode.ELEMENTWISE))
         raw = field_register(m, bus, "raw") & is_matrix
+        wide = field_register(m, bus, "wide") & ~is_pool if p.post_lanes > 1 else Const(0)
         records, last_columns = field_register(m, bus, "records"), field_register(m, bus, "last_columns")
+        tail, full = last_columns - 1, Const(p.columns - 1, Shape.cast(range(p.columns)))
         last_piece, tail_column, full_column = (
             Signal.like(results.last_piece, name="last_piece"),
             Signal.like(results.last_column, name="tail_column"),
             Signal.like(results.last_column, name="full_column"),
         )
+        tail_lane, skipped = Signal.like(results.last_lane, name="tail_lane"), lane_bits(p)
         fetched = [
-            (matrix, is_matrix), (self.pool, is_pool), (self.elementwise, is_elementwise), (self.raw, raw),
+            (matrix, is_matrix), (self.pool, is_pool), (self.elementwise, is_elementwise), (self.raw, raw), (self.wide, wide),
             (self.two_operands, field_register(m, bus, "two_operands") & is_elementwise),
             (self.low, field_register(m, bus, "low")), (self.high, field_register(m, bus, "high")),
             (last_piece, Mux(raw | is_pool | (records == 0), 0, records - 1)),
-            (tail_column, Mux(is_matrix, last_columns - 1, 0)), (full_column, Mux(is_matrix, p.columns - 1, 0)),
+            (tail_column, Mux(is_matrix, Mux(wide, tail >> skipped, tail), 0)), (full_column, Mux(is_matrix, Mux(wide, full >> skipped, full), 0)),
+            (tail_lane, Mux(is_matrix, tail[:skipped], -1)),
         ]  # fmt: skip
         with m.If(begin):
             m.d.sync += [kept.eq(value) for kept, value in fetched]
@@ -185,6 +189,7 @@ class Sequencer(wiring.Component):
             results.index.eq(Mux(matrix, stages[slow - 1].index, stages[fast - 1].index)),
             results.start.eq(start.last & ~self.flush), results.final.eq(start.final),
             results.last_column.eq(Mux(start.tail, tail_column, full_column)), results.last_piece.eq(last_piece), results.raw.eq(self.raw),
+            results.last_lane.eq(Mux(start.tail, tail_lane, -1)), results.wide.eq(self.wide),
             self.command.eq(results.command), self.record.eq(results.record),
         ]  # fmt: skip
 

@@ -90,7 +90,7 @@ class LinkEngine(wiring.Component):
         return {
             Space.PROGRAM: (p.program_words, 4),
             Space.WEIGHTS: (p.weight_words, p.weight_word_bytes),
-            Space.RECORDS: (p.record_words, 16),
+            Space.RECORDS: (p.record_words, p.record_word_bytes),
             Space.ACTIVATIONS: (p.activation_bytes, 1),
             Space.ARTEFACT: (1, ARTEFACT_BYTES),
         }

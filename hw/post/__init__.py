@@ -2,6 +2,6 @@
 
 from tritloom.hw.post.maximum import LaneMaximum, maximum_formula
 from tritloom.hw.post.requantise import RecordLayout, Requantiser, requantise_formula
-from tritloom.hw.post.unit import PostUnit, ResultCommand
+from tritloom.hw.post.unit import PostUnit, ResultCommand, lane_bits
 
-__all__ = ["LaneMaximum", "PostUnit", "RecordLayout", "Requantiser", "ResultCommand", "maximum_formula", "requantise_formula"]
+__all__ = ["LaneMaximum", "PostUnit", "RecordLayout", "Requantiser", "ResultCommand", "lane_bits", "maximum_formula", "requantise_formula"]

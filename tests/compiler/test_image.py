@@ -454,7 +454,7 @@ def test_a_small_file_does_not_unfold_to_a_large_program():
 
 SIM = "schedules/sim/"
 SCHEDULE_CASES = [
-    ("parameters.json", lambda v: v.update(isa=2), "instruction set version 2 is unknown, this version knows 1"),
+    ("parameters.json", lambda v: v.update(isa=1), "instruction set version 1 is unknown, this version knows 2"),
     ("parameters.json", lambda v: v.update(rows=5), "rows must be a power of two"),
     ("parameters.json", lambda v: v.update(extra=5), "has not exactly the fields"),
     ("parameters.json", lambda v: v.update(accumulator_bits=16), "needs accumulators of 18 bits, the core has 16"),

@@ -20,11 +20,11 @@ from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.model import CoreModel
 
 
-def tight(program, rows=4, columns=3, encoding="trit2"):
+def tight(program, rows=4, columns=3, encoding="trit2", lanes=1):
     """The smallest core of a shape that holds the program, so that any access out of place is found."""
-    needs = memory_needs(program, rows=rows, columns=columns, weight_encoding=encoding)
+    needs = memory_needs(program, rows=rows, columns=columns, weight_encoding=encoding, post_lanes=lanes)
     return CoreParameters(
-        rows=rows, columns=columns, accumulator_bits=needs.accumulator_bits, weight_encoding=encoding, weight_words=max(1, needs.weight_words),
+        rows=rows, columns=columns, accumulator_bits=needs.accumulator_bits, post_lanes=lanes, weight_encoding=encoding, weight_words=max(1, needs.weight_words),
         activation_words=max(1, needs.activation_words), record_words=max(1, needs.record_words), program_words=needs.program_words,
     )  # fmt: skip
 
@@ -61,7 +61,11 @@ def run(program, parameters, seed=0):
         compare(spec.tensor)
     for index, instruction in enumerate(result.instructions[:-1]):
         check_instruction(
-            instruction, parameters, f"instruction {index}", weight_words=len(result.weights), record_words=len(result.records) // 16
+            instruction,
+            parameters,
+            f"instruction {index}",
+            weight_words=len(result.weights),
+            record_words=len(result.records) // parameters.record_word_bytes,
         )
     assert disassemble(result.program_words) == list(result.instructions)
     clocks, instructions = 0, 0
@@ -77,11 +81,13 @@ def run(program, parameters, seed=0):
 
 @settings(deadline=None, max_examples=120)
 @given(
-    st.integers(0, 2**32 - 1), st.sampled_from([4, 8, 16]), st.sampled_from([1, 3, 8, 16]), st.sampled_from(["trit2", "trit5"]), st.integers(1, 9),
+    st.integers(0, 2**32 - 1), st.sampled_from([4, 8, 16]), st.sampled_from([(1, 1), (1, 3), (1, 16), (2, 8), (4, 4), (4, 16)]),
+    st.sampled_from(["trit2", "trit5"]), st.integers(1, 9),
 )  # fmt: skip
-def test_random_programs(seed, rows, columns, encoding, operations):
+def test_random_programs(seed, rows, lanes_columns, encoding, operations):
     program = random_program(seed, operations)
-    run(program, tight(program, rows, columns, encoding), seed)
+    lanes, columns = lanes_columns
+    run(program, tight(program, rows, columns, encoding, lanes), seed)
 
 
 CONVOLUTIONS = {
@@ -370,7 +376,7 @@ def small(raw=False):
         ),
         (
             "record_words",
-            r"model 'case' needs 24 requantisation records on a 8x6 array, but the core has 23; use a larger part or fewer channels",
+            r"model 'case' needs 24 words of requantisation records on a 8x6 array, but the core has 23; use a larger part or fewer channels",
         ),
         ("program_words", r"model 'case' needs \d+ program words on a 8x6 array, but the core has \d+; use a larger part or fewer layers"),
     ],
@@ -414,13 +420,47 @@ def test_sim_parameters_come_in_a_few_sizes():
     program = small()
     parameters = sim_parameters(program)
     assert parameters == CoreParameters(
-        rows=16, columns=16, accumulator_bits=32, weight_encoding="trit2", weight_words=1024, activation_words=1024, record_words=256, program_words=1024
+        rows=16, columns=16, accumulator_bits=32, post_lanes=4, weight_encoding="trit2", weight_words=1024, activation_words=1024,
+        record_words=256, program_words=1024,
     )  # fmt: skip
     run(program, parameters)
     builder = ProgramBuilder()
     builder.output(builder.convolution(builder.input((16, 40, 40)), 300, step=builder.step(300, pieces=1, shared=False)))
     larger = sim_parameters(builder.program())
-    assert (larger.activation_words, larger.record_words) == (1 << 16, 1024)
+    assert (larger.activation_words, larger.record_words) == (1 << 16, 256)
+
+
+def test_lanes_are_used_where_every_address_is_a_multiple_of_their_number():
+    """Parts of 5, 8 and 3 channels side by side: the first begins on a multiple of 4 but is not whole, the second one does not begin there."""
+    builder = ProgramBuilder(3)
+    parts = [builder.convolution(builder.input((4, 3, 3)), channels) for channels in (5, 8, 3)]
+    joined = builder.concat(*parts)
+    whole = builder.concat(*(builder.convolution(joined, channels) for channels in (8, 4)))
+    total = builder.add(whole, builder.convolution(whole, 12))
+    turned = builder.copy(total, np.arange(12 * 9).reshape(12, 3, 3).transpose(0, 2, 1).ravel(), (12, 3, 3))
+    reversed_channels = builder.copy(turned, np.arange(12 * 9).reshape(12, 3, 3)[::-1].ravel(), (12, 3, 3))
+    builder.output(reversed_channels)
+    builder.output(builder.convolution(total, 5, raw=True))
+    program = builder.program()
+    result = run(program, tight(program, 8, 8, lanes=4))
+    position, wide = 0, []
+    for layer in result.layers:
+        group = result.instructions[position : position + layer.instructions]
+        position += layer.instructions
+        wide.append((layer.name.split("_")[0], *sorted({instruction.wide for instruction in group})))
+    assert wide == [
+        ("conv", True), ("conv", True), ("conv", True), ("part", False), ("part", False), ("part", False), ("conv", True), ("conv", True),
+        ("part", True), ("part", True), ("conv", True), ("add", True), ("copy", True), ("copy", False), ("conv", False),
+    ]  # fmt: skip
+
+
+def test_an_addition_takes_all_lanes_at_once():
+    builder = ProgramBuilder(4)
+    source = builder.input((16, 5, 5))
+    builder.output(builder.add(source, source))
+    program = builder.program()
+    narrow, wide = (run(program, tight(program, 16, 4, lanes=lanes)) for lanes in (1, 4))
+    assert narrow.cycles - wide.cycles == 2 * 25 * (16 - 4)
 
 
 def test_schedules_are_deterministic():

@@ -21,10 +21,10 @@ CORE = CoreParameters(rows=4, columns=3, weight_words=8, activation_words=8, rec
 ONCE = (Loop(last=0),)
 
 
-def verdict(instruction, **loaded):
+def verdict(instruction, core=CORE, **loaded):
     """What is wrong with an instruction, or nothing."""
     try:
-        check_instruction(instruction, CORE, "it", **{"weight_words": 8, "record_words": 8, **loaded})
+        check_instruction(instruction, core, "it", **{"weight_words": 8, "record_words": 8, **loaded})
     except ModelError as error:
         return str(error).removeprefix("it ").partition(";")[0]
     return ""
@@ -101,6 +101,32 @@ CASES = [
 ]
 
 
+LANES = CoreParameters(rows=4, columns=6, post_lanes=2, weight_words=8, activation_words=8, record_words=8, program_words=64)
+UNALIGNED = "writes or reads several bytes at addresses that are no multiple of their number"
+WIDE = [
+    (matrix(wide=True, o=26, last_columns=6, p=5), ""),
+    (matrix(wide=True, o=26, last_columns=5, p=6), "uses record 8, but there are 8"),
+    (matrix(wide=True, o=26, last_columns=4, p=6), ""),
+    (matrix(wide=True, o=28, last_columns=5), "uses activation byte 32, but there are 32"),
+    (matrix(wide=True, o=28, last_columns=3), ""),
+    (matrix(wide=True, o=1), UNALIGNED),
+    (matrix((Loop(last=1, o_step=3),), wide=True), UNALIGNED),
+    (matrix(wide=True, raw=True), "uses the lanes of the post unit for results that do not go through them"),
+    (pool(wide=True), "uses the lanes of the post unit for results that do not go through them"),
+    (elementwise(wide=True, a=30, o=30, p=7), ""),
+    (elementwise(wide=True, a=32), "uses activation byte 33, but there are 32"),
+    (elementwise(wide=True, a=1), UNALIGNED),
+    (elementwise(wide=True, b=1, records=2, two_operands=True), UNALIGNED),
+    (elementwise((Loop(last=1, a_step=1),), wide=True), UNALIGNED),
+    (elementwise((Loop(last=1, o_step=-2),), wide=True), "uses activation byte -2, but there are 32"),
+]
+
+
+@pytest.mark.parametrize("instruction,problem", WIDE)
+def test_edges_with_several_lanes(instruction, problem):
+    assert verdict(instruction, LANES) == problem
+
+
 @pytest.mark.parametrize("instruction,problem", CASES)
 def test_edges_of_every_memory(instruction, problem):
     assert verdict(instruction) == problem
@@ -165,11 +191,15 @@ def test_what_is_accepted_runs_and_what_runs_out_is_refused(data):
     opcode = data.draw(st.sampled_from([Opcode.MATRIX, Opcode.POOL, Opcode.ELEMENTWISE]))
     count = data.draw(st.integers(1, 3))
     reduce_loops = 0 if opcode == Opcode.ELEMENTWISE else data.draw(st.integers(0, count))
-    unit = 1 if opcode == Opcode.ELEMENTWISE else 4
+    core = data.draw(st.sampled_from([CORE, LANES]))
+    raw = opcode == Opcode.MATRIX and data.draw(st.booleans())
+    wide = opcode != Opcode.POOL and not raw and data.draw(st.booleans())
+    unit = 4 if opcode != Opcode.ELEMENTWISE else core.post_lanes if wide else 1
+    near = unit if opcode == Opcode.ELEMENTWISE else 1
     small = st.integers(-2, 2)
     loops = tuple(
         Loop(
-            last=data.draw(st.integers(0, 2)), a_step=unit * data.draw(small), b_step=data.draw(small), y_step=0,
+            last=data.draw(st.integers(0, 2)), a_step=unit * data.draw(small), b_step=near * data.draw(small), y_step=0,
             o_step=0 if index < reduce_loops else 4 * data.draw(small), p_step=0 if index < reduce_loops else data.draw(small),
             x_step=data.draw(small),
         )
@@ -178,13 +208,13 @@ def test_what_is_accepted_runs_and_what_runs_out_is_refused(data):
     two = opcode == Opcode.ELEMENTWISE and data.draw(st.booleans())
     instruction = Instruction(
         opcode=opcode, loops=loops, reduce_loops=reduce_loops, two_operands=two, records=2 if two else data.draw(st.integers(1, 2)),
-        raw=opcode == Opcode.MATRIX and data.draw(st.booleans()), padded=opcode != Opcode.ELEMENTWISE and data.draw(st.booleans()),
+        raw=raw, wide=wide, padded=opcode != Opcode.ELEMENTWISE and data.draw(st.booleans()),
         tile_loop=data.draw(st.sampled_from([15, *range(reduce_loops, count)])) if opcode == Opcode.MATRIX else 15,
-        last_columns=data.draw(st.integers(1, 3)), a=unit * data.draw(st.integers(0, 8)), b=data.draw(st.integers(0, 7)), o=4 * data.draw(st.integers(0, 7)),
+        last_columns=data.draw(st.integers(1, 3)), a=unit * data.draw(st.integers(0, 8)), b=near * data.draw(st.integers(0, 7)), o=4 * data.draw(st.integers(0, 7)),
         p=data.draw(st.integers(0, 7)), x=data.draw(small), height=1, width=data.draw(st.integers(1, 4)),
     )  # fmt: skip
-    model = CoreModel(CORE)
-    model.write(Space.RECORDS, 0, bytes(16 * 8))
+    model = CoreModel(core)
+    model.write(Space.RECORDS, 0, bytes(core.record_word_bytes * 8))
     try:
         model.execute(instruction)
         runs = True
@@ -192,6 +222,6 @@ def test_what_is_accepted_runs_and_what_runs_out_is_refused(data):
         runs = False
     # Record registers wrap, which the bounds refuse and the core allows.
     if not any(np.array([loop.p_step for loop in loops]) < 0):
-        assert runs == (verdict(instruction) == "")
-    elif verdict(instruction) == "":
+        assert runs == (verdict(instruction, core) == "")
+    elif verdict(instruction, core) == "":
         assert runs

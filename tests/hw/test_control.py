@@ -2,6 +2,7 @@
 """Fetch unit, loop nest, operand addresses and result walk, each against plain Python loops."""
 
 import random
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -174,11 +175,13 @@ def test_operand_addresses(simulate, seed):
     simulate(unit, bench)
 
 
-@pytest.mark.parametrize("raw", [False, True])
-@pytest.mark.parametrize("results,pieces", [(1, 1), (3, 1), (1, 4), (3, 2)])
-def test_result_walk(simulate, results, pieces, raw):
+@pytest.mark.parametrize("mode", ["narrow", "raw", "wide"])
+@pytest.mark.parametrize("results,pieces", [(1, 1), (6, 1), (1, 4), (3, 2)])
+def test_result_walk(simulate, results, pieces, mode):
+    """``results`` counts groups of four results where the mode is wide; the last one of a reduction has three."""
     rng = random.Random(results)
-    unit = ResultWalker(PARAMETERS)
+    unit = ResultWalker(replace(PARAMETERS, columns=8, post_lanes=4))
+    bytes_ahead = {"narrow": 1, "raw": 4, "wide": 4}[mode]
     counts = [2, 3]
     instruction = Instruction(opcode=Opcode.MATRIX, loops=random_loops(rng, counts), o=100, p=20, records=pieces)
     elements = iterations(instruction)
@@ -190,23 +193,28 @@ def test_result_walk(simulate, results, pieces, raw):
         for column in range(results):
             for piece in range(pieces):
                 final = counters == elements[-1] and column == results - 1 and piece == pieces - 1
-                address, record = (o + (4 if raw else 1) * column) % 256, (p + column * pieces + piece) % 64
-                expected[clock + 1 + column * pieces + piece] = (piece == 0, piece == pieces - 1, final, address, record)
+                address, record = (o + bytes_ahead * column) % 256, (p + column * pieces + piece) % 64
+                lane = column % 4 if mode != "wide" else 2 if column == results - 1 else 3
+                expected[clock + 1 + column * pieces + piece] = (piece == 0, piece == pieces - 1, final, lane, address, record)
         o, p = o + instruction.loops[index].o_step, p + instruction.loops[index].p_step
         clock += results * pieces + rng.randint(0, 2)
 
     async def bench(ctx) -> None:
         await load(ctx, unit, instruction)
         ctx.set(unit.last_piece, pieces - 1)
-        ctx.set(unit.raw, raw)
+        ctx.set(unit.raw, mode == "raw")
+        ctx.set(unit.wide, mode == "wide")
         for clock in range(max(expected) + 3):
             assert ctx.get(unit.command.valid) == (clock in expected), clock
             if clock in expected:
                 command = unit.command
-                got = [ctx.get(member) for member in (command.first, command.last, command.final, command.address, unit.record)]
+                got = [
+                    ctx.get(member) for member in (command.first, command.last, command.final, command.lane, command.address, unit.record)
+                ]
                 assert got == list(expected[clock]), clock
             ctx.set(unit.start, clock in starts)
             ctx.set(unit.last_column, results - 1 if clock in starts else 77)
+            ctx.set(unit.last_lane, 2 if clock in starts else 1)
             ctx.set(unit.final, clock in starts and starts[clock][1])
             ctx.set(unit.prepare, clock + 1 in starts)
             ctx.set(unit.index, starts.get(clock + 1, (6, 0))[0])

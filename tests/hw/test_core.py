@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tritloom.hw.arch.isa import Instruction, Loop, Opcode, assemble, loop_steps
 from tritloom.hw.arch.link import Fault, Frame, FrameReader, LinkOpcode, Space, State, encode
 from tritloom.hw.arch.parameters import CoreParameters
-from tritloom.hw.arch.record import RECORD_BYTES, START_MIN, Record
+from tritloom.hw.arch.record import START_MIN, Record
 from tritloom.hw.arch.reduction import REDUCTIONS
 from tritloom.hw.arch.timing import program_cycles
 from tritloom.hw.arch.trits import digit_planes, encode_trits
@@ -34,7 +34,7 @@ class Bench:
         sizes = {
             Space.PROGRAM: 4,
             Space.WEIGHTS: parameters.weight_word_bytes,
-            Space.RECORDS: RECORD_BYTES,
+            Space.RECORDS: parameters.record_word_bytes,
             Space.ACTIVATIONS: parameters.rows,
         }
         contents = {
@@ -141,7 +141,7 @@ def random_memories(parameters: CoreParameters, rng: np.random.Generator, *, spa
     trits = rng.choice(
         [0, 1, -1], size=(parameters.weight_words, parameters.rows * parameters.columns), p=[sparsity, *[(1 - sparsity) / 2] * 2]
     )
-    records = b"".join(random_record(rng).to_bytes() for _ in range(parameters.record_words))
+    records = b"".join(random_record(rng).to_bytes() for _ in range(parameters.record_words * parameters.post_lanes))
     return {
         Space.WEIGHTS: encode_trits(trits, parameters.weight_encoding).tobytes(),
         Space.RECORDS: records,
@@ -189,7 +189,9 @@ def random_instruction(parameters: CoreParameters, rng: random.Random) -> Instru
     two_operands = opcode == Opcode.ELEMENTWISE and rng.random() < 0.5
     pieces = 2 if two_operands else rng.choice([1, 1, 2, 3, 5])
     half = p.activation_bytes // 2
-    unit = 1 if opcode == Opcode.ELEMENTWISE else p.rows
+    wide = opcode != Opcode.POOL and not raw and rng.random() < 0.7
+    lanes = p.post_lanes if wide else 1
+    unit = lanes if opcode == Opcode.ELEMENTWISE else p.rows
 
     def walk(limit: int, unit: int, loops, need: int = 1) -> tuple[int, list[int]]:
         """A first address and strides that stay inside ``limit``; some strides are negative."""
@@ -204,16 +206,16 @@ def random_instruction(parameters: CoreParameters, rng: random.Random) -> Instru
 
     all_loops = range(len(counts))
     a, a_strides = walk(half, unit, all_loops)
-    b, b_strides = walk(half if opcode == Opcode.ELEMENTWISE else p.weight_words, 1, all_loops)
-    results = p.columns if opcode == Opcode.MATRIX else 1
-    o_unit = {Opcode.MATRIX: 4 if raw else 1, Opcode.POOL: p.rows, Opcode.ELEMENTWISE: 1}[opcode]
+    b, b_strides = walk(half, lanes, all_loops) if opcode == Opcode.ELEMENTWISE else walk(p.weight_words, 1, all_loops)
+    results = p.columns // lanes if opcode == Opcode.MATRIX else 1
+    o_unit = {Opcode.MATRIX: 4 if raw else lanes, Opcode.POOL: p.rows, Opcode.ELEMENTWISE: lanes}[opcode]
     o, o_strides = walk(half, o_unit, outer, need=results)
     record, p_strides = walk(p.record_words, 1, outer, need=results * pieces)
     size = 8
     y_strides, x_strides = ([rng.randint(-2, 2) for _ in counts] for _ in range(2))
     low = rng.randint(-128, 127)
     return Instruction(
-        opcode=opcode, reduce_loops=reduce_loops, raw=raw, two_operands=two_operands, padded=rng.random() < 0.5 and opcode != Opcode.ELEMENTWISE,
+        opcode=opcode, reduce_loops=reduce_loops, raw=raw, two_operands=two_operands, wide=wide, padded=rng.random() < 0.5 and opcode != Opcode.ELEMENTWISE,
         loops=strided({"a": a_strides, "b": b_strides, "o": o_strides, "p": p_strides, "y": y_strides, "x": x_strides}, counts),
         plane_loop=rng.choice([15, *range(reduce_loops)]), tile_loop=rng.choice([15, *outer]),
         a=a, b=b, o=half + o, p=record, records=pieces, y=rng.randint(-2, size), x=rng.randint(-2, size), height=rng.randint(1, size), width=rng.randint(1, size),
@@ -222,13 +224,15 @@ def random_instruction(parameters: CoreParameters, rng: random.Random) -> Instru
 
 
 @given(
-    seed=st.integers(0, 1 << 32), rows=st.sampled_from([4, 8, 16]), columns=st.sampled_from([1, 3, 5]), encoding=st.sampled_from(["trit2", "trit5"]),
+    seed=st.integers(0, 1 << 32), rows=st.sampled_from([4, 8, 16]),
+    lanes_columns=st.sampled_from([(1, 1), (1, 3), (1, 5), (2, 2), (2, 6), (4, 4), (4, 8)]), encoding=st.sampled_from(["trit2", "trit5"]),
     bits=st.sampled_from([16, 19, 32]), reduction=st.sampled_from(REDUCTIONS),
 )  # fmt: skip
-@settings(deadline=None, max_examples=12)
-def test_random_programs(seed, rows, columns, encoding, bits, reduction):
+@settings(deadline=None, max_examples=15)
+def test_random_programs(seed, rows, lanes_columns, encoding, bits, reduction):
+    lanes, columns = lanes_columns
     parameters = CoreParameters(
-        rows=rows, columns=columns, accumulator_bits=bits, reduction=reduction, weight_encoding=encoding, weight_words=37, activation_words=40, record_words=45, program_words=256
+        rows=rows, columns=columns, accumulator_bits=bits, reduction=reduction, post_lanes=lanes, weight_encoding=encoding, weight_words=37, activation_words=40, record_words=45, program_words=256
     )  # fmt: skip
     rng = random.Random(seed)
     program = [random_instruction(parameters, rng) for _ in range(5)]

@@ -25,11 +25,12 @@ class Literal:
         self.parameters, self.trits, self.records = parameters, trits, records
         self.before, self.after = activations, activations.copy()
 
-    def code(self, instruction, p, acc, second=None):
+    def code(self, instruction, p, lane, acc, second=None):
         low, high = instruction.low, instruction.high
+        records = self.records[p * self.parameters.post_lanes + lane :: self.parameters.post_lanes]
         if second is None:
-            return evaluate(self.records[p : p + instruction.records], acc, low, high)
-        m0, m1 = self.records[p : p + 2]
+            return evaluate(records[: instruction.records], acc, low, high)
+        m0, m1 = records[:2]
         value = m0.multiplier * acc + m0.bias + m1.multiplier * second
         return min(max(shift_round(value, m0.shift, m0.half_even), low), high)
 
@@ -39,6 +40,7 @@ class Literal:
 
     def run(self, instruction):
         rows, columns, bits = self.parameters.rows, self.parameters.columns, self.parameters.accumulator_bits
+        lanes = self.parameters.post_lanes if instruction.wide else 1
         loops, reduce_loops = instruction.loops, instruction.reduce_loops
         register = {name: getattr(instruction, name) for name in "aboyxp"}
         iteration, accumulators, fresh = [0] * len(loops), [0] * columns, True
@@ -46,20 +48,23 @@ class Literal:
         while True:
             inside = not instruction.padded or (0 <= register["y"] < instruction.height and 0 <= register["x"] < instruction.width)
             if instruction.opcode == Opcode.MATRIX:
-                lanes = self.word(instruction, register["a"]) if inside else [instruction.pad_value] * rows
+                word = self.word(instruction, register["a"]) if inside else [instruction.pad_value] * rows
                 if fresh:
                     accumulators = [0] * columns
                 for column in range(columns):
                     weights = self.trits[register["b"]][column * rows : (column + 1) * rows]
-                    accumulators[column] = signed(accumulators[column] + sum(int(w) * v for w, v in zip(weights, lanes, strict=True)), bits)
+                    accumulators[column] = signed(accumulators[column] + sum(int(w) * v for w, v in zip(weights, word, strict=True)), bits)
             elif instruction.opcode == Opcode.POOL:
                 if fresh:
                     best = [-128] * rows
                 if inside:
                     best = [max(pair) for pair in zip(best, self.word(instruction, register["a"]), strict=True)]
             else:
-                second = int(self.before[register["b"]]) if instruction.two_operands else None
-                self.after[register["o"]] = self.code(instruction, register["p"], int(self.before[register["a"]]), second)
+                for lane in range(lanes):
+                    second = int(self.before[register["b"] + lane]) if instruction.two_operands else None
+                    self.after[register["o"] + lane] = self.code(
+                        instruction, register["p"], lane, int(self.before[register["a"] + lane]), second
+                    )
             fresh = all(i == loop.last for i, loop in zip(iteration[:reduce_loops], loops[:reduce_loops], strict=True))
             if fresh and instruction.opcode == Opcode.MATRIX:
                 tile = instruction.tile_loop
@@ -69,8 +74,8 @@ class Literal:
                         for byte, value in enumerate(acc.to_bytes(4, "little", signed=True)):
                             self.after[register["o"] + 4 * column + byte] = signed(value, 8)
                     else:
-                        p = register["p"] + column * instruction.records
-                        self.after[register["o"] + column] = self.code(instruction, p, acc)
+                        p = register["p"] + column // lanes * instruction.records
+                        self.after[register["o"] + column] = self.code(instruction, p, column % lanes, acc)
             if fresh and instruction.opcode == Opcode.POOL:
                 base = register["o"] // rows * rows
                 self.after[base : base + rows] = best
@@ -95,18 +100,20 @@ def lowest(loops, strides):
 def cases(draw):
     opcode = draw(st.sampled_from([Opcode.MATRIX, Opcode.POOL, Opcode.ELEMENTWISE]))
     rows = draw(st.sampled_from([4, 8]))
-    columns = draw(st.sampled_from([1, 3, 5]))
+    post_lanes, columns = draw(st.sampled_from([(1, 1), (1, 3), (1, 5), (2, 6), (4, 4), (4, 8)]))
     count = draw(st.integers(1, 5))
     reduce_loops = 0 if opcode == Opcode.ELEMENTWISE else draw(st.integers(0, count))
     raw = opcode == Opcode.MATRIX and draw(st.booleans())
-    wide = rows if opcode != Opcode.ELEMENTWISE else 1
+    wide = opcode != Opcode.POOL and not raw and draw(st.booleans())
+    lanes = post_lanes if wide else 1
+    word, unit = (lanes, lanes) if opcode == Opcode.ELEMENTWISE else (rows, 1)
     counts = [draw(st.integers(1, 4)) for _ in range(count)]
 
     def strides(scale, reach, first):
         return [0 if index < first else scale * draw(st.integers(-reach, reach)) for index in range(count)]
 
     walks = {
-        "a": strides(wide, 4, 0), "b": strides(1, 6, 0), "o": strides(4 if raw else 1, 30, reduce_loops), "p": strides(1, 4, reduce_loops),
+        "a": strides(word, 4, 0), "b": strides(unit, 6, 0), "o": strides(4 if raw else lanes, 30 // lanes, reduce_loops), "p": strides(1, 4, reduce_loops),
         "y": strides(1, 3, 0), "x": strides(1, 3, 0),
     }  # fmt: skip
     steps = {name: loop_steps(walk, counts) for name, walk in walks.items()}
@@ -125,12 +132,12 @@ def cases(draw):
     fields = {name: -lowest(loops, walks[name]) for name in "abop"}
     return (
         CoreParameters(
-            rows=rows, columns=columns, accumulator_bits=draw(st.sampled_from([16, 19, 32])),
+            rows=rows, columns=columns, post_lanes=post_lanes, accumulator_bits=draw(st.sampled_from([16, 19, 32])),
             weight_encoding=draw(st.sampled_from(["trit2", "trit5"])),
             weight_words=256, activation_words=2048, record_words=128, program_words=64,
         ),
         Instruction(
-            opcode=opcode, loops=loops, reduce_loops=reduce_loops, raw=raw, two_operands=two, records=records,
+            opcode=opcode, loops=loops, reduce_loops=reduce_loops, raw=raw, wide=wide, two_operands=two, records=records,
             plane_loop=draw(st.sampled_from([NO_LOOP, *range(reduce_loops)])) if opcode == Opcode.MATRIX else NO_LOOP,
             tile_loop=draw(st.sampled_from([NO_LOOP, *outer])) if opcode == Opcode.MATRIX else NO_LOOP,
             padded=opcode != Opcode.ELEMENTWISE and draw(st.booleans()),
@@ -149,7 +156,7 @@ def load(parameters, instruction, seed):
     )
     trits = rng.integers(-1, 2, (parameters.weight_words, parameters.rows * parameters.columns))
     records = []
-    for _ in range(parameters.record_words):
+    for _ in range(parameters.record_words * parameters.post_lanes):
         if rng.integers(0, 2):
             # Small numbers: values that equal a start and quotients that end in one half are common.
             start, multiplier, bias, shift = (int(rng.integers(low, high)) for low, high in ((-3, 4), (-3, 4), (-9, 10), (0, 5)))
