@@ -45,8 +45,9 @@ def block_depth(shapes: tuple[tuple[int, int], ...], depth: int, width: int) -> 
 def block_use(board: Board, parameters: CoreParameters) -> dict[str, int]:
     """Block RAMs of each memory of a core."""
     shapes, p = BLOCK_SHAPES[board.family], parameters
+    banks = p.weight_banks
     return {
-        "weights": 0 if p.weight_storage == "spram" else blocks(shapes, p.weight_words, p.weight_word_bits),
+        "weights": 0 if p.weight_storage == "spram" else banks * blocks(shapes, p.weight_words, p.weight_word_bits // banks),
         "activations": blocks(shapes, p.activation_words, 8 * p.rows),
         "records": blocks(shapes, p.record_words, 128),
         "program": blocks(shapes, p.program_words, 32),
@@ -78,7 +79,7 @@ class Coefficients:
 
 COEFFICIENTS: dict[str, Coefficients] = {
     "ice40": Coefficients(fill=0.95, base=3300, no_dsp=945, tables=1000, row=72, accumulator_bit=3.5, mac=23.0, decoder=25, table_blocks=5),
-    "ecp5": Coefficients(fill=0.9, base=2923, no_dsp=0, tables=0, row=80, accumulator_bit=3.5, mac=21.8, decoder=25, table_blocks=0),
+    "ecp5": Coefficients(fill=0.9, base=2833, no_dsp=0, tables=0, row=70, accumulator_bit=1.55, mac=13.5, decoder=25, table_blocks=0),
     "gowin": Coefficients(fill=0.8, base=3750, no_dsp=0, tables=0, row=100, accumulator_bit=4.0, mac=27.0, decoder=25, table_blocks=0),
 }
 
@@ -99,6 +100,6 @@ def logic_cells(board: Board, parameters: CoreParameters) -> int:
 
 
 def flip_flops(parameters: CoreParameters) -> int:
-    """Estimated flip-flops of a core; nearly the same on every family."""
+    """Estimated flip-flops of a core; they depend on its structure more than on the family."""
     p = parameters
-    return 1890 + 69 * p.rows + 2 * p.columns * p.accumulator_bits + 15 * p.macs_per_cycle
+    return round(1890 + 69 * p.rows + 2 * p.columns * p.accumulator_bits + (8.5 if p.reduction == "chain" else 21) * p.macs_per_cycle)

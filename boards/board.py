@@ -95,6 +95,11 @@ class Board:
         """Block RAM of the part in kbit (1024 bits)."""
         return self.blocks * self.block_bits // 1024
 
+    @property
+    def reduction(self) -> str:
+        """The cheaper structure of the array's sums (:mod:`tritloom.hw.arch.reduction`): chains where a carry cell holds the whole product."""
+        return "chain" if self.family == "ecp5" else "tree"
+
     def make_platform(self) -> Any:
         """A fresh Amaranth platform. Raises :class:`MissingToolError` when the package with the board files is absent."""
         module, _, name = self.platform.partition(":")

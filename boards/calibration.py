@@ -47,6 +47,7 @@ def main() -> None:
                     rows=rows,
                     columns=columns,
                     accumulator_bits=bits,
+                    reduction=board.reduction,
                     weight_words=256,
                     activation_words=256,
                     record_words=256,

@@ -105,7 +105,16 @@ def _survey(
 
 def _shapes(board: Board, array: tuple[int, int] | None) -> list[CoreParameters]:
     """Cores with every array and way of keeping weights that the board has, memories as yet of one word."""
-    smallest = CoreParameters(rows=4, columns=1, accumulator_bits=16, weight_words=1, activation_words=1, record_words=1, program_words=1)
+    smallest = CoreParameters(
+        rows=4,
+        columns=1,
+        accumulator_bits=16,
+        reduction=board.reduction,
+        weight_words=1,
+        activation_words=1,
+        record_words=1,
+        program_words=1,
+    )
     cores: list[CoreParameters] = []
     refusal: UserError | None = None
     for rows in _ROWS if array is None else (array[0],):
@@ -189,7 +198,9 @@ def _deepened(board: Board, core: CoreParameters) -> CoreParameters:
     shapes = BLOCK_SHAPES[board.family]
     return replace(
         core,
-        weight_words=_SPRAM_WORDS if core.weight_storage == "spram" else block_depth(shapes, core.weight_words, core.weight_word_bits),
+        weight_words=_SPRAM_WORDS
+        if core.weight_storage == "spram"
+        else block_depth(shapes, core.weight_words, core.weight_word_bits // core.weight_banks),
         activation_words=block_depth(shapes, core.activation_words, 8 * core.rows),
         record_words=block_depth(shapes, core.record_words, 128),
         program_words=block_depth(shapes, core.program_words, 32),

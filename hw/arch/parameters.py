@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from tritloom.errors import UserError
 from tritloom.hw.arch.link import MAX_WRITE
 from tritloom.hw.arch.record import RECORD_BYTES
-from tritloom.hw.arch.reduction import REDUCTIONS
+from tritloom.hw.arch.reduction import REDUCTIONS, chain_stages
 
 __all__ = ["ACTIVATION_BITS", "CoreParameters", "POST_LANES", "WEIGHT_ENCODINGS", "WEIGHT_STORAGES"]
 
@@ -113,6 +113,11 @@ class CoreParameters:
     def weight_word_bytes(self) -> int:
         """Bytes of one weight word on the link, the last one zero-filled."""
         return -(-self.weight_word_bits // 8)
+
+    @property
+    def weight_banks(self) -> int:
+        """Memories that the weights are spread over: the stages of a chain read theirs one after the other."""
+        return chain_stages(self.rows) if self.reduction == "chain" and self.weight_encoding == "trit2" else 1
 
     @property
     def record_word_bytes(self) -> int:

@@ -8,7 +8,7 @@ from amaranth.lib.wiring import In, Out
 from amaranth.vendor import SiliconBluePlatform
 
 from tritloom.hw.arch.parameters import SPRAM_BITS, SPRAM_WORDS, CoreParameters
-from tritloom.hw.arch.reduction import chain_stages, row_delay
+from tritloom.hw.arch.reduction import row_delay
 from tritloom.hw.arch.trits import decode_trit5
 from tritloom.hw.cell import TRIT_BITS
 from tritloom.hw.memory.word import WordMemory, address_bits, read_registered
@@ -111,7 +111,7 @@ class WeightMemory(wiring.Component):
     def __init__(self, parameters: CoreParameters, *, init: Sequence[int] = ()) -> None:
         self._parameters = p = parameters
         kind = SinglePortMemory if p.weight_storage == "spram" else WordMemory
-        count = chain_stages(p.rows) if p.reduction == "chain" and p.weight_encoding == "trit2" else 1
+        count = p.weight_banks
         self._banks = [
             kind(width=p.weight_word_bits // count, depth=p.weight_words, init=[_bytes_of_bank(word, bank, count) for word in init])
             for bank in range(count)
