@@ -83,6 +83,7 @@ def test_waves_of_the_native_core(schedule, tmp_path):
     signals = list(read_signals(dump))
     assert {"clk", "rst", "rx__valid", "tx__payload"} <= {signal.name for signal in signals}
     assert any("sequencer" in signal.scope for signal in signals)
+    assert not [signal.name for signal in signals if ":" in signal.name], "GTKWave takes what follows a colon for a bit range"
     save, _ = write_views(dump)
     lines = save.read_text().splitlines()
     assert lines[0] == '[dumpfile] "run.vcd"'
