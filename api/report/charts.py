@@ -1,13 +1,16 @@
-"""Pictures as inline SVG; colours are the page's CSS variables, so that they follow light and dark."""
+"""Bars as HTML and pictures as inline SVG; colours are the page's CSS variables, so that they follow light and dark."""
 
 from collections.abc import Sequence
 from html import escape
 
 import numpy as np
 
-__all__ = ["bars", "grey_picture", "split_bars", "usage_bars"]
+__all__ = ["bars", "count", "grey_picture", "split_bars", "usage_bars"]
 
-_WIDTH, _LABEL, _VALUE, _ROW, _BAR = 720, 170, 110, 26, 14
+
+def count(value: int) -> str:
+    """Digits in groups of three from 10 000 on, with spaces that no line breaks at."""
+    return f"{value:,}".replace(",", "\N{NARROW NO-BREAK SPACE}") if abs(value) >= 10_000 else str(value)
 
 
 def bars(rows: Sequence[tuple[str, float, str]], title: str) -> str:
@@ -22,7 +25,7 @@ def split_bars(rows: Sequence[tuple[str, tuple[int, int, int], str]], title: str
     lines = []
     for label, counts, text in rows:
         total = sum(counts) or 1
-        lines.append((label, [(count / total, colour) for count, colour in zip(counts, colours, strict=True)], text))
+        lines.append((label, [(number / total, colour) for number, colour in zip(counts, colours, strict=True)], text))
     return _chart(title, lines)
 
 
@@ -31,27 +34,20 @@ def usage_bars(rows: Sequence[tuple[str, int, int]], title: str) -> str:
     lines = []
     for label, used, available in rows:
         share = used / available if available else 0.0
-        lines.append((label, [(share, "var(--accent)"), (1 - share, "var(--zero)")], f"{used} of {available}"))
+        lines.append((label, [(share, "var(--accent)"), (1 - share, "var(--zero)")], f"{count(used)} of {count(available)}"))
     return _chart(title, lines)
 
 
 def _chart(title: str, lines: Sequence[tuple[str, Sequence[tuple[float, str]], str]]) -> str:
-    room = _WIDTH - _LABEL - _VALUE
-    height = _ROW * len(lines)
-    parts = [f'<svg class="chart" viewBox="0 0 {_WIDTH} {height}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>']
-    for index, (label, shares, text) in enumerate(lines):
-        top = index * _ROW
-        middle = top + _ROW / 2
-        shown = label if len(label) <= 24 else label[:23] + "…"
-        parts.append(f'<text x="{_LABEL - 10}" y="{middle}" class="label">{escape(shown)}<title>{escape(label)}</title></text>')
-        x = float(_LABEL)
-        for share, colour in shares:
-            width = max(share, 0.0) * room
-            if width > 0:
-                parts.append(f'<rect x="{x:.1f}" y="{top + (_ROW - _BAR) / 2}" width="{width:.1f}" height="{_BAR}" fill="{colour}"/>')
-            x += width
-        parts.append(f'<text x="{x + 8:.1f}" y="{middle}" class="value">{escape(text)}</text>')
-    return "".join(parts) + "</svg>"
+    """A grid of label, bar and value: unlike a scaled picture its text stays legible on a narrow screen."""
+    parts = [f'<div class="chart" role="img" aria-label="{escape(title)}">']
+    for label, shares, text in lines:
+        filled = "".join(
+            f'<i style="width: {max(share, 0.0) * 100:.2f}%; background: {colour}"></i>' for share, colour in shares if share > 0
+        )
+        parts.append(f'<span class="label" title="{escape(label)}">{escape(label)}</span><span class="bar">{filled}</span>')
+        parts.append(f'<span class="value">{escape(text)}</span>')
+    return "".join(parts) + "</div>"
 
 
 def grey_picture(pixels: np.ndarray, title: str) -> str:

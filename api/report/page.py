@@ -8,7 +8,7 @@ import jinja2
 import numpy as np
 
 from tritloom.compiled import CompiledModel
-from tritloom.report.charts import bars, grey_picture, split_bars, usage_bars
+from tritloom.report.charts import bars, count, grey_picture, split_bars, usage_bars
 from tritloom.report.facts import layer_facts
 from tritloom.verification import Verification
 
@@ -77,6 +77,9 @@ def render(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
+    environment.filters["count"] = count
+    compared = [] if verification is None else verification.against("golden")
+    clocks = [(layer.name, layer.cycles, f"{count(layer.cycles)} ({layer.cycles / schedule.cycles:.0%})") for layer in layers]
     values: dict[str, Any] = {
         "model": model,
         "board": board,
@@ -87,7 +90,9 @@ def render(
         "built": built,
         "rate": None if built is None else built.clock_mhz * 1e6 / schedule.cycles,
         "pictures": [(sample, grey_picture(sample.pixels, f"sample of {sample.label}")) for sample in samples],
-        "cycle_chart": bars([(layer.name, layer.cycles, f"{layer.cycles} cycles") for layer in layers], "Cycles per layer"),
+        "compared": sum(comparison.values for comparison in compared),
+        "candidates": list(dict.fromkeys(comparison.candidate for comparison in compared)),
+        "cycle_chart": bars(clocks, "Clocks per layer"),
         "weight_chart": split_bars(weighted, "Weight digits -1, 0 and 1 per layer"),
         "accumulator_chart": usage_bars(accumulators, "Accumulator bits that the weights can reach, of those that the core has"),
         "usage_chart": usage_bars(cells, "Cells used and available"),

@@ -7,7 +7,7 @@ import pytest
 import tritloom
 from tritloom.compiler.ir.program import Proof
 from tritloom.report import Accuracy, BuildFacts, Sample, render
-from tritloom.report.charts import bars
+from tritloom.report.charts import bars, count, split_bars, usage_bars
 from tritloom.report.facts import layer_facts, signed_bits
 
 VOID = {"meta", "br", "img", "link", "rect", "path"}
@@ -77,6 +77,23 @@ def test_text_from_outside_is_escaped(page):
     assert "<b>7</b>" not in page
     assert "&lt;b&gt;7&lt;/b&gt;" in page
     assert "<script" not in bars([("<script>", 1, "<script>")], "<script>")
+
+
+def test_bars_are_shares_of_the_largest():
+    assert re.findall(r"width: ([\d.]+)%", bars([("a", 50, ""), ("b", 200, ""), ("c", 0, "")], "t")) == ["25.00", "100.00"]
+    assert re.findall(r"width: ([\d.]+)%", split_bars([("a", (1, 2, 1), "")], "t")) == ["25.00", "50.00", "25.00"]
+    assert re.findall(r"width: ([\d.]+)%", usage_bars([("a", 3, 4), ("b", 0, 0)], "t")) == ["75.00", "25.00", "100.00"]
+    assert bars([], "t") == '<div class="chart" role="img" aria-label="t"></div>'
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "0"), (9999, "9999"), (10_000, "10\u202f000"), (-12_345_678, "-12\u202f345\u202f678")])
+def test_long_numbers_are_grouped(value, text):
+    assert count(value) == text
+
+
+def test_the_same_facts_give_the_same_bytes(mlp):
+    pages = {render(tritloom.compile(mlp), board="sim", versions={"b": "1", "a": "2"}) for _ in range(2)}
+    assert len(pages) == 1
 
 
 def test_a_page_without_build_and_samples(mlp):
