@@ -1,21 +1,40 @@
-"""The training script and the network it trains; they need PyTorch (``pip install 'tritloom[train]'``)."""
+"""The training script and the network it trains: ``pytest -m training`` after ``pip install 'tritloom[train]'``.
+
+What needs no PyTorch (the TWN rule, the ONNX writer, the packaged model) is tested by default, in the files beside this one.
+"""
 
 import json
+from importlib import import_module
 
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 
-torch = pytest.importorskip("torch", reason="PyTorch comes with the extra 'train'")
+from tritloom.models.data.digits import load
+from tritloom.models.methods.twn import ternarise
 
-from tritloom.models.data.digits import load  # noqa: E402
-from tritloom.models.methods.twn import ternarise  # noqa: E402
-from tritloom.models.nets.cnn import ACTIVATION_SCALE, DigitsCnn, TernaryLinear, quantise  # noqa: E402
-from tritloom.models.train import digits_cnn_twn  # noqa: E402
+pytestmark = pytest.mark.training
 
 
-def test_one_epoch_from_the_command_line(tmp_path, capsys):
+@pytest.fixture(scope="module")
+def torch():
+    return import_module("torch")
+
+
+@pytest.fixture(scope="module")
+def cnn():
+    """The network's module, which imports PyTorch."""
+    return import_module("tritloom.models.nets.cnn")
+
+
+@pytest.fixture(scope="module")
+def digits_cnn_twn():
+    """The training script, which imports PyTorch."""
+    return import_module("tritloom.models.train.digits_cnn_twn")
+
+
+def test_one_epoch_from_the_command_line(digits_cnn_twn, tmp_path, capsys):
     """Learns something, says what it did, and does the same again."""
     files = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
     for file in files:
@@ -29,24 +48,24 @@ def test_one_epoch_from_the_command_line(tmp_path, capsys):
     assert metadata["training"].endswith("--seed 3 --epochs 1") and f"({result['correct_onnxruntime']} of 397)" in metadata["accuracy"]
 
 
-def test_other_seed_other_network(tmp_path):
+def test_other_seed_other_network(digits_cnn_twn, tmp_path):
     data = load()
     nets = [digits_cnn_twn.train(data, seed=seed, epochs=1) for seed in (0, 1)]
     assert any((a.trits != b.trits).any() for a, b in zip(nets[0].folded(), nets[1].folded(), strict=True))
 
 
-def test_epochs_must_be_positive(tmp_path, capsys):
+def test_epochs_must_be_positive(digits_cnn_twn, tmp_path, capsys):
     with pytest.raises(SystemExit):
         digits_cnn_twn.main(["--output", str(tmp_path / "a.onnx"), "--epochs", "0"])
     assert "--epochs must be at least 1, not 0" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
-def test_export_computes_what_was_trained():
+def test_export_computes_what_was_trained(torch, cnn, digits_cnn_twn):
     """Logits of ONNX Runtime and PyTorch agree, also where a normalisation has a negative gain."""
     torch.manual_seed(0)
     data = load()
-    net = DigitsCnn()
+    net = cnn.DigitsCnn()
     with torch.no_grad():
         for norm in net.norms:
             norm.weight[::3] *= -1
@@ -64,10 +83,10 @@ def test_export_computes_what_was_trained():
     assert (logits.argmax(1) == expected.argmax(1)).mean() > 0.95
 
 
-def test_straight_through_gradients():
+def test_straight_through_gradients(torch, cnn):
     """The weight gradient is that of the ternary weights, unchanged; the input gradient sees the ternary weights."""
     torch.manual_seed(1)
-    layer = TernaryLinear(6, 3)
+    layer = cnn.TernaryLinear(6, 3)
     x = torch.randn(5, 6, requires_grad=True)
     upstream = torch.randn(5, 3)
     output = layer(x)
@@ -79,18 +98,18 @@ def test_straight_through_gradients():
     torch.testing.assert_close(x.grad, upstream @ ternary)
 
 
-def test_activation_quantiser():
+def test_activation_quantiser(torch, cnn):
     """Half to even, clamped to 0..127 steps; the gradient passes inside only."""
-    step = ACTIVATION_SCALE
+    step = cnn.ACTIVATION_SCALE
     x = torch.tensor([-1.0, 0.49, 0.5, 1.5, 2.5, 126.6, 127.4, 500.0]) * step
     x.requires_grad_(True)
-    y = quantise(x, step)
+    y = cnn.quantise(x, step)
     assert (y.detach() / step).tolist() == [0, 0, 0, 2, 2, 127, 127, 127]
     y.sum().backward()
     assert x.grad.tolist() == [0, 1, 1, 1, 1, 1, 0, 0]
 
 
-def test_augmentation_keeps_the_grid():
+def test_augmentation_keeps_the_grid(torch, digits_cnn_twn):
     generator = torch.Generator().manual_seed(0)
     images = torch.from_numpy(load().train_images[:200])
     moved = digits_cnn_twn.augment(images, generator)
