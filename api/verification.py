@@ -180,11 +180,9 @@ def _against_floats(program: Program, spec: OutputSpec, codes: np.ndarray, float
     elements = np.arange(tensor.elements) if spec.index is None else np.asarray(spec.index).ravel()
     ours = codes.reshape(samples, -1)[:, elements].astype(np.int64)
     reference = floats.reshape(samples, -1).astype(np.float64)
-    if spec.witness == spec.name:
-        # Steps that stand between the tensor and the value that the witness computes: they are no operators of the model.
-        shape = floats.shape[1:]
-        for step in reversed(spec.epilogue[1:]):
-            reference = golden.invert_host(step, reference.reshape(samples, *shape), shape).reshape(samples, -1)
+    # Steps that stand between the tensor and the value that the witness computes: they are no operators of the model.
+    for step in reversed([step for step in spec.epilogue[1:] if step.attributes.get("head")]):
+        reference = golden.invert_host(step, reference.reshape(floats.shape), floats.shape[1:]).reshape(samples, -1)
     result = {"reference": "onnx", "candidate": "golden", "tensor": spec.name, "values": ours.size}
     if reference.shape != ours.shape:
         return TensorComparison(**result, mismatches=ours.size, top1_agreement=0.0, first=None)

@@ -272,7 +272,13 @@ class Builder:
             source = "calibration"
         else:
             return self._chosen(value)
-        existing = next((spec for spec in self.inputs if spec.name == base.name and self.tensors[spec.tensor].source == source), None)
+        existing = next(
+            (
+                spec for spec in self.inputs
+                if spec.name == base.name and len(spec.prologue) == 1 and self.tensors[spec.tensor].source == source
+            ),
+            None,
+        )  # fmt: skip
         if existing is None:
             start = Value(
                 name=base.name, base=base, view=view, chain=(), trail=(), start=view, witness=base.name, quantiser=quantiser, source=source
@@ -287,6 +293,16 @@ class Builder:
             trail=None if value.trail is None else (HostOp(kind="Dequantize"), *value.trail),
         )
         return self.codes(on_codes)
+
+    def on_own_grid(self, base: Pending, value: str, chain: tuple[Step, ...], quantiser: Quantiser, name: str, source: str) -> Tensor:
+        """What :meth:`Pending.finish` gives, for a base that cannot take the chain: the base's own ``value`` becomes codes on a grid from
+        calibration, and the chain a step function behind them."""
+        view = identity_view(base.shape)
+        plain = Value(name=value, base=base, view=view, chain=(), trail=None, start=view, witness=value, label=base.label)
+        codes = self.codes(plain)
+        settled = self.settle(replace(codes, name=name, chain=(*(codes.chain or ()), *chain), quantiser=quantiser, source=source))
+        assert isinstance(settled.base, Codes)
+        return settled.base.tensor
 
     def _lossless(self, value: Value) -> Value | None:
         """Steps behind codes that stay on one grid of 8 bits (Relu, Clip, a common scale) need no calibration."""

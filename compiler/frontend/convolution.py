@@ -229,7 +229,7 @@ def accumulators_value(
         for axis in range(constant.ndim):
             first = constant.take([0], axis)
             constant = first if (constant == first).all() else constant
-        trail.append(HostOp(kind="Add", constants={"B": constant}))
+        trail.append(HostOp(kind="Add", constants={"B": constant}, attributes={"head": True}))
     return Value(
         name=name,
         base=base,

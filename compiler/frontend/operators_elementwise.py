@@ -16,6 +16,7 @@ from tritloom.compiler.frontend.values import (
     Codes,
     Constant,
     Operand,
+    Pending,
     Source,
     Tail,
     Value,
@@ -68,7 +69,7 @@ def affine_step(builder: Builder, node: Node, value: Value, gain: Constant | Fra
     if isinstance(value.base, Tail):
         return append(builder, node, value, None, host)
     found = [(part,) if isinstance(part, Fraction) else channels_of(part, value.view, value.base) for part in (gain, offset)]
-    if None in found and isinstance(value.base, Codes):
+    if None in found and isinstance(value.base, Codes | Pending):
         value = _as_features(builder, value)
         found = [(part,) if isinstance(part, Fraction) else channels_of(part, value.view, value.base) for part in (gain, offset)]
     gains, offsets = found
@@ -135,7 +136,7 @@ def channel_values(builder: Builder, node: Node, value: Value, constant: Constan
     if isinstance(value.base, Tail):
         return value, None
     found = channels_of(constant, value.view, value.base)
-    if found is None and isinstance(value.base, Codes):
+    if found is None and isinstance(value.base, Codes | Pending):
         value = _as_features(builder, value)
         found = channels_of(constant, value.view, value.base)
     if found is None and not isinstance(value.base, Source):
@@ -225,7 +226,7 @@ def _batch_normalization(builder: Builder, node: Node) -> Operand:
     along = (1, channels) + (1,) * (rank - 2)
     shaped = [part.moved(lambda array: array.reshape(along)) for part in parts]
     found = [channels_of(part, value.view, value.base) for part in shaped]
-    if None in found and isinstance(value.base, Codes):
+    if None in found and isinstance(value.base, Codes | Pending):
         value = _as_features(builder, value)
         found = [channels_of(part, value.view, value.base) for part in shaped]
     scale, bias, mean, variance = found

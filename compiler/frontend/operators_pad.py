@@ -25,9 +25,10 @@ _MODES = {"constant": "constant", "reflect": "reflect", "edge": "edge", "wrap": 
 class Padded(Pending):
     """``inner``, whose elements are those of its base in order, in a frame of the real value ``fill``.
 
-    What follows elementwise is done to both: the frame is added behind the quantiser, when it is one code.
+    What follows elementwise is done to both: the frame is added behind the quantiser, when it is one code. ``value`` is its ONNX name.
     """
 
+    value: str
     inner: Value
     window: Window
     fill: Fraction
@@ -35,7 +36,7 @@ class Padded(Pending):
     def finish(self, builder: Builder, chain: tuple[Step, ...], quantiser: Quantiser, name: str, source: str) -> Tensor:
         codes = {quantiser.code(self._filled(chain, channel), channel) for channel in range(self.shape[0])}
         if len(codes) > 1:
-            raise RefusalError("its frame is not the same code in every channel", "put a quantiser with one scale before this node")
+            return builder.on_own_grid(self, self.value, chain, quantiser, name, source)
         inner = builder.settle(self._inside(chain, quantiser=quantiser, name=f"{name}_inside", source=source))
         assert isinstance(inner.base, Codes)
         return self._frame(builder, inner.base.tensor, codes.pop(), name)
@@ -169,7 +170,9 @@ def _padded(builder: Builder, node: Node, value: Value, frame: list[tuple[int, i
         value = builder.placed(replace(builder.codes(value), view=view), inner_shape)
     (top, bottom), (left, right) = ([(0, 0)] * (2 - len(axes)) + [frame[axis] for axis in axes])[-2:]
     window = Window(pads=(top, left, bottom, right))
-    base = Padded(shape=(inner_shape[0], *window.output_size(*pixels)), label=node.label, inner=value, window=window, fill=fill)
+    base = Padded(
+        shape=(inner_shape[0], *window.output_size(*pixels)), label=node.label, value=node.outputs[0], inner=value, window=window, fill=fill
+    )
     outside = identity_view((*(final[axis] for axis in order),)).transpose(np.argsort(order))
     return Value(
         name=node.outputs[0], base=base, view=outside, chain=(), trail=None, start=outside, witness=node.outputs[0], label=node.label

@@ -58,9 +58,10 @@ class LargestOf(Pending):
     """Max-pool of something that is not yet codes: it is quantised first and the codes are compared.
 
     A quantiser never decreases, so this commutes with the maximum where the steps between pool and quantiser do not decrease
-    either. In channels where they do not increase, the mirrored codes ``low + high - code`` are compared and mirrored back.
+    either. In channels where they do not increase, the mirrored codes ``low + high - code`` are compared and mirrored back. ``value`` is the pool's ONNX name.
     """
 
+    value: str
     inner: Value
     window: Window
 
@@ -70,10 +71,8 @@ class LargestOf(Pending):
         channels = self.shape[0]
         directions = [direction(chain, channel) for channel in range(channels)]
         if 0 in directions:
-            raise RefusalError(
-                "the steps behind the pool both rise and fall, so that they do not commute with a maximum",
-                "put a quantiser before the pool",
-            )
+            # Steps that both rise and fall do not commute with a maximum.
+            return builder.on_own_grid(self, self.value, chain, quantiser, name, source)
         falling = [channel for channel, sign in enumerate(directions) if sign < 0]
         before = f"{name}_before_{self.label}"
         low, high = quantiser.low + quantiser.offset, quantiser.high + quantiser.offset
@@ -133,7 +132,9 @@ def max_pool(builder: Builder, node: Node, value: Value, window: Window, rank: i
     if isinstance(value.base, Pending) and value.chain is not None:
         value = value.base.codes(builder, value) or value
     if isinstance(value.base, Pending) and value.chain is not None and ordered:
-        base = LargestOf(shape=(shape[0], *window.output_size(*shape[1:])), label=node.label, inner=value, window=window)
+        base = LargestOf(
+            shape=(shape[0], *window.output_size(*shape[1:])), label=node.label, value=node.outputs[0], inner=value, window=window
+        )
         view = _view(base.shape, rank)
         return Value(
             name=node.outputs[0], base=base, view=view, chain=(), trail=None, start=view, witness=node.outputs[0], label=node.label

@@ -99,9 +99,9 @@ def _affine(value: Value, tensor: Tensor) -> _Reading:
     )
     steps = [_dequantize(tensor, value.view)]
     if (gains != 1).any():
-        steps.append(HostOp(kind="Mul", constants={"B": gains[channel]}))
+        steps.append(HostOp(kind="Mul", constants={"B": gains[channel]}, attributes={"head": True}))
     if shifts.any():
-        steps.append(HostOp(kind="Add", constants={"B": shifts[channel]}))
+        steps.append(HostOp(kind="Add", constants={"B": shifts[channel]}, attributes={"head": True}))
     return _Reading(tensor, value.view, tuple(steps), value.name)
 
 

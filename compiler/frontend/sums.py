@@ -7,7 +7,7 @@ import numpy as np
 from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.registry import Node
-from tritloom.compiler.frontend.values import Codes, Pending, Tail, Value, affine_of, identity_view
+from tritloom.compiler.frontend.values import Codes, Pending, Tail, Value, affine_of
 from tritloom.compiler.ir.program import Add, Tensor
 from tritloom.compiler.quantize.steps import Affine, Quantiser, Step, is_clamped_line
 
@@ -24,22 +24,13 @@ class Sum(Pending):
 
     def finish(self, builder: Builder, chain: tuple[Step, ...], quantiser: Quantiser, name: str, source: str) -> Tensor:
         if not is_clamped_line(chain, quantiser, self.shape[0]):
-            return self._in_two_steps(builder, chain, quantiser, name, source)
+            return builder.on_own_grid(self, self.value, chain, quantiser, name, source)
         step = builder.sum_step(self.left, self.right, chain, quantiser, self.shape[0])
         tensor = builder.tensor(name, self.shape, quantiser, step, source)
         assert isinstance(self.left.base, Codes) and isinstance(self.right.base, Codes)
         names = self.left.base.tensor.name, self.right.base.tensor.name
         builder.emit(Add(name=builder.operation_name(self.label), output=tensor.name, left=names[0], right=names[1], step=step))
         return tensor
-
-    def _in_two_steps(self, builder: Builder, chain: tuple[Step, ...], quantiser: Quantiser, name: str, source: str) -> Tensor:
-        """The sum on a grid of its own, from calibration, and then the chain, which the record of a sum cannot hold."""
-        view = identity_view(self.shape)
-        plain = Value(name=self.value, base=self, view=view, chain=(), trail=None, start=view, witness=self.value, label=self.label)
-        codes = builder.codes(plain)
-        settled = builder.settle(replace(codes, name=name, chain=(*(codes.chain or ()), *chain), quantiser=quantiser, source=source))
-        assert isinstance(settled.base, Codes)
-        return settled.base.tensor
 
 
 def add_values(builder: Builder, node: Node, left: Value, right: Value, *, subtract: bool) -> Value:

@@ -290,8 +290,8 @@ def random_feeds(program: Program, samples: int, seed: int) -> dict[str, np.ndar
     """Random model inputs on the model's own input grid, for comparison with an outside witness.
 
     Codes are drawn uniformly from ``low..high`` of each input tensor and turned to floats through the inverse of the prologue. Codes that
-    the prologue cannot reach (behind a Relu, say) are replaced by the ones it gives. The result quantises back to the codes it was
-    made from, checked; :class:`ModelError` when it does not.
+    the prologue cannot reach (behind a Relu, say) are replaced by the ones it gives, and so are codes that float32 misses by its rounding
+    where a quantiser cuts off (FLOOR).
     """
     drawn = {}
     # An input that the model quantises twice is drawn on the first of its grids.
@@ -309,8 +309,4 @@ def random_feeds(program: Program, samples: int, seed: int) -> dict[str, np.ndar
     reached = quantise_inputs(program, feeds)
     if any(not np.array_equal(reached[name], drawn[name]) for name in drawn):
         feeds = feeds_for(reached)
-        again = quantise_inputs(program, feeds)
-        for spec in specs:
-            if not np.array_equal(again[spec.tensor], reached[spec.tensor]):
-                raise ModelError(f"input {spec.name!r} has no floats that quantise to its own codes")
     return feeds

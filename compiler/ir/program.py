@@ -209,7 +209,7 @@ class HostOp:
     ======================= ================================== =====================================================
     kind                    constants                          attributes
     ======================= ================================== =====================================================
-    Add, Sub, Mul, Div      ``A`` or ``B``: the constant side
+    Add, Sub, Mul, Div      ``A`` or ``B``: the constant side  ``head``: part of what :attr:`OutputSpec.witness` names
     Neg, Relu, Sigmoid
     LeakyRelu                                                  ``alpha``
     PRelu                   ``slope``
@@ -255,7 +255,8 @@ class OutputSpec:
     """A graph output: ``Dequantize`` of an integer tensor and whatever float steps follow it.
 
     ``index`` maps the elements of the output (without batch) to the tensor: ``array.flat[i] = tensor.flat[index[i]]``, applied before the epilogue.
-    ``witness`` names the model's value that the dequantised tensor stands for (differs from ``name`` before a final Softmax).
+    ``witness`` names the model's value that the dequantised tensor stands for (differs from ``name`` before a final Softmax), after the steps
+    behind ``Dequantize`` that are marked ``head``: a bias between two codes, say.
     """
 
     name: str

@@ -3,7 +3,7 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 import tritloom
 from tritloom.compiler import golden
@@ -82,3 +82,16 @@ def test_a_model_without_a_layer_says_what_is_missing(op):
     data = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)], ir_version=10).SerializeToString()
     with pytest.raises(ModelError, match=r"^model: node 'only': there is nothing for the core to compute: .*; add a layer \(Conv, "):
         tritloom.compile(data, calibration={"x": np.ones((3, 4), np.float32)})
+
+
+def test_a_bias_between_two_codes_of_the_output_is_no_difference(mlp):
+    model = onnx.load(mlp)
+    codes = {entry.name: entry for entry in model.graph.initializer}
+    # One code of the last layer is 1/32: the bias is half a code beyond integers.
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 3, -5], np.float32) / 64, "half"))
+    model.graph.node[-1].output[0] = "logits"
+    model.graph.node.append(helper.make_node("Gemm", ["hidden_real", "second", "half"], ["biased"], "biased"))
+    model.graph.node.append(helper.make_node("Neg", ["biased"], ["y"], "negated"))
+    assert float(numpy_helper.to_array(codes["second_scale"])) * float(numpy_helper.to_array(codes["hidden_scale"])) == 1 / 32
+    found = tritloom.verify(model.SerializeToString(), on=["golden"], samples=100)
+    assert [comparison.mismatches for comparison in found.comparisons] == [0]

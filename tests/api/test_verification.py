@@ -69,11 +69,12 @@ def test_steps_that_are_no_operators_of_the_model_are_taken_back_before_the_comp
     tensor = Tensor(name="t", shape=(2, 1, 1), bits=8, low=-128, high=127, scale=(Fraction(1, 2),), zero_point=(3,))
     steps = (
         HostOp(kind="Dequantize", constants={"scale": np.array(0.5), "zero_point": np.array(3)}),
-        HostOp(kind="Mul", constants={"B": np.array([4.0, -2.0], np.float32)}),
-        HostOp(kind="Add", constants={"B": np.array([0.25, 1.0], np.float32)}),
+        HostOp(kind="Mul", constants={"B": np.array([4.0, -2.0], np.float32)}, attributes={"head": True}),
+        HostOp(kind="Add", constants={"B": np.array([0.25, 1.0], np.float32)}, attributes={"head": True}),
+        HostOp(kind="Relu"),
     )
-    spec = replace(_spec(), epilogue=steps, witness="y")
+    spec = replace(_spec(), epilogue=steps)
     codes = np.array([[5, 6], [-100, 100]]).reshape(2, 2, 1, 1)
     floats = np.array([[4.25, -2.0], [-205.75, -96.0]], np.float32)
     assert _against_floats(_program(tensor, spec), spec, codes, floats).mismatches == 0
-    assert _against_floats(_program(tensor, spec), replace(spec, witness="before"), codes, floats).mismatches > 0
+    assert _against_floats(_program(tensor, spec), replace(spec, epilogue=steps[:1]), codes, floats).mismatches > 0
