@@ -41,6 +41,10 @@ def check(model: ModelArgument, json: JsonOption = False, verbose: VerboseOption
         raise typer.Exit(1) from error
     if report.supported:
         console.say(f"{model.name}: supported")
+        wanted = report.facts["calibration_needed_for"]
+        if wanted:
+            grids = "1 tensor without a quantiser" if len(wanted) == 1 else f"{len(wanted)} tensors without a quantiser"
+            console.say(f"{grids}: give samples of the inputs to compile with --calibration samples.npz")
     else:
         console.say(f"{model.name}: not supported, {len(report.problems)} problem{'s' if len(report.problems) != 1 else ''}")
         rows = [(problem.node, problem.op, problem.reason, problem.hint) for problem in report.problems]

@@ -82,7 +82,8 @@ def _run(words: list[str]) -> int:
         return USER_ERROR
     except Exception as error:  # the outermost frame: a defect of tritloom itself must not end in a traceback
         if isinstance(error, _UsageError):
-            return _fail(words, _usage_sentence(error), USER_ERROR)
+            # Without any word the command line library has printed the help already, and has nothing more to say.
+            return _fail(words, _usage_sentence(error), USER_ERROR) if words else USER_ERROR
         if _verbosity(words) >= 2:
             traceback.print_exc()
         kind = f"{type(error).__name__}: {error}".splitlines()[0]

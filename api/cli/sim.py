@@ -77,6 +77,11 @@ def sim(
     for path in (result.waves, *result.views):
         if path is not None:
             console.say(f"wrote {_shown(path)}")
+    if result.waves is not None and result.views:
+        gtkwave, surfer = (view.name for view in result.views)
+        # GTKWave looks for the files that a save file names in the current folder.
+        look = f"cd {_shown(result.waves.parent)} && gtkwave {gtkwave}"
+        console.say(f"look at the waves: {look} (or surfer --command-file {surfer} {result.waves.name})")
     fields = [{"name": test.name, "passed": test.passed, "seconds": test.seconds, "message": test.message} for test in result.tests]
     written = {
         "log": _shown(result.log),

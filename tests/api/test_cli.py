@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -21,6 +22,12 @@ def test_help_of_every_verb_has_examples(cli, verb):
 def test_help_does_not_load_the_compiler():
     code = "import sys, tritloom, tritloom.cli.main; sys.exit(any(name in sys.modules for name in ('numpy', 'onnx', 'amaranth', 'rich')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_words_at_all_print_the_help(cli):
+    done = cli()
+    assert done.code == 1
+    assert "Usage: tritloom" in done.out and done.err == ""
 
 
 def test_version(cli):
@@ -141,6 +148,12 @@ def test_check_accepts(cli, mlp):
     assert done.json["supported"] is True
     assert done.json["problems"] == []
     assert done.json["layers"]
+
+
+def test_check_says_that_samples_are_needed(cli, mlp, float_mlp):
+    sentence = "without a quantiser: give samples of the inputs to compile with --calibration samples.npz"
+    assert f"2 tensors {sentence}" in cli("check", float_mlp).err
+    assert sentence not in cli("check", mlp).err
 
 
 def test_check_lists_every_problem(cli, unsupported):
@@ -367,3 +380,25 @@ def test_texts_of_progress_are_not_repeated_line_by_line(capsys):
         for done in (1, 2, 2):
             progress("samples", done, 2)
     assert capsys.readouterr().err.split("\n") == ["compiling", "loading", "compiling", "samples: 2 of 2", ""]
+
+
+def test_sim_says_how_to_look_at_the_waves(cli, loom, monkeypatch, tmp_path):
+    """From the folder of the files: GTKWave finds what a save file names in the current folder only."""
+    from tritloom.sim import cocotb_bench
+
+    folder = tmp_path / "bench"
+    result = cocotb_bench.BenchResult(
+        simulator="verilator",
+        seed=0,
+        tests=(cocotb_bench.BenchTest(name="a", passed=True, seconds=1.0, message=""),),
+        log=folder / "bench.log",
+        waves=folder / "core.vcd",
+        views=(folder / "core.gtkw", folder / "core.sucl"),
+    )
+    monkeypatch.setattr(cocotb_bench, "run_bench", lambda *arguments, **options: result)
+    done = cli("sim", loom, "--waves", "-o", "bench")
+    assert done.code == 0, done.err
+    look = "look at the waves: cd bench && gtkwave core.gtkw (or surfer --command-file core.sucl core.vcd)"
+    assert look in done.err
+    monkeypatch.setattr(cocotb_bench, "run_bench", lambda *arguments, **options: replace(result, waves=None, views=()))
+    assert "look at" not in cli("sim", loom).err
