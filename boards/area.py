@@ -6,7 +6,7 @@
 from dataclasses import dataclass
 
 from tritloom.boards.board import Board
-from tritloom.hw.arch.parameters import CoreParameters
+from tritloom.hw.arch.parameters import CoreParameters, stored_lanes
 
 __all__ = [
     "BLOCK_SHAPES",
@@ -17,6 +17,7 @@ __all__ = [
     "blocks",
     "flip_flops",
     "logic_cells",
+    "stored_bits",
 ]
 
 BLOCK_SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
@@ -25,7 +26,7 @@ BLOCK_SHAPES: dict[str, tuple[tuple[int, int], ...]] = {
     "gowin": ((512, 32), (1024, 16), (2048, 8)),
 }
 """Words and bits of one block RAM in each shape in which single bytes can be written, as all of the core's memories are; the ninth
-bit of a byte is lost."""
+bit of a byte is left out (:func:`stored_bits`)."""
 
 LINK_BUFFER = (1024, 8)
 """Words and bits of the memory that holds a frame."""
@@ -42,14 +43,21 @@ def block_depth(shapes: tuple[tuple[int, int], ...], depth: int, width: int) -> 
     return max(words * (count // -(-width // bits)) for words, bits in shapes)
 
 
+def stored_bits(board: Board, width: int) -> int:
+    """Bits, without ninth ones, that words of ``width`` bits take in block RAM (:func:`tritloom.hw.arch.parameters.stored_lanes`)."""
+    return 8 * stored_lanes(-(-width // 8), ninth_bits=board.family != "ice40")
+
+
 def block_use(board: Board, parameters: CoreParameters) -> dict[str, int]:
     """Block RAMs of each memory of a core."""
     shapes, p = BLOCK_SHAPES[board.family], parameters
     banks = p.weight_banks
     return {
-        "weights": 0 if p.weight_storage == "spram" else banks * blocks(shapes, p.weight_words, p.weight_word_bits // banks),
+        "weights": 0
+        if p.weight_storage == "spram"
+        else banks * blocks(shapes, p.weight_words, stored_bits(board, p.weight_word_bits // banks)),
         "activations": blocks(shapes, p.activation_words, 8 * p.rows),
-        "records": blocks(shapes, p.record_words, 128),
+        "records": blocks(shapes, p.record_words, stored_bits(board, 128)),
         "program": blocks(shapes, p.program_words, 32),
         "link": blocks(shapes, *LINK_BUFFER),
         "loop steps": 0 if board.tables_in_logic else COEFFICIENTS[board.family].table_blocks,

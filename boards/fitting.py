@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tritloom.boards.area import BLOCK_SHAPES, COEFFICIENTS, block_depth, block_use, blocks, flip_flops, logic_cells
+from tritloom.boards.area import BLOCK_SHAPES, COEFFICIENTS, block_depth, block_use, blocks, flip_flops, logic_cells, stored_bits
 from tritloom.boards.board import Board
 from tritloom.compiler.ir.program import Convolution, Program
 from tritloom.compiler.schedule import Needs, memory_needs, schedule, sim_parameters
@@ -157,7 +157,7 @@ def _hopeless(board: Board, program: Program, core: CoreParameters) -> _Shortage
                 False, words / _SPRAM_WORDS, f"model {program.name!r} needs about {words} weight words {where}, which holds {_SPRAM_WORDS}"
             )
         return None
-    count = blocks(BLOCK_SHAPES[board.family], words, core.weight_word_bits)
+    count = blocks(BLOCK_SHAPES[board.family], words, stored_bits(board, core.weight_word_bits))
     if count > _HOPELESS * board.blocks:
         sentence = f"model {program.name!r} needs about {count} block RAMs for its weights {where}, which has {board.blocks}"
         return _Shortage(False, count / board.blocks, sentence)
@@ -200,9 +200,9 @@ def _deepened(board: Board, core: CoreParameters) -> CoreParameters:
         core,
         weight_words=_SPRAM_WORDS
         if core.weight_storage == "spram"
-        else block_depth(shapes, core.weight_words, core.weight_word_bits // core.weight_banks),
+        else block_depth(shapes, core.weight_words, stored_bits(board, core.weight_word_bits // core.weight_banks)),
         activation_words=block_depth(shapes, core.activation_words, 8 * core.rows),
-        record_words=block_depth(shapes, core.record_words, 128),
+        record_words=block_depth(shapes, core.record_words, stored_bits(board, 128)),
         program_words=block_depth(shapes, core.program_words, 32),
     )
 

@@ -9,10 +9,13 @@ from tritloom.hw.arch.link import MAX_WRITE
 from tritloom.hw.arch.record import RECORD_BYTES
 from tritloom.hw.arch.reduction import REDUCTIONS, chain_stages
 
-__all__ = ["ACTIVATION_BITS", "CoreParameters", "POST_LANES", "WEIGHT_ENCODINGS", "WEIGHT_STORAGES"]
+__all__ = ["ACTIVATION_BITS", "BYTES_TOGETHER", "CoreParameters", "POST_LANES", "WEIGHT_ENCODINGS", "WEIGHT_STORAGES", "stored_lanes"]
 
 ACTIVATION_BITS = 8
 """Width of a stored activation code (two's complement)."""
+
+BYTES_TOGETHER = 9
+"""Bytes that share the nine bits of eight bytes of a block RAM."""
 
 WEIGHT_ENCODINGS = ("trit2", "trit5")
 WEIGHT_STORAGES = ("block", "spram")
@@ -24,6 +27,11 @@ SPRAM_BITS = 64
 
 SPRAM_WORDS = 16384
 """Depth of a single-port RAM of the iCE40 UP5K."""
+
+
+def stored_lanes(count: int, *, ninth_bits: bool) -> int:
+    """Lanes of a memory for words of ``count`` bytes: with ``ninth_bits`` every nine bytes are kept in eight lanes of nine bits."""
+    return count - count // BYTES_TOGETHER if ninth_bits else count
 
 
 @dataclass(frozen=True, kw_only=True)

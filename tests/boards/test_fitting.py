@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tritloom.boards import BOARDS, fit, fitting_cores, get_board
-from tritloom.boards.area import BLOCK_SHAPES, block_depth, block_use, blocks, logic_cells
+from tritloom.boards.area import BLOCK_SHAPES, block_depth, block_use, blocks, logic_cells, stored_bits
 from tritloom.boards.toolchain import run_yosys
 from tritloom.compiler.ir.program import Convolution, HostOp, InputSpec, OutputSpec, Program, Proof, StepFunction, Tensor, Window
 from tritloom.compiler.schedule import memory_needs, schedule, sim_parameters
@@ -183,13 +183,18 @@ BLOCK_CELLS = {"ice40": ("SB_RAM40_4K",), "ecp5": ("DP16KD", "PDPW16KD"), "gowin
     ("component", "depth", "width"),
     [
         (lambda: WordMemory(width=128, depth=256), 256, 128),
+        (lambda: WordMemory(width=384, depth=512), 512, 384),  # a bank of 768 multiply-accumulates: 11 blocks with ninth bits
         (lambda: WordMemory(width=56, depth=700), 700, 56),
         (lambda: ActivationMemory(rows=8, depth=512), 512, 64),
         (lambda: ActivationMemory(rows=16, depth=1024), 1024, 128),
     ],
 )
 def test_yosys_takes_no_more_blocks_than_the_model_says(tmp_path, family, component, depth, width):
-    (tmp_path / "top.il").write_text(rtlil.convert(_Holder(component()), name="top", emit_src=False))
+    board = next(board for board in BOARDS.values() if board.family == family)
+    made = component()
+    if isinstance(made, WordMemory):
+        width = stored_bits(board, width)
+    (tmp_path / "top.il").write_text(rtlil.convert(_Holder(made), name="top", emit_src=False, platform=board.make_platform()))
     run_yosys(
         f"read_rtlil top.il\nproc\nmemory_nordff\nopt_clean\nsynth_{family} -no-rw-check -top top -run :map_ffram\ntee -o stat.json stat -json\n",
         cwd=tmp_path,

@@ -10,7 +10,7 @@ from amaranth.hdl import Fragment
 from amaranth.vendor import SiliconBluePlatform
 
 from tritloom.hw.arch.link import Space
-from tritloom.hw.arch.parameters import CoreParameters
+from tritloom.hw.arch.parameters import CoreParameters, stored_lanes
 from tritloom.hw.arch.reduction import REDUCTIONS, row_delay
 from tritloom.hw.arch.trits import decode_trit5, encode_trits
 from tritloom.hw.memory import READ_LATENCY, ActivationMemory, ByteLoader, Trit5Decoder, WeightMemory, WordMemory
@@ -22,11 +22,10 @@ CODES = {0: 0b00, 1: 0b01, -1: 0b11}
 async def write_word(ctx, memory, address: int, word: int) -> None:
     ctx.set(memory.write_enable, 1)
     ctx.set(memory.write_address, address)
-    for lane in range(len(memory.read_data if hasattr(memory, "read_data") else memory.trits.as_value()) // 8 + 1):
-        if word >> 8 * lane:
-            ctx.set(memory.write_lane, lane)
-            ctx.set(memory.write_byte, word >> 8 * lane & 0xFF)
-            await ctx.tick()
+    for lane in range(memory.parameters.weight_word_bytes if isinstance(memory, WeightMemory) else len(memory.read_data) // 8):
+        ctx.set(memory.write_lane, lane)
+        ctx.set(memory.write_byte, word >> 8 * lane & 0xFF)
+        await ctx.tick()
     ctx.set(memory.write_enable, 0)
 
 
@@ -52,6 +51,26 @@ def test_word_memory_reads_two_clocks_later(simulate, kind, platform, width, dep
             await ctx.tick()
 
     simulate(Fragment.get(memory, platform), bench)
+
+
+@pytest.mark.parametrize("width", [8, 64, 72, 80, 144, 152, 232])
+def test_nine_bytes_fit_eight_lanes_of_nine_bits(simulate, width):
+    """Words written over others, and words that were there from the start."""
+    rng = np.random.default_rng(width)
+    words = [int.from_bytes(rng.bytes(width // 8), "little") for _ in range(4)]
+    memory = WordMemory(width=width, depth=4, init=[words[0], words[2], words[1]], ninth_bits=True)
+    count = width // 8
+    assert stored_lanes(count, ninth_bits=True) == count - count // 9
+
+    async def bench(ctx) -> None:
+        for address in (1, 3, 2):
+            await write_word(ctx, memory, address, words[address])
+        for address in range(4):
+            ctx.set(memory.read_address, address)
+            await ctx.tick().repeat(READ_LATENCY)
+            assert ctx.get(memory.read_data) == words[address], address
+
+    simulate(memory, bench)
 
 
 @pytest.mark.parametrize("platform", [None, _Ice40()])
