@@ -362,13 +362,22 @@ class Builder:
             self.emit(Copy(name=self.operation_name(value.label or name), output=name, input=tensor.name, index=flat.copy()))
         view = identity_view(value.shape)
         moved = Affine(take_channels(affine.gain, first), take_channels(affine.offset, first))
-        return replace(value, base=Codes(shape=shape, tensor=self._copies[key]), view=view, chain=(moved,))
+        plain = value.trail is not None and len(value.trail) <= 1
+        return replace(
+            value,
+            base=Codes(shape=shape, tensor=self._copies[key]),
+            view=view,
+            chain=(moved,),
+            trail=value.trail if plain else None,
+            start=view,
+            witness=value.name if plain else value.witness,
+        )
 
 
 def _differs(chain: tuple[Step, ...]) -> bool:
     return any(
         (isinstance(step, Affine) and max(len(step.gain), len(step.offset)) > 1)
-        or (isinstance(step, LeakyRelu) and isinstance(step.slope, tuple))
+        or (isinstance(step, LeakyRelu) and isinstance(step.slope, tuple) and len(step.slope) > 1)
         for step in chain
     )
 

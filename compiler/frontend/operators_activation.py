@@ -37,7 +37,7 @@ def _prelu(builder: Builder, node: Node) -> Operand:
         raise RefusalError("its slope is missing", "give the slope as a constant")
     value, slopes = channel_values(builder, node, node.activation(), finite(constant))
     host = HostOp(kind="PRelu", constants={"slope": constant.array})
-    return append(builder, node, value, None if slopes is None else LeakyRelu(slopes if len(slopes) > 1 else slopes[0]), host)
+    return append(builder, node, value, None if slopes is None else LeakyRelu(slopes), host)
 
 
 @operator("HardSigmoid", "any alpha and beta")
@@ -46,9 +46,15 @@ def _hard_sigmoid(builder: Builder, node: Node) -> Operand:
     if not (np.isfinite(alpha) and np.isfinite(beta)):
         raise RefusalError("its alpha or beta is infinite or not a number", "use finite attributes")
     value = append(
-        builder, node, node.activation(), Affine((Fraction(float(alpha)),), (Fraction(0),)), HostOp(kind="Mul", constants={"B": alpha})
+        builder,
+        node,
+        node.activation(),
+        Affine((Fraction(float(alpha)),), (Fraction(0),)),
+        HostOp(kind="Mul", constants={"B": np.array(alpha)}),
     )
-    value = append(builder, node, value, Affine((Fraction(1),), (Fraction(float(beta)),)), HostOp(kind="Add", constants={"B": beta}))
+    value = append(
+        builder, node, value, Affine((Fraction(1),), (Fraction(float(beta)),)), HostOp(kind="Add", constants={"B": np.array(beta)})
+    )
     return _bounded(builder, node, value, Fraction(0), Fraction(1))
 
 

@@ -156,7 +156,7 @@ def _add(builder: Builder, node: Node) -> Operand:
 
 
 @operator("Sum", "one or two activations, or an activation and a constant")
-def _sum(builder: Builder, node: Node) -> Operand:
+def _sum(builder: Builder, node: Node) -> Operand | list[Operand]:
     if len(node.inputs) > 2:
         raise RefusalError(
             "the sum of more than two operands is not supported", "use an Add with a quantiser behind it for each further operand"

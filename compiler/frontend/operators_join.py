@@ -60,7 +60,7 @@ def _sliced_step(step: Step, first: int, last: int) -> Step:
     if isinstance(step, Affine):
         return Affine(_slice(step.gain, first, last), _slice(step.offset, first, last))
     if isinstance(step, LeakyRelu) and isinstance(step.slope, tuple):
-        return LeakyRelu(step.slope[first:last])
+        return LeakyRelu(_slice(step.slope, first, last))
     return step
 
 

@@ -165,7 +165,7 @@ def _padded(builder: Builder, node: Node, value: Value, frame: list[tuple[int, i
     view = value.view.transpose(order)
     sizes = view.shape[rank - len(axes) :]
     pixels = sizes if len(sizes) == 2 else (1, *sizes)
-    inner_shape = (value.view.size // (pixels[0] * pixels[1]), *pixels)
+    inner_shape = (value.view.size // (pixels[0] * pixels[1]), pixels[0], pixels[1])
     if value.chain is None or value.base.shape != inner_shape or not np.array_equal(view.ravel(), np.arange(view.size)):
         value = builder.placed(replace(builder.codes(value), view=view), inner_shape)
     (top, bottom), (left, right) = ([(0, 0)] * (2 - len(axes)) + [frame[axis] for axis in axes])[-2:]

@@ -57,8 +57,10 @@ def _trunc(builder: Builder, node: Node) -> Operand:
     rounding, half = _MODES[mode] if bits else ("half_even", Fraction(0))
     ratio = result / (scale * (1 << bits))
     shift = result * ((zero + half) / (1 << bits) - offset)
-    value = affine_step(builder, node, node.activation(), ratio, Fraction(0), HostOp(kind="Mul", constants={"B": np.float32(float(ratio))}))
-    value = affine_step(builder, node, value, Fraction(1), shift, HostOp(kind="Add", constants={"B": np.float32(float(shift))}))
+    value = affine_step(
+        builder, node, node.activation(), ratio, Fraction(0), HostOp(kind="Mul", constants={"B": np.array(float(ratio), np.float32)})
+    )
+    value = affine_step(builder, node, value, Fraction(1), shift, HostOp(kind="Add", constants={"B": np.array(float(shift), np.float32)}))
     return quantised(builder, node, value, low=low, high=high, integer=False, scale=Constant(np.array(float(result))),
                      zero=Constant(np.array(int(offset))), rounding=rounding)  # fmt: skip
 

@@ -287,6 +287,18 @@ def constants_for_each_pixel_of_codes(g: Graph) -> bytes:
 
 
 @case
+def constants_for_each_pixel_of_moved_codes_as_outputs(g: Graph) -> bytes:
+    c = g.qdq(g.add("Conv", g.qdq("x"), g.weights(2, 3, 2, 2)), 0.5)
+    moved = g.add("Transpose", c, perm=[0, 3, 2, 1])
+    some = g.add("Slice", g.add("Flatten", c), g.constant([9], np.int64), g.constant([12], np.int64), g.constant([1], np.int64))
+    return g.model({"x": (1, 3, 4, 5)}, {
+        g.add("Add", moved, g.constant(g.rng.integers(-3, 4, (4, 3, 2)))): None,
+        g.add("Add", g.add("Relu", g.add("Neg", moved)), g.constant(g.rng.integers(-3, 4, (4, 3, 2)))): None,
+        g.add("Mul", some, g.constant([0.5, 2, 4])): None,
+    })  # fmt: skip
+
+
+@case
 def identity_dropout_cast_and_neg(g: Graph) -> bytes:
     x = g.add("Cast", g.add("Dropout", g.add("Identity", g.qdq("x"))), to=1)
     y = g.add("Sub", g.constant([1.0, 2, 3, 4]), g.add("MatMul", g.add("Neg", x), g.weights(6, 4)))
