@@ -17,6 +17,7 @@ __all__ = [
     "blocks",
     "flip_flops",
     "logic_cells",
+    "multipliers",
     "stored_bits",
 ]
 
@@ -57,7 +58,7 @@ def block_use(board: Board, parameters: CoreParameters) -> dict[str, int]:
         if p.weight_storage == "spram"
         else banks * blocks(shapes, p.weight_words, stored_bits(board, p.weight_word_bits // banks)),
         "activations": blocks(shapes, p.activation_words, 8 * p.rows),
-        "records": blocks(shapes, p.record_words, stored_bits(board, 128)),
+        "records": blocks(shapes, p.record_words, stored_bits(board, 8 * p.record_word_bytes)),
         "program": blocks(shapes, p.program_words, 32),
         "link": blocks(shapes, *LINK_BUFFER),
         "loop steps": 0 if board.tables_in_logic else COEFFICIENTS[board.family].table_blocks,
@@ -68,14 +69,16 @@ def block_use(board: Board, parameters: CoreParameters) -> dict[str, int]:
 class Coefficients:
     """Logic cells (nextpnr's count) of a core: the sum of these, each times what it is named after.
 
-    ``base`` also covers link, sequencer and post unit; ``no_dsp`` is added where the part has no multipliers, ``tables`` where the tables
-    of the loop registers are in logic cells, else they take ``table_blocks`` block RAMs. ``accumulator_bit`` counts for each column,
+    ``base`` also covers link, sequencer and the first lane of the post unit, ``lane`` is each further one; ``no_dsp`` is added for every lane
+    where the part has no multipliers, ``tables`` where the tables of the loop registers are in logic cells, else they take
+    ``table_blocks`` block RAMs. ``accumulator_bit`` counts for each column,
     ``decoder`` for each byte of a trit5 weight word. ``fill`` is the part of the cells that a core may take: beyond it nextpnr finds no
     legal placement, or only a slow one.
     """
 
     fill: float
     base: float
+    lane: float
     no_dsp: float
     tables: float
     row: float
@@ -86,9 +89,9 @@ class Coefficients:
 
 
 COEFFICIENTS: dict[str, Coefficients] = {
-    "ice40": Coefficients(fill=0.95, base=3300, no_dsp=945, tables=1000, row=72, accumulator_bit=3.5, mac=23.0, decoder=25, table_blocks=5),
-    "ecp5": Coefficients(fill=0.9, base=2833, no_dsp=0, tables=0, row=70, accumulator_bit=1.55, mac=13.5, decoder=25, table_blocks=0),
-    "gowin": Coefficients(fill=0.8, base=3750, no_dsp=0, tables=0, row=100, accumulator_bit=4.0, mac=27.0, decoder=25, table_blocks=0),
+    "ice40": Coefficients(fill=0.95, base=3300, lane=1040, no_dsp=945, tables=1000, row=72, accumulator_bit=3.5, mac=23.0, decoder=25, table_blocks=5),
+    "ecp5": Coefficients(fill=0.9, base=2833, lane=800, no_dsp=0, tables=0, row=70, accumulator_bit=1.55, mac=13.5, decoder=25, table_blocks=0),
+    "gowin": Coefficients(fill=0.8, base=3750, lane=1130, no_dsp=0, tables=0, row=100, accumulator_bit=4.0, mac=27.0, decoder=25, table_blocks=0),
 }
 
 
@@ -98,7 +101,8 @@ def logic_cells(board: Board, parameters: CoreParameters) -> int:
     decoders = p.weight_word_bytes if p.weight_encoding == "trit5" else 0
     return round(
         c.base
-        + (0 if board.dsp else c.no_dsp)
+        + c.lane * (p.post_lanes - 1)
+        + (0 if board.dsp else c.no_dsp * p.post_lanes)
         + (c.tables if board.tables_in_logic else 0)
         + c.row * p.rows
         + c.accumulator_bit * p.columns * p.accumulator_bits
@@ -110,4 +114,10 @@ def logic_cells(board: Board, parameters: CoreParameters) -> int:
 def flip_flops(parameters: CoreParameters) -> int:
     """Estimated flip-flops of a core; they depend on its structure more than on the family."""
     p = parameters
-    return round(1890 + 69 * p.rows + 2 * p.columns * p.accumulator_bits + (8.5 if p.reduction == "chain" else 21) * p.macs_per_cycle)
+    return round(1890 + 760 * (p.post_lanes - 1) + 69 * p.rows + 2 * p.columns * p.accumulator_bits + (8.5 if p.reduction == "chain" else 21) * p.macs_per_cycle)
+
+
+def multipliers(parameters: CoreParameters) -> int:
+    """Multiplier cells of a core: four partial products in each lane of the post unit, of which a 16-bit accumulator leaves two so small that
+    they are made of logic."""
+    return parameters.post_lanes * (2 if parameters.accumulator_bits == 16 else 4)

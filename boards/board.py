@@ -57,8 +57,8 @@ class Board:
         Whether the part has the four 16 K x 16 single-port RAMs of the iCE40 UP5K.
     tables_in_logic
         Whether the small tables of the loop registers are made of logic cells, for a part with few block RAMs.
-    dsp
-        nextpnr's name of the multiplier cells that a build may use; empty if none.
+    dsp, dsps
+        nextpnr's name of the multiplier cells that a build may use, and how many the part has; empty if none.
     synthesis, place, pack
         Options of the yosys synthesis command, of nextpnr and of the packer that belong to the part.
     guess_mhz
@@ -85,6 +85,7 @@ class Board:
     spram: bool = False
     tables_in_logic: bool = False
     dsp: str = ""
+    dsps: int = 0
     synthesis: tuple[str, ...] = ()
     place: tuple[str, ...] = ()
     pack: tuple[str, ...] = ()

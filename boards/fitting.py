@@ -3,8 +3,9 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 
-from tritloom.boards.area import BLOCK_SHAPES, COEFFICIENTS, block_depth, block_use, blocks, flip_flops, logic_cells, stored_bits
+from tritloom.boards.area import BLOCK_SHAPES, COEFFICIENTS, block_depth, block_use, blocks, flip_flops, logic_cells, multipliers, stored_bits
 from tritloom.boards.board import Board
 from tritloom.compiler.ir.program import Convolution, Program
 from tritloom.compiler.schedule import Needs, memory_needs, schedule, sim_parameters
@@ -15,6 +16,7 @@ __all__ = ["fit", "fitting_cores"]
 
 _ROWS = (4, 8, 16, 32, 64)
 _COLUMNS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+_LANES = (1, 2, 4)
 _ACCUMULATOR_BITS = (16, 20, 24, 28, 32)
 """Widths on offer; few, so that one bitstream serves many models."""
 
@@ -82,15 +84,16 @@ def _survey(
     """
     fitting: list[CoreParameters] = []
     shortages: list[_Shortage] = []
-    needs: dict[tuple[int, int, str], Needs] = {}
+    needs: dict[tuple[int, int, str, int], Needs] = {}
     shapes = [core for core in _shapes(board, array) if core.macs_per_cycle <= below]
     for bare in sorted(shapes, key=lambda core: _rough_cycles(program, core)):
         short = _logic_shortage(board, program, bare) or _hopeless(board, program, bare)
         core = None
         if short is None:
-            shape = (bare.rows, bare.columns, bare.weight_encoding)
+            shape = (bare.rows, bare.columns, bare.weight_encoding, bare.post_lanes)
             if shape not in needs:
-                needs[shape] = memory_needs(program, rows=bare.rows, columns=bare.columns, weight_encoding=bare.weight_encoding)
+                rows, columns, encoding, lanes = shape
+                needs[shape] = memory_needs(program, rows=rows, columns=columns, weight_encoding=encoding, post_lanes=lanes)
             core, short = _with_memories(board, program, bare, needs[shape])
         if core is not None:
             short = _logic_shortage(board, program, core)
@@ -119,9 +122,11 @@ def _shapes(board: Board, array: tuple[int, int] | None) -> list[CoreParameters]
     refusal: UserError | None = None
     for rows in _ROWS if array is None else (array[0],):
         for columns in _COLUMNS if array is None else (array[1],):
-            for encoding in ("trit2", "trit5"):
+            for encoding, lanes in product(("trit2", "trit5"), _LANES):
+                if lanes > 1 and (columns % lanes or lanes > rows):
+                    continue
                 try:
-                    core = replace(smallest, rows=rows, columns=columns, weight_encoding=encoding)
+                    core = replace(smallest, rows=rows, columns=columns, weight_encoding=encoding, post_lanes=lanes)
                 except UserError as error:  # no such core, or its weight word is too long in this encoding
                     refusal = refusal or error
                     continue
@@ -134,14 +139,16 @@ def _shapes(board: Board, array: tuple[int, int] | None) -> list[CoreParameters]
 
 
 def _rough_cycles(program: Program, core: CoreParameters) -> int:
-    """Clocks of the matrix operations: a tile of outputs takes the longer one of its reduction and of its results, one a clock."""
+    """Clocks of the matrix operations: a tile of outputs takes the longer one of its reduction and of its results."""
     cycles = 0
     for operation in program.operations:
         if isinstance(operation, Convolution):
             outputs, inputs, height, width = operation.weights.shape
             _, rows, columns = program.tensors[operation.output].shape
             reduction = operation.planes * -(-(inputs * height * width) // core.rows)
-            results = min(core.columns, outputs) * (1 if operation.step is None else operation.step.pieces)
+            results = min(core.columns, outputs)
+            if operation.step is not None:
+                results = -(-results // core.post_lanes) * operation.step.pieces
             cycles += rows * columns * -(-outputs // core.columns) * max(reduction, results)
     return cycles
 
@@ -202,19 +209,19 @@ def _deepened(board: Board, core: CoreParameters) -> CoreParameters:
         if core.weight_storage == "spram"
         else block_depth(shapes, core.weight_words, stored_bits(board, core.weight_word_bits // core.weight_banks)),
         activation_words=block_depth(shapes, core.activation_words, 8 * core.rows),
-        record_words=block_depth(shapes, core.record_words, stored_bits(board, 128)),
+        record_words=block_depth(shapes, core.record_words, stored_bits(board, 8 * core.record_word_bytes)),
         program_words=block_depth(shapes, core.program_words, 32),
     )
 
 
 def _logic_shortage(board: Board, program: Program, core: CoreParameters) -> _Shortage | None:
-    needs = [(logic_cells(board, core), board.logic_cells, "logic cells")]
-    if board.flip_flops:
-        needs.append((flip_flops(core), board.flip_flops, "flip-flops"))
     fill = COEFFICIENTS[board.family].fill
-    needed, limit, noun = max(
-        ((count, int(fill * available), noun) for count, available, noun in needs), key=lambda need: need[0] / need[1]
-    )
+    needs = [(logic_cells(board, core), int(fill * board.logic_cells), "logic cells")]
+    if board.flip_flops:
+        needs.append((flip_flops(core), int(fill * board.flip_flops), "flip-flops"))
+    if board.dsps:
+        needs.append((multipliers(core), board.dsps, "multipliers"))
+    needed, limit, noun = max(needs, key=lambda need: need[0] / need[1])
     if needed <= limit:
         return None
     sentence = f"model {program.name!r} needs a core of about {needed} {noun} with a {core.rows}x{core.columns} array on {board.name}"

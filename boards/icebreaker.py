@@ -23,6 +23,7 @@ BOARD = Board(
     block_bits=4096,
     spram=True,
     dsp="ICESTORM_DSP",
+    dsps=8,
     synthesis=("-device", "u", "-dsp"),
     place=("--up5k", "--package", "sg48"),
     guess_mhz=28.5,

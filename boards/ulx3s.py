@@ -5,7 +5,7 @@ from tritloom.boards.board import Board
 __all__ = ["ULX3S_25F", "ULX3S_85F"]
 
 
-def _ulx3s(*, size: str, price_usd: int, cells: int, blocks: int) -> Board:
+def _ulx3s(*, size: str, price_usd: int, cells: int, blocks: int, dsps: int) -> Board:
     return Board(
         name=f"ulx3s-{size.lower()}",
         title=f"ULX3S {size}",
@@ -24,11 +24,12 @@ def _ulx3s(*, size: str, price_usd: int, cells: int, blocks: int) -> Board:
         # 1024 x 18; in the shapes without the parity bits (8, 4, 2, 1 wide) a block holds 16384 bits.
         block_bits=18432,
         dsp="MULT18X18D",
+        dsps=dsps,
         place=(f"--{size[:-1]}k", "--package", "CABGA381", "--speed", "6"),
         pack=("--compress",),
         guess_mhz=95.0,
     )
 
 
-ULX3S_25F = _ulx3s(size="25F", price_usd=115, cells=24288, blocks=56)
-ULX3S_85F = _ulx3s(size="85F", price_usd=195, cells=83640, blocks=208)
+ULX3S_25F = _ulx3s(size="25F", price_usd=115, cells=24288, blocks=56, dsps=28)
+ULX3S_85F = _ulx3s(size="85F", price_usd=195, cells=83640, blocks=208, dsps=156)

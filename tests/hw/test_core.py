@@ -477,9 +477,10 @@ def test_abort_while_the_next_instruction_is_fetched():
     assert sum(finished - 15 < cycles < finished for cycles in reached) >= 3, (reached, finished)
 
 
-def test_short_reductions_before_the_next_instruction_is_fetched():
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_short_reductions_before_the_next_instruction_is_fetched(reduction):
     """Many reductions are in the pipeline when the next header comes; it must not change where their results go."""
-    parameters = replace(SMALL, rows=64, columns=1, activation_words=32, program_words=400)
+    parameters = replace(SMALL, rows=64, columns=1, reduction=reduction, activation_words=32, program_words=400)
     counts = [9]
     program = [
         Instruction(
