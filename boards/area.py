@@ -89,9 +89,15 @@ class Coefficients:
 
 
 COEFFICIENTS: dict[str, Coefficients] = {
-    "ice40": Coefficients(fill=0.95, base=3300, lane=1040, no_dsp=945, tables=1000, row=72, accumulator_bit=3.5, mac=23.0, decoder=25, table_blocks=5),
-    "ecp5": Coefficients(fill=0.9, base=2833, lane=800, no_dsp=0, tables=0, row=70, accumulator_bit=1.55, mac=13.5, decoder=25, table_blocks=0),
-    "gowin": Coefficients(fill=0.8, base=3750, lane=1130, no_dsp=0, tables=0, row=100, accumulator_bit=4.0, mac=27.0, decoder=25, table_blocks=0),
+    "ice40": Coefficients(
+        fill=0.95, base=3300, lane=1040, no_dsp=945, tables=1000, row=72, accumulator_bit=3.5, mac=23.0, decoder=25, table_blocks=5
+    ),
+    "ecp5": Coefficients(
+        fill=0.9, base=2833, lane=800, no_dsp=0, tables=0, row=70, accumulator_bit=1.55, mac=13.5, decoder=25, table_blocks=0
+    ),
+    "gowin": Coefficients(
+        fill=0.8, base=3750, lane=1130, no_dsp=0, tables=0, row=100, accumulator_bit=4.0, mac=27.0, decoder=25, table_blocks=0
+    ),
 }
 
 
@@ -114,7 +120,13 @@ def logic_cells(board: Board, parameters: CoreParameters) -> int:
 def flip_flops(parameters: CoreParameters) -> int:
     """Estimated flip-flops of a core; they depend on its structure more than on the family."""
     p = parameters
-    return round(1890 + 760 * (p.post_lanes - 1) + 69 * p.rows + 2 * p.columns * p.accumulator_bits + (8.5 if p.reduction == "chain" else 21) * p.macs_per_cycle)
+    return round(
+        1890
+        + 760 * (p.post_lanes - 1)
+        + 69 * p.rows
+        + 2 * p.columns * p.accumulator_bits
+        + (8.5 if p.reduction == "chain" else 21) * p.macs_per_cycle
+    )
 
 
 def multipliers(parameters: CoreParameters) -> int:

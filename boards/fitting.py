@@ -5,7 +5,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from itertools import product
 
-from tritloom.boards.area import BLOCK_SHAPES, COEFFICIENTS, block_depth, block_use, blocks, flip_flops, logic_cells, multipliers, stored_bits
+from tritloom.boards.area import (
+    BLOCK_SHAPES,
+    COEFFICIENTS,
+    block_depth,
+    block_use,
+    blocks,
+    flip_flops,
+    logic_cells,
+    multipliers,
+    stored_bits,
+)
 from tritloom.boards.board import Board
 from tritloom.compiler.ir.program import Convolution, Program
 from tritloom.compiler.schedule import Needs, memory_needs, schedule, sim_parameters

@@ -58,9 +58,7 @@ def dense(*sizes: int, pieces: int = 1, bound: int = 30_000) -> Program:
 def test_the_core_holds_the_program_and_the_part_holds_the_core(name):
     board, program = get_board(name), dense(64, 40, 10)
     core = fit(board, program)
-    needs = memory_needs(
-        program, rows=core.rows, columns=core.columns, weight_encoding=core.weight_encoding, post_lanes=core.post_lanes
-    )
+    needs = memory_needs(program, rows=core.rows, columns=core.columns, weight_encoding=core.weight_encoding, post_lanes=core.post_lanes)
     for field in ("weight_words", "activation_words", "record_words", "program_words", "accumulator_bits"):
         assert getattr(core, field) >= getattr(needs, field)
     assert sum(block_use(board, core).values()) <= board.blocks
