@@ -16,8 +16,8 @@ from tritloom.sim.backends import Backend, open_backend
 
 __all__ = ["PROVIDERS", "InferenceSession", "NodeArg", "Quantisation"]
 
-PROVIDERS = ("golden", "amaranth", "verilator")
-"""What can run a program: the NumPy definition, and two simulators of the core's gateware."""
+PROVIDERS = ("golden", "amaranth", "verilator", "netlist")
+"""What can run a program: the NumPy definition, two simulators of the core's gateware, and one of what synthesis makes of it for a board."""
 
 _TYPES = {"float32": "tensor(float)", "float64": "tensor(double)", "float16": "tensor(float16)"}
 
@@ -85,8 +85,8 @@ class InferenceSession:
         missing: MissingToolError | None = None
         for name, board in wanted:
             try:
-                digest = bytes.fromhex(self._model.digest)
-                return name, open_backend(name, self._model.program, self._model.schedule(board), digest=digest, progress=progress)
+                digest, schedule = bytes.fromhex(self._model.digest), self._model.schedule(board)
+                return name, open_backend(name, self._model.program, schedule, board=board, digest=digest, progress=progress)
             except MissingToolError as error:
                 missing = missing or error
         if missing is None:

@@ -6,7 +6,7 @@ compared in integer codes of each graph output, and may differ only where float 
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -36,6 +36,8 @@ class Verification:
 
     samples: int
     comparisons: tuple[TensorComparison, ...]
+    details: Mapping[str, str] = field(default_factory=dict)
+    """What exactly computed, by candidate, where that is more than its name says."""
 
     @property
     def exact(self) -> bool:
@@ -69,6 +71,8 @@ def verify(
         A compiled model, or whatever :class:`tritloom.InferenceSession` accepts.
     on
         Names from :data:`tritloom.session.PROVIDERS`; golden is always the reference.
+    board
+        Whose core computes; a netlist needs one with an FPGA.
     feeds
         Inputs by name, first axis the batch. By default ``samples`` (20) random inputs on the model's own input grid.
     samples
@@ -100,22 +104,23 @@ def verify(
     count = len(next(iter(codes.values())))
     expected = golden.run(program, codes)
     comparisons: list[TensorComparison] = []
+    details: dict[str, str] = {}
     for name in dict.fromkeys(on):
         if name != "golden":
-            got = _trace(compiled, name, board, codes, count, tell)
+            got, details[name] = _trace(compiled, name, board, codes, count, tell)
             comparisons += compare_tensors(program, {key: expected[key] for key in expected if key not in codes}, got, candidate=name)
     tell("outside witness", 0, count)
     # ONNX Runtime wants every declared input, also those that nothing reads.
     unread = {name: unread.get(name, np.zeros((count, *shape))) for name, shape in compiled.unread_inputs.items()}
     comparisons += _against_witness(compiled, {**_on_grid(program, feeds, codes), **unread}, expected)
     tell("outside witness", count, count)
-    return Verification(count, tuple(comparisons))
+    return Verification(count, tuple(comparisons), {name: text for name, text in details.items() if text})
 
 
 def _trace(
     compiled: CompiledModel, name: str, board: str, codes: dict[str, np.ndarray], count: int, tell: Progress
-) -> dict[str, np.ndarray]:
-    """Every tensor of a candidate."""
+) -> tuple[dict[str, np.ndarray], str]:
+    """Every tensor of a candidate, and its details."""
     parts: list[dict[str, np.ndarray]] = []
     digest = bytes.fromhex(compiled.digest)
     # A backend counts the samples of one chunk; here all of them are counted.
@@ -128,7 +133,7 @@ def _trace(
         for start in range(0, count, CHUNK):
             parts.append(backend.trace({tensor: array[start : start + CHUNK] for tensor, array in codes.items()}))
             tell(name, min(start + CHUNK, count), count)
-    return {tensor: np.concatenate([part[tensor] for part in parts]) for tensor in parts[0]}
+    return {tensor: np.concatenate([part[tensor] for part in parts]) for tensor in parts[0]}, backend.details
 
 
 def _on_grid(program: Program, feeds: Mapping[str, np.ndarray], codes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:

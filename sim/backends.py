@@ -1,4 +1,4 @@
-"""One interface over everything that can run an integer program: ``golden``, ``verilator``, ``amaranth``.
+"""One interface over everything that can run an integer program: golden, the core's gateware simulated in two ways, its netlist.
 
 A backend never falls back to another one: what is missing is an error that names the command to install it.
 """
@@ -9,6 +9,7 @@ from difflib import get_close_matches
 
 import numpy as np
 
+from tritloom.boards import get_board
 from tritloom.boards.host import Host
 from tritloom.compiler import golden
 from tritloom.compiler.ir.program import Program
@@ -28,6 +29,8 @@ class Backend(ABC):
     """Runs batches of integer codes: tensor name -> int array (N, C, H, W)."""
 
     name: str
+    details: str = ""
+    """What exactly computes, where that is more than the name says: for reports."""
 
     @abstractmethod
     def run(self, codes: Codes) -> tuple[dict[str, np.ndarray], int]:
@@ -85,12 +88,16 @@ class CoreBackend(Backend):
         Driver of a core on which ``schedule`` is loaded.
     program, schedule
         What runs on it.
+    details
+        What exactly computes, for reports.
     progress
         Called with a few words now and then during long batches.
     """
 
-    def __init__(self, name: str, host: Host, program: Program, schedule: Schedule, *, progress: Progress | None = None) -> None:
-        self.name = name
+    def __init__(
+        self, name: str, host: Host, program: Program, schedule: Schedule, *, details: str = "", progress: Progress | None = None
+    ) -> None:
+        self.name, self.details = name, details
         self._host, self._program, self._schedule = host, program, schedule
         self._progress = progress or (lambda message: None)
 
@@ -125,11 +132,11 @@ class CoreBackend(Backend):
             self._progress(f"{self.name}: {index + 1} of {samples} samples")
 
 
-def _open_golden(program: Program, schedule: Schedule, digest: bytes, progress: Progress | None) -> Backend:
+def _open_golden(program: Program, schedule: Schedule, board: str, digest: bytes, progress: Progress | None) -> Backend:
     return GoldenBackend(program, schedule)
 
 
-def _open_verilator(program: Program, schedule: Schedule, digest: bytes, progress: Progress | None) -> Backend:
+def _open_verilator(program: Program, schedule: Schedule, board: str, digest: bytes, progress: Progress | None) -> Backend:
     from tritloom.sim.verilator import VerilatorCore
 
     host = Host(VerilatorCore(schedule.parameters, progress=progress))
@@ -137,30 +144,43 @@ def _open_verilator(program: Program, schedule: Schedule, digest: bytes, progres
     return CoreBackend("verilator", host, program, schedule, progress=progress)
 
 
-def _open_amaranth(program: Program, schedule: Schedule, digest: bytes, progress: Progress | None) -> Backend:
+def _open_amaranth(program: Program, schedule: Schedule, board: str, digest: bytes, progress: Progress | None) -> Backend:
     from tritloom.sim.amaranth import AmaranthCore, contents_of
 
     host = Host(AmaranthCore(schedule.parameters, contents=contents_of(schedule)))
     return CoreBackend("amaranth", host, program, schedule, progress=progress)
 
 
-BACKENDS: dict[str, Callable[[Program, Schedule, bytes, Progress | None], Backend]] = {
+def _open_netlist(program: Program, schedule: Schedule, board: str, digest: bytes, progress: Progress | None) -> Backend:
+    from tritloom.sim.netlist import NetlistCore
+
+    core = NetlistCore(get_board(board), schedule.parameters, progress=progress)
+    host = Host(core)
+    host.load(schedule, digest)
+    return CoreBackend("netlist", host, program, schedule, details=str(core.netlist), progress=progress)
+
+
+BACKENDS: dict[str, Callable[[Program, Schedule, str, bytes, Progress | None], Backend]] = {
     "golden": _open_golden,
     "verilator": _open_verilator,
     "amaranth": _open_amaranth,
+    "netlist": _open_netlist,
 }
 
 
-def open_backend(name: str, program: Program, schedule: Schedule, *, progress: Progress | None = None, digest: bytes = bytes(8)) -> Backend:
+def open_backend(
+    name: str, program: Program, schedule: Schedule, *, board: str = "sim", progress: Progress | None = None, digest: bytes = bytes(8)
+) -> Backend:
     """A backend by name, with ``program`` loaded.
 
-    ``digest`` is the artefact's, 8 bytes. Raises :class:`UserError` for an unknown name, :class:`MissingToolError` and :class:`BuildError` from Verilator.
+    ``board`` names the board that a netlist is made for; ``digest`` is the artefact's, 8 bytes. Raises :class:`UserError` for an unknown
+    name or a board without an FPGA, :class:`MissingToolError` and :class:`BuildError` from yosys and Verilator.
     """
     if name not in BACKENDS:
         close = get_close_matches(name, BACKENDS, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(BACKENDS)}"
         raise UserError(f"there is no provider {name!r}: {hint}")
-    return BACKENDS[name](program, schedule, digest, progress)
+    return BACKENDS[name](program, schedule, board, digest, progress)
 
 
 def _output_tensors(program: Program) -> list[str]:

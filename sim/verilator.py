@@ -15,16 +15,61 @@ from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.core import Core
 from tritloom.sim.verilator_build import build_library
 
-__all__ = ["VerilatorCore"]
+__all__ = ["WRAPPER", "NativeCore", "VerilatorCore"]
 
-_WRAPPER = Path(__file__).with_name("core_library.cpp")
+WRAPPER = Path(__file__).with_name("core_library.cpp")
+"""C++ around a core whose link is a pair of byte streams."""
+
 _REPLY_ROOM = 4096
 _PATIENCE = 4096
 """Clocks without a byte in either direction after which the core will not answer any more."""
 
 
-class VerilatorCore:
-    """A simulated core after reset; a transport for :class:`tritloom.boards.host.Host`.
+class NativeCore:
+    """A core in a shared library, after reset; a transport for :class:`tritloom.boards.host.Host`.
+
+    Parameters
+    ----------
+    library
+        What :func:`tritloom.sim.verilator_build.build_library` made of a core and :data:`WRAPPER`.
+    stalls, seed, waves
+        As :class:`VerilatorCore`.
+    """
+
+    def __init__(self, library: Path, *, stalls: float = 0.0, seed: int = 1, waves: Path | str | None = None) -> None:
+        self._library = _bind(ctypes.CDLL(str(library)))
+        state = (seed * 0x9E3779B97F4A7C15 & (1 << 64) - 1) or 1
+        wave = None if waves is None else str(Path(waves).absolute()).encode()
+        self._handle = self._library.core_open(wave, state if stalls else 0, int(stalls * (1 << 32)))
+        self._reply = ctypes.create_string_buffer(_REPLY_ROOM)
+
+    @property
+    def clocks(self) -> int:
+        """Clocks since the core was made, link traffic and reset included."""
+        return self._library.core_clocks(self._handle)
+
+    def record(self, on: bool) -> None:
+        """Switch the recording of waves off or on again; it is on at first."""
+        self._library.core_record(self._handle, on)
+
+    def exchange(self, data: bytes, *, timeout: float = 0.0) -> bytes:
+        """See :meth:`tritloom.boards.host.Transport.exchange`; ``timeout`` is not used, the core gets a fixed number of clocks."""
+        count = self._library.core_exchange(self._handle, data, len(data), self._reply, _REPLY_ROOM, _PATIENCE)
+        return self._reply.raw[:count]
+
+    def pause(self, clocks: int) -> None:
+        """Clock the core with its link idle."""
+        self._library.core_run(self._handle, clocks)
+
+    def close(self) -> None:
+        """Free the simulation and finish the wave file; further calls do nothing."""
+        if self._handle is not None:
+            self._library.core_close(self._handle)
+            self._handle = None
+
+
+class VerilatorCore(NativeCore):
+    """The simulated gateware of a core, after reset; a transport for :class:`tritloom.boards.host.Host`.
 
     Parameters
     ----------
@@ -57,36 +102,8 @@ class VerilatorCore:
             raise UserError(f"the folder of the wave file {waves} must exist")
         if progress is not None:
             progress("writing the core's Verilog")
-        path = build_library(_verilog(parameters), _WRAPPER, trace=waves is not None, progress=progress)
-        self._library = _bind(ctypes.CDLL(str(path)))
-        state = (seed * 0x9E3779B97F4A7C15 & (1 << 64) - 1) or 1
-        wave = None if waves is None else str(Path(waves).absolute()).encode()
-        self._handle = self._library.core_open(wave, state if stalls else 0, int(stalls * (1 << 32)))
-        self._reply = ctypes.create_string_buffer(_REPLY_ROOM)
-
-    @property
-    def clocks(self) -> int:
-        """Clocks since the core was made, link traffic and reset included."""
-        return self._library.core_clocks(self._handle)
-
-    def record(self, on: bool) -> None:
-        """Switch the recording of waves off or on again; it is on at first."""
-        self._library.core_record(self._handle, on)
-
-    def exchange(self, data: bytes, *, timeout: float = 0.0) -> bytes:
-        """See :meth:`tritloom.boards.host.Transport.exchange`; ``timeout`` is not used, the core gets a fixed number of clocks."""
-        count = self._library.core_exchange(self._handle, data, len(data), self._reply, _REPLY_ROOM, _PATIENCE)
-        return self._reply.raw[:count]
-
-    def pause(self, clocks: int) -> None:
-        """Clock the core with its link idle."""
-        self._library.core_run(self._handle, clocks)
-
-    def close(self) -> None:
-        """Free the simulation and finish the wave file; further calls do nothing."""
-        if self._handle is not None:
-            self._library.core_close(self._handle)
-            self._handle = None
+        library = build_library(_verilog(parameters), WRAPPER, trace=waves is not None, progress=progress)
+        super().__init__(library, stalls=stalls, seed=seed, waves=waves)
 
 
 @lru_cache(maxsize=8)

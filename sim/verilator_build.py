@@ -19,6 +19,9 @@ from tritloom.sim.cache import cached_build, digest_of
 __all__ = ["build_bench", "build_library", "compiler_command", "verilator_root"]
 
 _VERILATOR_FLAGS = ("-Wno-WIDTH", "-Wno-fatal", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--no-assert")
+_NETLIST_FLAGS = ("-Werror-USERFATAL",)
+"""Models of cells stop the elaboration with ``$fatal`` where they do not implement a parameter; Verilator only warns of that by itself."""
+
 _FAST, _LIBRARY, _SLOW = "-O2", "-O1", "-O0"
 """Optimisation of the code that runs every clock, of Verilator's own library and of wave recording, and of set-up code that runs once."""
 
@@ -56,13 +59,14 @@ def compiler_command() -> list[str]:
     )
 
 
-def build_library(verilog: str, wrapper: Path, *, trace: bool = False, progress: Progress | None = None) -> Path:
+def build_library(verilog: str, wrapper: Path, *, trace: bool = False, netlist: bool = False, progress: Progress | None = None) -> Path:
     """Shared library of a design and the C++ file ``wrapper`` around it; built once, then taken from the cache.
 
-    The wrapper finds the design's class as ``CORE``, its header as ``CORE_HEADER``, and ``VM_TRACE`` when waves are wanted.
+    ``netlist``: cells and their models, compiled without optimisation, which takes half the time; they run few clocks. The wrapper finds the design's class as ``CORE``, its header as ``CORE_HEADER``, and ``VM_TRACE`` when waves are wanted.
     ``progress`` is told each stage in a few words. Raises :class:`MissingToolError`, and :class:`BuildError` with the tool's own lines.
     """
-    return _build("core.so", verilog, wrapper, trace=trace, verilate=(), runtime=(), link=("-shared",), progress=progress)
+    fast, verilate = (_SLOW, _NETLIST_FLAGS) if netlist else (_FAST, ())
+    return _build("core.so", verilog, wrapper, fast=fast, trace=trace, verilate=verilate, runtime=(), link=("-shared",), progress=progress)
 
 
 def build_bench(verilog: str, top: str, *, trace: bool = False, progress: Progress | None = None) -> Path:
@@ -78,7 +82,8 @@ def build_bench(verilog: str, top: str, *, trace: bool = False, progress: Progre
     libraries = str(config.libs_dir)
     link = (f"-Wl,-rpath,{libraries}", f"-L{libraries}", "-lcocotbvpi_verilator")
     main = Path(config.share_dir) / "lib" / "verilator" / "verilator.cpp"
-    return _build(top, verilog, main, trace=trace, verilate=verilate, runtime=("verilated_vpi.cpp",), link=link, progress=progress)
+    runtime = ("verilated_vpi.cpp",)
+    return _build(top, verilog, main, fast=_FAST, trace=trace, verilate=verilate, runtime=runtime, link=link, progress=progress)
 
 
 def _build(
@@ -86,6 +91,7 @@ def _build(
     verilog: str,
     wrapper: Path,
     *,
+    fast: str,
     trace: bool,
     verilate: Sequence[str],
     runtime: Sequence[str],
@@ -113,14 +119,14 @@ def _build(
             tell("verilating the core")
             command = [str(root / "bin" / "verilator_bin"), "--cc", "core.v", "--prefix", _CLASS, "--Mdir", ".", *flags]
             _run(command, "Verilator", cwd=folder, env={**os.environ, "VERILATOR_ROOT": str(root)})
-            made = _compile_all(_sources(folder, wrapper), [*compiler, *_COMPILER_FLAGS, *macros, *include, "-I."], folder, tell)
+            made = _compile_all(_sources(folder, wrapper, fast), [*compiler, *_COMPILER_FLAGS, *macros, *include, "-I."], folder, tell)
             objects = compiled.result()
         _run([*compiler, "-o", output, *made, *objects, *link, "-pthread"], "linking the simulator", cwd=folder)
         for path in folder.iterdir():
             if path.name != output:
                 path.unlink()
 
-    digest = digest_of(output, verilog, wrapper.read_bytes(), *flags, *link, *_COMPILER_FLAGS, _FAST, _LIBRARY, _SLOW, *versions)
+    digest = digest_of(output, verilog, wrapper.read_bytes(), *flags, *link, *_COMPILER_FLAGS, fast, _LIBRARY, _SLOW, *versions)
     return cached_build("verilator", digest, build) / output
 
 
@@ -134,11 +140,11 @@ def _library_object(source: Path, command: Sequence[str], versions: Sequence[str
     return str(cached_build("verilator-library", digest_of(source.name, *_COMPILER_FLAGS, _LIBRARY, *versions), build) / "library.o")
 
 
-def _sources(folder: Path, wrapper: Path) -> list[tuple[Path, str]]:
+def _sources(folder: Path, wrapper: Path, fast: str) -> list[tuple[Path, str]]:
     """C++ files with their optimisation level, largest first so that the processes finish together."""
     made = sorted(folder.glob(f"{_CLASS}*.cpp"), key=lambda path: (-path.stat().st_size, path.name))
-    levels = [_SLOW if "Slow" in path.name or "__Syms" in path.name else _LIBRARY if "__Trace__" in path.name else _FAST for path in made]
-    return [*zip(made, levels, strict=True), (wrapper, _FAST)]
+    levels = [_SLOW if "Slow" in path.name or "__Syms" in path.name else _LIBRARY if "__Trace__" in path.name else fast for path in made]
+    return [*zip(made, levels, strict=True), (wrapper, fast)]
 
 
 def _compile_all(sources: Sequence[tuple[Path, str]], command: Sequence[str], folder: Path, tell: Progress) -> list[str]:

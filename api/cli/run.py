@@ -20,7 +20,7 @@ def run(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="F.npz", help="Arrays under the model's output names.", show_default=False)
     ],
-    on: Annotated[str, typer.Option("--on", metavar="golden|amaranth|verilator", help="What computes.")] = "golden",
+    on: Annotated[str, typer.Option("--on", metavar="golden|amaranth|verilator|netlist", help="What computes.")] = "golden",
     board: BoardOption = "sim",
     json: JsonOption = False,
     verbose: VerboseOption = 0,
@@ -52,7 +52,7 @@ def run(
     console.table(
         "", ("output", "shape", "type"), [(name, "x".join(map(str, array.shape)), str(array.dtype)) for name, array in arrays.items()]
     )
-    cycles = session.last_cycles if on == "verilator" else None
+    cycles = None if on == "golden" else session.last_cycles
     counted = "" if cycles is None else f" in {cycles} cycles"
     console.say(f"{samples} sample{'s' if samples != 1 else ''} on {on}{counted}; wrote {output}")
     outputs = {name: {"shape": list(array.shape), "type": str(array.dtype)} for name, array in arrays.items()}

@@ -22,7 +22,9 @@ __all__ = ["verify"]
 
 def verify(
     model: ModelOrLoomArgument,
-    on: Annotated[str, typer.Option("--on", metavar="A,B,...", help="Candidates: golden, amaranth, verilator.")] = "golden,verilator",
+    on: Annotated[
+        str, typer.Option("--on", metavar="A,B,...", help="Candidates: golden, amaranth, verilator, netlist.")
+    ] = "golden,verilator",
     input: Annotated[
         Path | None, typer.Option("--input", metavar="F.npz", help="Inputs by name; default: random ones.", show_default=False)
     ] = None,
@@ -49,6 +51,8 @@ def verify(
     tritloom verify model.loom --on golden,verilator --samples 200 --json
 
     tritloom verify model.onnx --input images.npz --board ulx3s-25f
+
+    tritloom verify model.loom --on golden,netlist --board icebreaker
     """
     from tritloom.compiled import open_model
     from tritloom.errors import MismatchError
@@ -64,6 +68,8 @@ def verify(
     rows = [(c.reference, c.candidate, c.tensor, c.values, c.mismatches, f"{c.top1_agreement:.2%}") for c in found.comparisons]
     columns = ("reference", "candidate", "tensor", "values", "differing", "same top class")
     console.table(f"{compiled.program.name}, {found.samples} samples", columns, rows)
+    for name, text in found.details.items():
+        console.say(f"{name}: {text}")
     candidates = [name for name in dict.fromkeys(names) if name != "golden"]
     if candidates and found.exact:
         console.say(f"exact: {', '.join(candidates)} equal{'s' if len(candidates) == 1 else ''} golden on every tensor")
@@ -72,7 +78,7 @@ def verify(
             share = f"{comparison.mismatches} of {comparison.values} codes"
             where = f"; first: {comparison.first}" if comparison.first else ""
             console.say(f"output {comparison.tensor!r}: {share} differ from the float32 witness{where}")
-    fields = {"exact": found.exact, "samples": found.samples, "board": board, "seed": seed}
+    fields = {"exact": found.exact, "samples": found.samples, "board": board, "seed": seed, "details": dict(found.details)}
     console.result({**fields, "comparisons": [comparison.to_json() for comparison in found.comparisons]})
     if not found.exact:
         first = found.first
