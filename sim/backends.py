@@ -1,4 +1,4 @@
-"""One interface over everything that can run an integer program: golden, the core's gateware simulated in two ways, its netlist.
+"""One interface over everything that can run an integer program: golden, the core's gateware, its netlist, a bitstream.
 
 A backend never falls back to another one: what is missing is an error that names the command to install it.
 """
@@ -160,11 +160,21 @@ def _open_netlist(program: Program, schedule: Schedule, board: str, digest: byte
     return CoreBackend("netlist", host, program, schedule, details=str(core.netlist), progress=progress)
 
 
+def _open_bitstream(program: Program, schedule: Schedule, board: str, digest: bytes, progress: Progress | None) -> Backend:
+    from tritloom.sim.bitstream import BitstreamCore
+
+    core = BitstreamCore(get_board(board), schedule.parameters, progress=progress)
+    host = Host(core)
+    host.load(schedule, digest)
+    return CoreBackend("bitstream", host, program, schedule, details=str(core.unpacked), progress=progress)
+
+
 BACKENDS: dict[str, Callable[[Program, Schedule, str, bytes, Progress | None], Backend]] = {
     "golden": _open_golden,
     "verilator": _open_verilator,
     "amaranth": _open_amaranth,
     "netlist": _open_netlist,
+    "bitstream": _open_bitstream,
 }
 
 
@@ -173,7 +183,7 @@ def open_backend(
 ) -> Backend:
     """A backend by name, with ``program`` loaded.
 
-    ``board`` names the board that a netlist is made for; ``digest`` is the artefact's, 8 bytes. Raises :class:`UserError` for an unknown
+    ``board`` names the board that a netlist or a bitstream is made for; ``digest`` is the artefact's, 8 bytes. Raises :class:`UserError` for an unknown
     name or a board without an FPGA, :class:`MissingToolError` and :class:`BuildError` from yosys and Verilator.
     """
     if name not in BACKENDS:

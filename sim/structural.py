@@ -17,7 +17,7 @@ from tritloom.errors import BuildError
 
 __all__ = ["cell_counts", "cell_models", "structural_verilog", "vendor_models"]
 
-_OWN_MODELS = {"ice40": ("ice40.v",), "ecp5": ("block_ram.v", "ecp5.v"), "gowin": ("block_ram.v", "gowin.v")}
+_OWN_MODELS = {"ice40": ("ice40.v", "pll.v"), "ecp5": ("block_ram.v", "ecp5.v"), "gowin": ("block_ram.v", "gowin.v")}
 _DEFINES = {"ice40": "-D NO_ICE40_DEFAULT_ASSIGNMENTS", "ecp5": "", "gowin": ""}
 """iCE40's models give inputs default values, which Verilog-2005 does not know."""
 

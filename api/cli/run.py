@@ -20,7 +20,7 @@ def run(
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="F.npz", help="Arrays under the model's output names.", show_default=False)
     ],
-    on: Annotated[str, typer.Option("--on", metavar="golden|amaranth|verilator|netlist", help="What computes.")] = "golden",
+    on: Annotated[str, typer.Option("--on", metavar="golden|amaranth|verilator|netlist|bitstream", help="What computes.")] = "golden",
     board: BoardOption = "sim",
     json: JsonOption = False,
     verbose: VerboseOption = 0,

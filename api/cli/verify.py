@@ -23,7 +23,7 @@ __all__ = ["verify"]
 def verify(
     model: ModelOrLoomArgument,
     on: Annotated[
-        str, typer.Option("--on", metavar="A,B,...", help="Candidates: golden, amaranth, verilator, netlist.")
+        str, typer.Option("--on", metavar="A,B,...", help="Candidates: golden, amaranth, verilator, netlist, bitstream.")
     ] = "golden,verilator",
     input: Annotated[
         Path | None, typer.Option("--input", metavar="F.npz", help="Inputs by name; default: random ones.", show_default=False)
@@ -53,6 +53,8 @@ def verify(
     tritloom verify model.onnx --input images.npz --board ulx3s-25f
 
     tritloom verify model.loom --on golden,netlist --board icebreaker
+
+    tritloom verify model.loom --on golden,bitstream --board hx8k --samples 2
     """
     from tritloom.compiled import open_model
     from tritloom.errors import MismatchError

@@ -278,7 +278,7 @@ def test_run_on_something_unknown(cli, loom, tmp_path):
     np.savez(tmp_path / "in.npz", x=_feeds(1))
     done = cli("run", loom, "--on", "gpu", "--input", "in.npz", "--output", "out.npz")
     assert done.code == 1
-    assert done.err == "tritloom: provider must be one of golden, amaranth, verilator, netlist, not 'gpu'\n"
+    assert done.err == "tritloom: provider must be one of golden, amaranth, verilator, netlist, bitstream, not 'gpu'\n"
 
 
 def test_estimate(cli, loom):
@@ -345,8 +345,16 @@ def test_json_stays_alone_on_stdout(cli, loom):
         (("sim", "--simulator", "modelsim"), "--simulator must be one of verilator, icarus, not 'modelsim'"),
         (("build", "--board", "icebreaker", "-o", "out", "--array", "8by8"), "--array must be ROWSxCOLS such as 16x8, not '8by8'"),
         (("build", "--board", "sim", "-o", "out"), "board 'sim'"),
-        (("verify", "--on", "golden,fpga"), "candidate must be one of golden, amaranth, verilator, netlist, not 'fpga'"),
-        (("verify", "--on", ""), "name at least one candidate of golden, amaranth, verilator, netlist"),
+        (("verify", "--on", "golden,fpga"), "candidate must be one of golden, amaranth, verilator, netlist, bitstream, not 'fpga'"),
+        (
+            ("verify", "--on", "netlist"),
+            "board 'sim' has no netlist, as it is only simulated: choose one with an FPGA, --board icebreaker for example",
+        ),
+        (
+            ("verify", "--on", "bitstream", "--board", "ulx3s-25f"),
+            "a bitstream of ulx3s-25f cannot be simulated: no tool unpacks ECP5 to logic, only to configuration text; use netlist",
+        ),
+        (("verify", "--on", ""), "name at least one candidate of golden, amaranth, verilator, netlist, bitstream"),
         (("verify", "--samples", "0"), "samples must be 1 or more, not 0"),
     ],
 )

@@ -58,7 +58,7 @@ def test_cycles_add_up_over_the_batch(mlp):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"providers": ["gpu"]}, r"^provider must be one of golden, amaranth, verilator, netlist, not 'gpu'$"),
+        ({"providers": ["gpu"]}, r"^provider must be one of golden, amaranth, verilator, netlist, bitstream, not 'gpu'$"),
         ({"providers": "golden"}, r"^providers must be a list of names, not 'golden'; write \['golden'\]$"),
         ({"providers": []}, r"^providers must name at least one of"),
         ({"providers": [("golden", {"bord": "sim"})]}, r"^provider 'golden' has no option 'bord'; its only option is 'board'$"),
