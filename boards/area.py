@@ -6,6 +6,7 @@
 from dataclasses import dataclass
 
 from tritloom.boards.board import Board
+from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES
 from tritloom.hw.arch.parameters import CoreParameters, stored_lanes
 
 __all__ = [
@@ -59,7 +60,7 @@ def block_use(board: Board, parameters: CoreParameters) -> dict[str, int]:
         else banks * blocks(shapes, p.weight_words, stored_bits(board, p.weight_word_bits // banks)),
         "activations": blocks(shapes, p.activation_words, 8 * p.rows),
         "records": blocks(shapes, p.record_words, stored_bits(board, 8 * p.record_word_bytes)),
-        "program": blocks(shapes, p.program_words, 32),
+        "program": blocks(shapes, p.program_words, stored_bits(board, 8 * PROGRAM_WORD_BYTES)),
         "link": blocks(shapes, *LINK_BUFFER),
         "loop steps": 0 if board.tables_in_logic else COEFFICIENTS[board.family].table_blocks,
     }

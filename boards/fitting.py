@@ -20,6 +20,7 @@ from tritloom.boards.board import Board
 from tritloom.compiler.ir.program import Convolution, Program
 from tritloom.compiler.schedule import Needs, memory_needs, schedule, sim_parameters
 from tritloom.errors import ModelError, UserError
+from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES
 from tritloom.hw.arch.parameters import SPRAM_BITS, CoreParameters
 
 __all__ = ["fit", "fitting_cores"]
@@ -220,7 +221,7 @@ def _deepened(board: Board, core: CoreParameters) -> CoreParameters:
         else block_depth(shapes, core.weight_words, stored_bits(board, core.weight_word_bits // core.weight_banks)),
         activation_words=block_depth(shapes, core.activation_words, 8 * core.rows),
         record_words=block_depth(shapes, core.record_words, stored_bits(board, 8 * core.record_word_bytes)),
-        program_words=block_depth(shapes, core.program_words, 32),
+        program_words=block_depth(shapes, core.program_words, stored_bits(board, 8 * PROGRAM_WORD_BYTES)),
     )
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from tritloom.compiler.ir.program import Program
 from tritloom.compiler.schedule import Schedule, tensor_from_bytes, tensor_to_bytes
 from tritloom.errors import LinkError, MissingToolError
+from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES
 from tritloom.hw.arch.link import END, ERROR_OPCODE, MAX_DATA, REPLY, ErrorCode, Fault, Frame, FrameReader, LinkOpcode, Space, State, encode
 
 __all__ = ["Host", "SerialTransport", "Status", "Transport", "has_whole_frame"]
@@ -36,7 +37,7 @@ _WRITE_HEADER_BYTES = 5
 _PATIENCE = 64
 """STATUS polls of a running core, each after a quarter of the expected time, before it counts as stuck."""
 
-_WORD_BYTES = {Space.PROGRAM: 4, Space.ACTIVATIONS: 1, Space.ARTEFACT: 8}
+_WORD_BYTES = {Space.PROGRAM: PROGRAM_WORD_BYTES, Space.ACTIVATIONS: 1, Space.ARTEFACT: 8}
 """Bytes of a word of the spaces that are the same on every core."""
 _DAMAGED = (ErrorCode.CRC, ErrorCode.LENGTH, ErrorCode.OVERRUN)
 
@@ -173,7 +174,7 @@ class Host:
             )
         self._word_bytes.update({Space.WEIGHTS: parameters.weight_word_bytes, Space.RECORDS: parameters.record_word_bytes})
         self.abort()
-        self.write(Space.PROGRAM, 0, b"".join(int(word).to_bytes(4, "little") for word in schedule.program_words))
+        self.write(Space.PROGRAM, 0, b"".join(int(word).to_bytes(PROGRAM_WORD_BYTES, "little") for word in schedule.program_words))
         self.write(Space.WEIGHTS, 0, np.ascontiguousarray(schedule.weights, np.uint8).tobytes())
         self.write(Space.RECORDS, 0, schedule.records)
         self.write(Space.ARTEFACT, 0, artefact_digest)

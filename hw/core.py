@@ -6,6 +6,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal, signed
 from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES
 from tritloom.hw.arch.link import Space
 from tritloom.hw.arch.parameters import ACTIVATION_BITS, CoreParameters
 from tritloom.hw.array import TernaryMesh
@@ -15,8 +16,6 @@ from tritloom.hw.memory import READ_LATENCY, ActivationMemory, ActivationWrite, 
 from tritloom.hw.post import LaneMaximum, PostUnit, lane_bits
 
 __all__ = ["Core"]
-
-_PROGRAM_BYTES = 4
 
 
 class Core(wiring.Component):
@@ -45,7 +44,7 @@ class Core(wiring.Component):
         for space in contents or {}:
             if space not in (Space.PROGRAM, Space.WEIGHTS, Space.RECORDS, Space.ACTIVATIONS):
                 raise ValueError(f"Contents must be of the program, weights, records or activations, not {space!r}")
-        self._program = WordMemory(width=8 * _PROGRAM_BYTES, depth=p.program_words, init=first[Space.PROGRAM])
+        self._program = WordMemory(width=8 * PROGRAM_WORD_BYTES, depth=p.program_words, init=first[Space.PROGRAM])
         self._records = WordMemory(width=8 * p.record_word_bytes, depth=p.record_words, init=first[Space.RECORDS])
         self._weights = WeightMemory(p, init=first[Space.WEIGHTS])
         self._activations = ActivationMemory(rows=p.rows, depth=p.activation_words, init=first[Space.ACTIVATIONS])

@@ -17,7 +17,7 @@ What the instruction set leaves open is fixed here as follows:
 
 import numpy as np
 
-from tritloom.hw.arch.isa import HEADER_WORDS, LOOP_WORDS, NO_LOOP, Instruction, Opcode, disassemble
+from tritloom.hw.arch.isa import HEADER_WORDS, LOOP_WORDS, NO_LOOP, PROGRAM_WORD_BYTES, Instruction, Opcode, disassemble
 from tritloom.hw.arch.link import Fault, Space, State
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.record import BIAS_BITS, MULTIPLIER_BITS, RECORD_BYTES, SHIFT_BITS, START_BITS
@@ -69,7 +69,7 @@ class CoreModel:
         self.parameters = parameters
         self.state, self.fault, self.pc, self.cycles = State.IDLE, Fault.NONE, 0, 0
         self._memories = {
-            Space.PROGRAM: np.zeros((parameters.program_words, 4), np.uint8),
+            Space.PROGRAM: np.zeros((parameters.program_words, PROGRAM_WORD_BYTES), np.uint8),
             Space.WEIGHTS: np.zeros((parameters.weight_words, parameters.weight_word_bytes), np.uint8),
             Space.RECORDS: np.zeros((parameters.record_words, parameters.record_word_bytes), np.uint8),
             Space.ACTIVATIONS: np.zeros((parameters.activation_bytes, 1), np.uint8),
@@ -126,7 +126,7 @@ class CoreModel:
         {Opcode.MATRIX: self._matrix, Opcode.POOL: self._pool, Opcode.ELEMENTWISE: self._elementwise}[instruction.opcode](instruction)
 
     def _fetch(self) -> Instruction | None:
-        program = self._memories[Space.PROGRAM].view("<u4").reshape(-1)
+        program = self._memories[Space.PROGRAM].view("<u8").reshape(-1)
         self._check("PROGRAM", self.pc, 1, len(program))
         header = int(program[self.pc])
         if header & 0xFF not in set(Opcode):

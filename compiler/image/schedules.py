@@ -11,7 +11,7 @@ from tritloom.compiler.schedule.bounds import check_instruction
 from tritloom.compiler.schedule.layout import lifetimes
 from tritloom.compiler.schedule.plan import accumulator_bits, complete
 from tritloom.errors import UserError
-from tritloom.hw.arch.isa import ISA_VERSION, Instruction, Opcode, assemble, disassemble
+from tritloom.hw.arch.isa import ISA_VERSION, PROGRAM_WORD_BYTES, Instruction, Opcode, assemble, disassemble
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.record import RECORD_BYTES, Record
 
@@ -34,7 +34,7 @@ def encode_schedule(schedule: Schedule) -> dict[str, Any]:
             }
             for name, place in schedule.placements.items()
         },
-        "program.bin": np.array(schedule.program_words, "<u4").tobytes(),
+        "program.bin": np.array(schedule.program_words, "<u8").tobytes(),
         "weights.bin": schedule.weights.tobytes(),
         "records.bin": schedule.records,
     }
@@ -139,9 +139,10 @@ def _decode_placements(value: Any, program: Program, parameters: CoreParameters)
 
 def _decode_instructions(data: bytes, parameters: CoreParameters) -> list[Instruction]:
     """Instructions before the closing HALT."""
-    if len(data) % 4 or not data or len(data) // 4 > parameters.program_words:
-        raise Malformed(f"program.bin has {len(data)} bytes for {parameters.program_words} words of 4")
-    words = np.frombuffer(data, "<u4").tolist()
+    size = PROGRAM_WORD_BYTES
+    if len(data) % size or not data or len(data) // size > parameters.program_words:
+        raise Malformed(f"program.bin has {len(data)} bytes for {parameters.program_words} words of {size}")
+    words = np.frombuffer(data, "<u8").tolist()
     try:
         instructions = disassemble(words)
     except ValueError as error:

@@ -77,7 +77,7 @@ def isa_page() -> str:
         *_table(["opcode", "operation"], [[f"`{code:#04x}`", f"`{code.name}`"] for code in isa.Opcode]
                 + [[f"`{first:#04x}` to `{last:#04x}`", f"reserved: {use}"] for first, last, use in _RESERVED]),
         "## Header", "",
-        f"{isa.HEADER_WORDS} words of 32 bits. The gateware keeps of every address only the bits that its memories need.", "", *_fields(isa.FIELDS),
+        f"{isa.HEADER_WORDS} words of {8 * isa.PROGRAM_WORD_BYTES} bits. The gateware keeps of every address only the bits that its memories need.", "", *_fields(isa.FIELDS),
         "## Loop", "", f"{isa.LOOP_WORDS} words for each loop, innermost first, at most {isa.MAX_LOOPS} loops.", "", *_fields(isa.LOOP_FIELDS),
         "## Requantisation record", "", *[line for paragraph in step[1:] for line in (paragraph, "")],
         f"A record is one word of {8 * record.RECORD_BYTES} bits, little endian:", "", *_record_fields(),
@@ -106,7 +106,7 @@ def isa_page() -> str:
         "clocks   = fetching + issue - 1 + finish",
         "```",
         "",
-        f"where `delay` is what `start` of MATRIX is longer than {timing.OPERAND_STAGE + 6}, at least 0. A HALT costs"
+        f"where `delay` is what `start` of MATRIX is longer than {timing.FETCH_LATENCY + 1 + isa.FIELDS['o'].word}, at least 0. A HALT costs"
         f" max(0, {timing.FETCH_LATENCY + 3} + delay - finish of the instruction before), and {timing.FETCH_LATENCY + 2} when it is the first one.",
         "The core's cycle counter shows the sum over a program; `tritloom.hw.arch.timing.instruction_cycles`",
         "is this formula, and the gateware is built with its constants.", "",

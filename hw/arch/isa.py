@@ -1,6 +1,6 @@
 """The instruction set: one table that the assembler, the gateware's decoder and ``docs/isa.md`` are made from.
 
-A program is a sequence of 32-bit little-endian words. An instruction is a header of :data:`HEADER_WORDS` words followed
+A program is a sequence of 64-bit little-endian words, of which the core fetches one a clock. An instruction is a header of :data:`HEADER_WORDS` words followed
 by :data:`LOOP_WORDS` words for each of its ``loops`` nested loops, innermost first. ``HALT`` is a single word.
 
 **Loop nest.** Each compute instruction walks a nest of up to :data:`MAX_LOOPS` loops with its address registers
@@ -44,10 +44,11 @@ from typing import Any
 
 __all__ = [
     "FIELDS", "HEADER_WORDS", "ISA_VERSION", "Instruction", "LOOP_FIELDS", "LOOP_WORDS", "Loop", "MAX_LOOPS", "NO_LOOP", "Opcode",
-    "assemble", "disassemble", "loop_steps",
+    "PROGRAM_WORD_BYTES", "assemble", "disassemble", "loop_steps",
 ]  # fmt: skip
 
-ISA_VERSION = 2
+ISA_VERSION = 3
+PROGRAM_WORD_BYTES = 8
 MAX_LOOPS = 7
 NO_LOOP = 15
 """Value of ``plane_loop`` and ``tile_loop`` when the instruction has no such loop."""
@@ -81,32 +82,32 @@ FIELDS: dict[str, Field] = {
     "two_operands": Field(0, 25, 1, False, "ELEMENTWISE adds a second operand"),
     "padded": Field(0, 26, 1, False, "check y and x against height and width"),
     "wide": Field(0, 27, 1, False, "use all lanes of the post unit"),
-    "a": Field(1, 0, 32, False, "first byte address of operand A"),
-    "b": Field(2, 0, 32, False, "first weight word (MATRIX) or byte address of operand B (ELEMENTWISE)"),
-    "y": Field(3, 0, 16, True, "first row coordinate"),
-    "x": Field(3, 16, 16, True, "first column coordinate"),
-    "height": Field(4, 0, 16, False, "rows of the input"),
-    "width": Field(4, 16, 16, False, "columns of the input"),
-    "last_columns": Field(5, 0, 8, False, "columns of the last tile"),
-    "pad_value": Field(5, 8, 8, True, "code read outside the input"),
-    "low": Field(5, 16, 8, True, "smallest code written"),
-    "high": Field(5, 24, 8, True, "largest code written"),
-    "p": Field(6, 0, 16, False, "first word of records"),
-    "records": Field(6, 16, 16, False, "records per channel"),
-    "o": Field(7, 0, 32, False, "first byte address of the result"),
+    "a": Field(0, 32, 32, False, "first byte address of operand A"),
+    "b": Field(1, 0, 32, False, "first weight word (MATRIX) or byte address of operand B (ELEMENTWISE)"),
+    "y": Field(1, 32, 16, True, "first row coordinate"),
+    "x": Field(1, 48, 16, True, "first column coordinate"),
+    "height": Field(2, 0, 16, False, "rows of the input"),
+    "width": Field(2, 16, 16, False, "columns of the input"),
+    "last_columns": Field(2, 32, 8, False, "columns of the last tile"),
+    "pad_value": Field(2, 40, 8, True, "code read outside the input"),
+    "low": Field(2, 48, 8, True, "smallest code written"),
+    "high": Field(2, 56, 8, True, "largest code written"),
+    "p": Field(3, 0, 16, False, "first word of records"),
+    "records": Field(3, 16, 16, False, "records per channel"),
+    "o": Field(3, 32, 32, False, "first byte address of the result"),
 }
-HEADER_WORDS = 8
+HEADER_WORDS = 4
 
 LOOP_FIELDS: dict[str, Field] = {
     "last": Field(0, 0, 16, False, "iterations minus one"),
     "p_step": Field(0, 16, 16, True, "added to p, in words of records"),
-    "a_step": Field(1, 0, 32, True, "added to a, in bytes"),
-    "b_step": Field(2, 0, 32, True, "added to b, in weight words or bytes"),
-    "o_step": Field(3, 0, 32, True, "added to o, in bytes"),
-    "y_step": Field(4, 0, 16, True, "added to y"),
-    "x_step": Field(4, 16, 16, True, "added to x"),
+    "a_step": Field(0, 32, 32, True, "added to a, in bytes"),
+    "b_step": Field(1, 0, 32, True, "added to b, in weight words or bytes"),
+    "o_step": Field(1, 32, 32, True, "added to o, in bytes"),
+    "y_step": Field(2, 0, 16, True, "added to y"),
+    "x_step": Field(2, 16, 16, True, "added to x"),
 }
-LOOP_WORDS = 5
+LOOP_WORDS = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +153,7 @@ class Instruction:
 
     @property
     def words(self) -> int:
-        """Length in program memory, 32-bit words."""
+        """Length in program memory, in program words."""
         return 1 if self.opcode == Opcode.HALT else HEADER_WORDS + LOOP_WORDS * len(self.loops)
 
 
@@ -185,7 +186,7 @@ def _unpack(fields: dict[str, Field], words: list[int]) -> dict[str, int]:
 
 
 def assemble(program: list[Instruction]) -> list[int]:
-    """Encode instructions into 32-bit words. Raises :class:`ValueError` for a value that does not fit its field."""
+    """Encode instructions into program words, 64-bit integers. Raises :class:`ValueError` for a value that does not fit its field."""
     words: list[int] = []
     for index, instruction in enumerate(program):
         where = f"instruction {index} ({instruction.opcode.name})"

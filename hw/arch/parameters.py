@@ -61,7 +61,7 @@ class CoreParameters:
     record_words
         Depth of the requantisation record memory in words of ``post_lanes`` records (:mod:`tritloom.hw.arch.record`).
     program_words
-        Depth of the instruction memory in 32-bit words.
+        Depth of the instruction memory in 64-bit words.
     """
 
     rows: int = 16

@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Shape, Signal, Value
 from amaranth.lib import memory, wiring
 from amaranth.lib.wiring import Out
 
-from tritloom.hw.arch.isa import FIELDS, HEADER_WORDS, LOOP_FIELDS, LOOP_WORDS, Field
+from tritloom.hw.arch.isa import FIELDS, HEADER_WORDS, LOOP_FIELDS, LOOP_WORDS, PROGRAM_WORD_BYTES, Field
 
 __all__ = ["InstructionBus", "field_register", "field_value", "step_table"]
 
@@ -17,7 +17,7 @@ class InstructionBus(wiring.Signature):
 
     Members
     -------
-    word : 32 bits
+    word : 64 bits
     header : a bit for each header word
         ``word`` is that word.
     loop : a bit for each word of a loop
@@ -26,7 +26,9 @@ class InstructionBus(wiring.Signature):
     """
 
     def __init__(self) -> None:
-        super().__init__({"word": Out(32), "header": Out(HEADER_WORDS), "loop": Out(LOOP_WORDS), "index": Out(LOOP_INDEX_BITS)})
+        super().__init__(
+            {"word": Out(8 * PROGRAM_WORD_BYTES), "header": Out(HEADER_WORDS), "loop": Out(LOOP_WORDS), "index": Out(LOOP_INDEX_BITS)}
+        )
 
 
 def field_value(word: Value, place: Field) -> Value:

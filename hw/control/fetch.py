@@ -4,7 +4,7 @@ from amaranth.hdl import Module, Mux, Signal
 from amaranth.lib import wiring
 from amaranth.lib.wiring import In, Out
 
-from tritloom.hw.arch.isa import FIELDS, HEADER_WORDS, LOOP_WORDS, MAX_LOOPS, Opcode
+from tritloom.hw.arch.isa import FIELDS, HEADER_WORDS, LOOP_WORDS, MAX_LOOPS, PROGRAM_WORD_BYTES, Opcode
 from tritloom.hw.control.bus import LOOP_INDEX_BITS, InstructionBus, field_value
 from tritloom.hw.memory import READ_LATENCY
 
@@ -31,7 +31,7 @@ class Fetch(wiring.Component):
         Stop.
     address : :py:`Out(address_bits)`
         Address for the program memory, which answers :data:`tritloom.hw.memory.READ_LATENCY` clocks later on ``data``.
-    data : :py:`In(32)`
+    data : :py:`In(64)`
     bus : :py:`Out(InstructionBus())`
     word : :py:`Out(1)`
         A word is on the bus.
@@ -44,7 +44,7 @@ class Fetch(wiring.Component):
     def __init__(self, *, address_bits: int) -> None:
         self._bits = address_bits
         super().__init__({
-            "go": In(1), "pc": In(address_bits), "flush": In(1), "address": Out(address_bits), "data": In(32), "bus": Out(InstructionBus()),
+            "go": In(1), "pc": In(address_bits), "flush": In(1), "address": Out(address_bits), "data": In(8 * PROGRAM_WORD_BYTES), "bus": Out(InstructionBus()),
             "word": Out(1), "ending": Out(1), "halt": Out(1), "bad": Out(1),
         })  # fmt: skip
 

@@ -4,7 +4,7 @@ from amaranth.hdl import Const, Module, Mux, Shape, Signal, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from tritloom.hw.arch.isa import Opcode
+from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES, Opcode
 from tritloom.hw.arch.link import Fault, State
 from tritloom.hw.arch.parameters import ACTIVATION_BITS, CoreParameters
 from tritloom.hw.arch.timing import OPERAND_STAGE, fetch_delay, start_stage
@@ -55,7 +55,7 @@ class Sequencer(wiring.Component):
         From the link. START is ignored while the core runs. ABORT makes the core idle one clock later, and nothing more is written.
     state, fault, pc, cycles : out, 2, 8, 16 and 40 bits
         To the link. ``pc`` stays at a HALT or a bad instruction.
-    program_address, program_data : out, and in, 32 bits
+    program_address, program_data : out, and in, 64 bits
     read : :py:`Out(1)`
         ``activation`` is read. Stage 1.
     activation : out
@@ -84,7 +84,7 @@ class Sequencer(wiring.Component):
         super().__init__({
             "start": In(1), "start_pc": In(16), "start_limit": In(16), "start_clear": In(1), "abort": In(1),
             "state": Out(2), "fault": Out(8), "pc": Out(16), "cycles": Out(CYCLE_BITS),
-            "program_address": Out(address_bits(p.program_words)), "program_data": In(32),
+            "program_address": Out(address_bits(p.program_words)), "program_data": In(8 * PROGRAM_WORD_BYTES),
             "read": Out(1), "activation": Out(address_bits(p.activation_bytes)), "weight": Out(address_bits(p.weight_words)),
             "inside": Out(1), "pad": Out(signed(ACTIVATION_BITS)), "mesh": Out(MeshCommand), "compare": Out(1), "compare_first": Out(1),
             "flush": Out(1), "command": Out(ResultCommand(p)), "record": Out(address_bits(p.record_words)),

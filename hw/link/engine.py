@@ -7,6 +7,7 @@ from amaranth.hdl import C, Cat, Module, Mux, Signal, signed
 from amaranth.lib import stream, wiring
 from amaranth.lib.wiring import In, Out
 
+from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES
 from tritloom.hw.arch.link import ERROR_OPCODE, MAX_DATA, REPLY, ErrorCode, LinkOpcode, Space, State
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.link.framing import FRAME_START, Crc16, FrameReceiver, SlipEncoder
@@ -88,7 +89,7 @@ class LinkEngine(wiring.Component):
         """Addresses and bytes of a word of each space that can be written."""
         p = self._parameters
         return {
-            Space.PROGRAM: (p.program_words, 4),
+            Space.PROGRAM: (p.program_words, PROGRAM_WORD_BYTES),
             Space.WEIGHTS: (p.weight_words, p.weight_word_bytes),
             Space.RECORDS: (p.record_words, p.record_word_bytes),
             Space.ACTIVATIONS: (p.activation_bytes, 1),

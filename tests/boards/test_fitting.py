@@ -219,9 +219,9 @@ def test_block_use_of_a_core():
         rows=8, columns=4, accumulator_bits=16, weight_words=512, activation_words=512, record_words=256, program_words=300
     )
     assert block_use(get_board("icebreaker"), core) == {
-        "weights": 8, "activations": 8, "records": 8, "program": 4, "link": 2, "loop steps": 5,
+        "weights": 8, "activations": 8, "records": 8, "program": 8, "link": 2, "loop steps": 5,
     }  # fmt: skip
     assert block_use(get_board("icebreaker"), replace(core, weight_storage="spram"))["weights"] == 0
     assert block_use(get_board("ulx3s-25f"), core) == {
-        "weights": 2, "activations": 2, "records": 4, "program": 1, "link": 1, "loop steps": 0,
+        "weights": 2, "activations": 2, "records": 4, "program": 2, "link": 1, "loop steps": 0,
     }  # fmt: skip

@@ -362,10 +362,12 @@ def test_changed_instructions_never_leave_the_memories(seed, board):
 
     rng = np.random.default_rng(seed)
     name = f"schedules/{board}/program.bin"
-    words = np.frombuffer(ENTRIES[name], "<u4").copy()
+    words = np.frombuffer(ENTRIES[name], "<u8").copy()
     position = int(rng.integers(0, len(words)))
     words[position] = (
-        words[position] ^ np.uint32(1 << int(rng.integers(0, 32))) if rng.integers(0, 2) else np.uint32(rng.integers(0, 1 << 32))
+        words[position] ^ np.uint64(1 << int(rng.integers(0, 64)))
+        if rng.integers(0, 2)
+        else rng.integers(0, (1 << 64) - 1, dtype=np.uint64, endpoint=True)
     )
     try:
         after = decode_artefact(sealed({**ENTRIES, name: words.tobytes()}), "x.loom").schedules[board]
@@ -454,7 +456,7 @@ def test_a_small_file_does_not_unfold_to_a_large_program():
 
 SIM = "schedules/sim/"
 SCHEDULE_CASES = [
-    ("parameters.json", lambda v: v.update(isa=1), "instruction set version 1 is unknown, this version knows 2"),
+    ("parameters.json", lambda v: v.update(isa=1), "instruction set version 1 is unknown, this version knows 3"),
     ("parameters.json", lambda v: v.update(rows=5), "rows must be a power of two"),
     ("parameters.json", lambda v: v.update(extra=5), "has not exactly the fields"),
     ("parameters.json", lambda v: v.update(accumulator_bits=16), "needs accumulators of 18 bits, the core has 16"),
@@ -486,11 +488,11 @@ def test_schedules_that_do_not_fit_their_program_are_refused(name, change, match
         ("records.bin", lambda data: data[:-1], "records.bin has"),
         ("records.bin", lambda data: data[:-1] + b"\x01", "records.bin has no record at"),
         ("records.bin", lambda data: data[:14] + b"\x7e\x00" + data[16:], "records.bin has no record at 0"),
-        ("program.bin", lambda data: data[:-4], "does not end at its only HALT|is cut"),
-        ("program.bin", lambda data: data + data[-4:], "does not end at its only HALT"),
-        ("program.bin", lambda data: data[:-4] + b"\x40\0\0\0", "unknown opcode 0x40"),
-        ("program.bin", lambda data: data[:-4] + b"\x00\x01\0\0", "has bits that no instruction uses"),
-        ("program.bin", lambda data: data[:-4] + data[4 * 33 : 4 * 51] + data[-4:], "layers.json counts 8 instructions, program.bin has 9"),
+        ("program.bin", lambda data: data[:-8], "does not end at its only HALT|is cut"),
+        ("program.bin", lambda data: data + data[-8:], "does not end at its only HALT"),
+        ("program.bin", lambda data: data[:-8] + b"\x40" + bytes(7), "unknown opcode 0x40"),
+        ("program.bin", lambda data: data[:-8] + b"\x00\x01" + bytes(6), "has bits that no instruction uses"),
+        ("program.bin", lambda data: data[:-8] + data[8 * 19 : 8 * 29] + data[-8:], "layers.json counts 8 instructions, program.bin has 9"),
         ("program.bin", lambda data: data[:-1], "program.bin has"),
         ("program.bin", lambda data: b"", "program.bin has"),
     ],

@@ -35,7 +35,7 @@ def run(program, parameters, seed=0):
     result = schedule(program, parameters)
     model = CoreModel(parameters)
     model.write(Space.ACTIVATIONS, 0, rng.integers(0, 256, parameters.activation_bytes).astype(np.uint8).tobytes())
-    model.write(Space.PROGRAM, 0, np.array(result.program_words, "<u4").tobytes())
+    model.write(Space.PROGRAM, 0, np.array(result.program_words, "<u8").tobytes())
     model.write(Space.WEIGHTS, 0, result.weights.tobytes())
     model.write(Space.RECORDS, 0, result.records)
     codes = random_codes(program, rng)

@@ -80,7 +80,7 @@ def test_assemble_and_disassemble_are_inverse(program):
     program = [*program, isa.Instruction(opcode=isa.Opcode.HALT)]
     words = isa.assemble(program)
     assert len(words) == sum(instruction.words for instruction in program)
-    assert all(0 <= word < 1 << 32 for word in words)
+    assert all(0 <= word < 1 << 64 for word in words)
     assert isa.disassemble(words) == program
 
 
@@ -90,7 +90,7 @@ def test_instruction_fields_do_not_overlap(table):
     taken = set()
     for place in fields.values():
         bits = {(place.word, bit) for bit in range(place.bit, place.bit + place.width)}
-        assert place.word < words and place.bit + place.width <= 32
+        assert place.word < words and place.bit + place.width <= 8 * isa.PROGRAM_WORD_BYTES
         assert not bits & taken
         taken |= bits
 

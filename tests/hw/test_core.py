@@ -12,7 +12,7 @@ from amaranth.sim import Simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tritloom.hw.arch.isa import Instruction, Loop, Opcode, assemble, loop_steps
+from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES, Instruction, Loop, Opcode, assemble, loop_steps
 from tritloom.hw.arch.link import Fault, Frame, FrameReader, LinkOpcode, Space, State, encode
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.record import START_MIN, Record
@@ -32,7 +32,7 @@ class Bench:
 
     def __init__(self, parameters: CoreParameters, memories: Mapping[Space, bytes], *, stalls: float = 0.0) -> None:
         sizes = {
-            Space.PROGRAM: 4,
+            Space.PROGRAM: PROGRAM_WORD_BYTES,
             Space.WEIGHTS: parameters.weight_word_bytes,
             Space.RECORDS: parameters.record_word_bytes,
             Space.ACTIVATIONS: parameters.rows,
@@ -115,7 +115,7 @@ def total_cycles(program: Sequence[Instruction], parameters: CoreParameters) -> 
 def check(parameters: CoreParameters, memories: Memories, program: Sequence[Instruction]) -> bytes:
     """Run ``program`` on core and model, compare all activations and the clocks; return the activations."""
     words = assemble([*program, HALT])
-    memories = {**memories, Space.PROGRAM: np.array(words, "<u4").tobytes()}
+    memories = {**memories, Space.PROGRAM: np.array(words, "<u8").tobytes()}
     model = model_of(parameters, memories)
     model.run()
     expected = model.read(0, parameters.activation_bytes)
@@ -302,7 +302,7 @@ def add_one(address: int) -> Instruction:
 
 CHAIN = [add_one(address) for address in range(1, 5)]
 CHAIN_MEMORIES = {
-    Space.PROGRAM: np.array(assemble([*CHAIN, HALT]), "<u4").tobytes(),
+    Space.PROGRAM: np.array(assemble([*CHAIN, HALT]), "<u8").tobytes(),
     Space.RECORDS: Record(START_MIN, 1, 1, 0).to_bytes(),
     Space.ACTIVATIONS: bytes([10]),
 }
@@ -362,7 +362,7 @@ def test_reset_in_the_middle_of_an_instruction(pause):
 
 @pytest.mark.parametrize("word", [0x00000104, 0x00000001, 0x00000801, 0x00000140, 0x000001FF])
 def test_bad_instruction_is_a_fault_that_the_next_start_clears(word):
-    program = np.array([*assemble(CHAIN[:1]), word, *assemble([HALT])], "<u4").tobytes()
+    program = np.array([*assemble(CHAIN[:1]), word, *assemble([HALT])], "<u8").tobytes()
 
     async def body(bench: Bench) -> None:
         await bench.start()
@@ -381,7 +381,7 @@ def test_abort_in_the_middle_leaves_nothing_behind(pause):
     loops = strided({"a": [4, 0], "b": [1, 0], "o": [0, 4]}, [4, 20])
     endless = Instruction(opcode=Opcode.MATRIX, loops=loops, reduce_loops=1, last_columns=3, records=3, o=128)
     program = [endless, *CHAIN]
-    words = np.array(assemble([*program, HALT]), "<u4").tobytes()
+    words = np.array(assemble([*program, HALT]), "<u8").tobytes()
     memories = {**random_memories(SMALL, np.random.default_rng(4)), **CHAIN_MEMORIES, Space.PROGRAM: words}
     model = model_of(SMALL, memories)
     model.run()
@@ -409,7 +409,7 @@ def test_abort_does_not_hold_up_the_next_program(pause):
     parameters = replace(SMALL, record_words=128)
     loops = strided({"a": [4, 0], "b": [1, 0], "o": [0, 4]}, [2, 20])
     slow = Instruction(opcode=Opcode.MATRIX, loops=loops, reduce_loops=1, last_columns=3, records=40, o=128)
-    words = np.array(assemble([*CHAIN, HALT, slow]), "<u4").tobytes()
+    words = np.array(assemble([*CHAIN, HALT, slow]), "<u8").tobytes()
     cycles = total_cycles([*CHAIN, HALT], parameters)
 
     async def body(bench: Bench) -> None:
@@ -430,7 +430,7 @@ def test_abort_stops_the_results_of_a_reduction(pause):
     slow = Instruction(opcode=Opcode.MATRIX, loops=(Loop(last=0),), reduce_loops=1, last_columns=3, records=40, o=128)
     finished = [total_cycles([replace(slow, last_columns=results)], parameters) for results in (1, 2, 3)]
     memories = {
-        Space.PROGRAM: np.array(assemble([slow, HALT]), "<u4").tobytes(),
+        Space.PROGRAM: np.array(assemble([slow, HALT]), "<u8").tobytes(),
         Space.RECORDS: Record(START_MIN, 0, 77, 0).to_bytes() * 128,
     }
 
@@ -450,7 +450,7 @@ def test_abort_stops_the_results_of_a_reduction(pause):
 def test_abort_while_the_next_instruction_is_fetched():
     """Aborts from the first element to the last result, during which the next instruction comes in; each program after that is whole."""
     program = [replace(add_one(1), loops=(Loop(last=7),), records=3), *CHAIN]
-    words = np.array(assemble([*program, HALT]), "<u4").tobytes()
+    words = np.array(assemble([*program, HALT]), "<u8").tobytes()
     memories = {**CHAIN_MEMORIES, Space.PROGRAM: words, Space.RECORDS: Record(START_MIN, 1, 1, 0).to_bytes() * 3}
     finished = total_cycles(program[:1], SMALL)
 

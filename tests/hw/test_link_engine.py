@@ -38,7 +38,7 @@ PARAMETERS = CoreParameters(
 )
 """Word sizes 4, 6, 16, 1 and 8 bytes; no depth but one is a power of two."""
 
-SPACES = {Space.PROGRAM: (9, 4), Space.WEIGHTS: (5, 6), Space.RECORDS: (64, 16), Space.ACTIVATIONS: (1200, 1), Space.ARTEFACT: (1, 8)}
+SPACES = {Space.PROGRAM: (9, 8), Space.WEIGHTS: (5, 6), Space.RECORDS: (64, 16), Space.ACTIVATIONS: (1200, 1), Space.ARTEFACT: (1, 8)}
 STATUS = {"state": State.STOPPED, "fault": 0xC0, "pc": 0xDBC0, "cycles": 0xFEDCBA9876}
 
 

@@ -174,7 +174,7 @@ def load(parameters, instruction, seed):
     model.write(Space.WEIGHTS, 0, encode_trits(trits, parameters.weight_encoding).tobytes())
     model.write(Space.RECORDS, 0, b"".join(record.to_bytes() for record in records))
     words = assemble([instruction, Instruction(opcode=Opcode.HALT)])
-    model.write(Space.PROGRAM, 0, np.array(words, "<u4").tobytes())
+    model.write(Space.PROGRAM, 0, np.array(words, "<u8").tobytes())
     return model, Literal(parameters, activations.astype(np.int64), trits, records)
 
 
@@ -200,7 +200,7 @@ def copy(**fields):
 def boot(program):
     model = CoreModel(TINY)
     words = program if isinstance(program[0], int) else assemble(program)
-    model.write(Space.PROGRAM, 0, np.array(words, "<u4").tobytes())
+    model.write(Space.PROGRAM, 0, np.array(words, "<u8").tobytes())
     model.write(Space.RECORDS, 0, Record(-(1 << 31), 1, 0, 0).to_bytes())
     model.write(Space.ACTIVATIONS, 0, bytes([1, 2, 3, 4]))
     return model
@@ -223,17 +223,17 @@ def test_steps_stop_after_the_given_number_of_instructions():
     program = [copy(), copy(a=2, o=20), Instruction(opcode=Opcode.HALT)]
     model = boot(program)
     model.run(limit=1)
-    assert (model.state, model.pc, model.read(16, 6)) == (State.STOPPED, 13, bytes([1, 2, 0, 0, 0, 0]))
-    model.run(13, 5, clear=False)
-    assert (model.state, model.pc, model.read(16, 6)) == (State.IDLE, 26, bytes([1, 2, 0, 0, 3, 4]))
+    assert (model.state, model.pc, model.read(16, 6)) == (State.STOPPED, 7, bytes([1, 2, 0, 0, 0, 0]))
+    model.run(7, 5, clear=False)
+    assert (model.state, model.pc, model.read(16, 6)) == (State.IDLE, 14, bytes([1, 2, 0, 0, 3, 4]))
     assert model.cycles == 2 * instruction_cycles(program[0], TINY) + instruction_cycles(program[2], TINY, program[1])
 
 
-@pytest.mark.parametrize("words", [[0x40], [0x0001], [0x0801, *[0] * 48], [0xFF]])
+@pytest.mark.parametrize("words", [[0x40], [0x0001], [0x0801, *[0] * 27], [0xFF]])
 def test_unknown_opcodes_and_loop_counts_are_faults(words):
-    model = boot([0x03 | 1 << 8, *[0] * 12, *words])
+    model = boot([0x03 | 1 << 8, *[0] * 6, *words])
     model.run()
-    assert (model.state, model.fault, model.pc) == (State.FAULT, Fault.BAD_INSTRUCTION, 13)
+    assert (model.state, model.fault, model.pc) == (State.FAULT, Fault.BAD_INSTRUCTION, 7)
     model.run(63)
     assert (model.state, model.fault) == (State.IDLE, Fault.NONE)
 

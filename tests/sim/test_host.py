@@ -84,7 +84,7 @@ def test_reads_and_writes_of_any_length(model_transport, count):
 
 def test_partial_words_and_unknown_words_are_refused(model_transport, schedule):
     host = Host(model_transport(schedule.parameters))
-    with pytest.raises(LinkError, match=r"^data for PROGRAM must be whole words of 4 bytes, not 6 bytes$"):
+    with pytest.raises(LinkError, match=r"^data for PROGRAM must be whole words of 8 bytes, not 6 bytes$"):
         host.write(Space.PROGRAM, 0, bytes(6))
     with pytest.raises(LinkError, match=r"^the word size of WEIGHTS is not known"):
         host.write(Space.WEIGHTS, 0, bytes(16))
@@ -199,7 +199,7 @@ def test_a_core_that_never_ends_is_stopped(model_transport, program, schedule, c
 
 def test_a_fault_is_named(model_transport, schedule, codes):
     host, _ = loaded(model_transport, schedule)
-    host.write(Space.PROGRAM, 0, b"\x77\0\0\0")
+    host.write(Space.PROGRAM, 0, b"\x77" + bytes(7))
     with pytest.raises(LinkError, match=r"^the core stopped with fault BAD_INSTRUCTION at program word 0$"):
         host.infer(schedule, sample(codes, 0), [])
     assert host.status().fault == Fault.BAD_INSTRUCTION
