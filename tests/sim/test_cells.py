@@ -1,14 +1,20 @@
 """Models of FPGA cells against references in NumPy, on random inputs: every width, write mode and reset of the block RAMs."""
 
 import ctypes
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from amaranth.back import rtlil
+from amaranth.hdl import Elaboratable, Module, Signal
+from amaranth.lib.memory import Memory
 
+from tritloom.boards import get_board
+from tritloom.boards.flow import synthesise
 from tritloom.errors import BuildError
-from tritloom.sim.structural import cell_models, vendor_models
+from tritloom.sim.structural import cell_counts, cell_models, structural_verilog, vendor_models
 from tritloom.sim.verilator_build import build_library
 
 WRAPPER = Path(__file__).with_name("cells_library.cpp")
@@ -337,3 +343,67 @@ def test_what_a_model_does_not_implement_stops_the_build(name, family, parameter
 def test_a_cell_without_a_model_is_named():
     with pytest.raises(BuildError, match=r"^the netlist has a cell EHXPLLL, of which there is no simulation model$"):
         cell_models("ecp5", ["LUT4", "EHXPLLL"])
+
+
+SHAPES = {
+    "bits": (1, 16384, 1),
+    "pairs": (2, 8192, 2),
+    "nibbles": (4, 4096, 4),
+    "bytes": (8, 2048, 8),
+    "words": (16, 1024, 8),
+    "wide": (32, 512, 8),
+}
+"""Memories of one block RAM each: width, depth, and bits of a write enable."""
+
+
+class Memories(Elaboratable):
+    """A memory of each shape behind one stimulus: read address (14), write address (14), data (32), enables (4); 32 bits of response each."""
+
+    def __init__(self):
+        self.stimulus, self.response = Signal(65), Signal(32 * len(SHAPES))
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        read_at, write_at, data, enables = (self.stimulus[low:high] for low, high in ((0, 14), (14, 28), (28, 60), (60, 64)))
+        for index, (name, (width, depth, part)) in enumerate(SHAPES.items()):
+            m.submodules[name] = memory = Memory(shape=width, depth=depth, init=[])
+            write, read = memory.write_port(granularity=part), memory.read_port()
+            m.d.comb += [
+                read.addr.eq(read_at), read.en.eq(self.stimulus[64]), write.addr.eq(write_at), write.data.eq(data), write.en.eq(enables),
+                self.response[32 * index :][:width].eq(read.data),
+            ]  # fmt: skip
+        return m
+
+
+@pytest.mark.parametrize(("board", "kinds"), [("ulx3s-25f", {"DP16KD"}), ("tang-nano-9k", {"SDPB", "SDPX9B"}), ("hx8k", {"SB_RAM40_4K"})])
+@pytest.mark.place_and_route
+def test_memories_of_every_shape_after_synthesis(tmp_path, board, kinds):
+    """What yosys makes of plain memories: its mapping and the models must mean the same by addresses, lanes and enables."""
+    found = get_board(board)
+    design = Memories()
+    ports = {"stimulus": (design.stimulus, None), "response": (design.response, None)}
+    (tmp_path / "top.il").write_text(rtlil.convert(design, name="top", ports=ports, emit_src=False))
+    synthesise(found, tmp_path)
+    netlist = json.loads((tmp_path / "top.json").read_text())
+    used = cell_counts(netlist)
+    assert kinds & used.keys()
+    clocks = 2000
+    random = np.random.default_rng(1)
+    stimulus = random.integers(0, 2, (clocks, 65)).astype(np.uint8)
+    few = random.integers(0, 1 << 14, 32)
+    read_at, write_at = (few[random.integers(0, len(few), clocks)] for _ in range(2))
+    for low, addresses in ((0, read_at), (14, write_at)):
+        stimulus[:, low : low + 14] = addresses[:, None] >> np.arange(14) & 1
+    response = run(structural_verilog(netlist) + cell_models(found.family, used), stimulus, 32 * len(SHAPES))
+    for index, (width, depth, part) in enumerate(SHAPES.values()):
+        store, shown = np.zeros((depth, width), np.uint8), None
+        for clock, row in enumerate(stimulus):
+            at, to = read_at[clock] % depth, write_at[clock] % depth
+            enabled = np.repeat(row[60 : 60 + width // part], part) == 1
+            if row[64]:
+                shown = None if at == to and enabled.any() else store[at].copy()
+            store[to, enabled] = row[28 : 28 + width][enabled]
+            if shown is not None:
+                np.testing.assert_array_equal(
+                    response[clock, 32 * index : 32 * index + width], shown, err_msg=f"width {width}, clock {clock}"
+                )
