@@ -239,19 +239,21 @@ def test_random_programs(seed, rows, lanes_columns, encoding, bits, reduction):
     check(parameters, random_memories(parameters, np.random.default_rng(seed)), program)
 
 
-def test_every_length_of_reduction_against_every_number_of_commands():
+@pytest.mark.parametrize("lanes,wide", [(1, False), (2, False), (2, True)])
+def test_every_length_of_reduction_against_every_number_of_commands(lanes, wide):
     """Reductions shorter, as long as and longer than the results before them need, in full and in last tiles."""
+    parameters = SMALL if lanes == 1 else replace(SMALL, columns=4, post_lanes=lanes)
     counts_of_reduction = [1, 2, 3, 5, 6, 7, 9]
     program = []
     for index, elements in enumerate(counts_of_reduction):
         counts = [elements, 2, 3]
-        loops = strided({"a": [4, 0, 0], "b": [1, 0, 9], "o": [0, 6, 3], "p": [0, 0, 3]}, counts)
+        loops = strided({"a": [4, 0, 0], "b": [1, 0, 9], "o": [0, 8, 4], "p": [0, 0, 3]}, counts)
         program.append(
             Instruction(
-                opcode=Opcode.MATRIX, loops=loops, reduce_loops=1, tile_loop=2, last_columns=1 + index % 3, records=1 + index % 3, o=128, p=index % 5
+                opcode=Opcode.MATRIX, loops=loops, reduce_loops=1, tile_loop=2, wide=wide, last_columns=1 + index % 3, records=1 + index % 3, o=128, p=index % 5
             )
         )  # fmt: skip
-    check(SMALL, random_memories(SMALL, np.random.default_rng(1)), program)
+    check(parameters, random_memories(parameters, np.random.default_rng(1)), program)
 
 
 def test_digit_planes_reach_eight_bit_weights():

@@ -61,11 +61,12 @@ def program(model_bytes):
 
 @pytest.fixture(scope="session")
 def schedule(program):
-    """On 8 x 5 columns, with memories that are just large enough."""
-    needs = memory_needs(program, rows=8, columns=5, weight_encoding="trit2")
+    """On 8 x 6 columns and two lanes, with memories that are just large enough."""
+    needs = memory_needs(program, rows=8, columns=6, weight_encoding="trit2", post_lanes=2)
     parameters = CoreParameters(
         rows=8,
-        columns=5,
+        columns=6,
+        post_lanes=2,
         accumulator_bits=needs.accumulator_bits,
         weight_words=needs.weight_words,
         activation_words=needs.activation_words,

@@ -12,6 +12,7 @@ import pytest
 from tritloom.boards import host as host_module
 from tritloom.boards.host import Host, SerialTransport, has_whole_frame
 from tritloom.errors import LinkError, MissingToolError
+from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES
 from tritloom.hw.arch.link import END, ERROR_OPCODE, MAX_DATA, ErrorCode, Fault, Frame, LinkOpcode, Space, State, encode
 from tritloom.hw.arch.parameters import CoreParameters
 
@@ -58,13 +59,16 @@ def test_trace_reads_every_tensor_and_counts_the_cycles_with_stops(model_transpo
 
 
 def test_frames_carry_whole_words(model_transport, schedule):
-    """Words of 10 bytes do not divide a frame's 1011."""
+    """Words of 12 bytes do not divide a frame's 1011."""
     parameters = replace(schedule.parameters, weight_words=300)
     weights = np.random.default_rng(0).integers(0, 256, (300, parameters.weight_word_bytes), np.uint8)
     _, transport = loaded(model_transport, replace(schedule, parameters=parameters, weights=weights))
-    word = {Space.PROGRAM: 4, Space.WEIGHTS: parameters.weight_word_bytes, Space.RECORDS: 16, Space.ARTEFACT: 8}
+    word = {
+        Space.PROGRAM: PROGRAM_WORD_BYTES, Space.WEIGHTS: parameters.weight_word_bytes, Space.RECORDS: parameters.record_word_bytes,
+        Space.ARTEFACT: 8,
+    }  # fmt: skip
     writes = [frame for frame in transport.requests if frame.opcode == LinkOpcode.WRITE]
-    assert sum(frame.data[0] == Space.WEIGHTS for frame in writes) == 3
+    assert sum(frame.data[0] == Space.WEIGHTS for frame in writes) == 4
     for frame in writes:
         assert (len(frame.data) - 5) % word[Space(frame.data[0])] == 0
         assert len(frame.data) <= MAX_DATA
