@@ -6,6 +6,7 @@
 // Writing: a port that writes shows what it showed before (MODE 0), the new word (1) or the old word (2) afterwards.
 // Reading takes one clock. A bit that is read by one port in the clock in which the other one writes it is unspecified in both
 // families; here it is the complement of the old one, so that nothing can rely on it.
+// INIT has two bytes every STRIDE bits.
 // Reset clears the output whatever the clock enable: at the clock, or with ASYNC at once.
 module tritloom_block_ram #(
     parameter BYTE = 9,
@@ -15,7 +16,8 @@ module tritloom_block_ram #(
     parameter MODE_B = 0,
     parameter ASYNC = 0,
     parameter RESET_STOPS_WRITE = 0,
-    parameter [2048*BYTE-1:0] INIT = 0
+    parameter STRIDE = 2 * BYTE,
+    parameter [1024*STRIDE-1:0] INIT = 0
 ) (
     input clk_a, input ce_a, input we_a, input rst_a, input [13:0] ad_a, input [4*BYTE-1:0] di_a, output [4*BYTE-1:0] do_a,
     input clk_b, input ce_b, input we_b, input rst_b, input [13:0] ad_b, input [4*BYTE-1:0] di_b, output [4*BYTE-1:0] do_b
@@ -32,7 +34,7 @@ module tritloom_block_ram #(
 
     reg [BYTE-1:0] store [0:2047];
     integer i;
-    initial for (i = 0; i < 2048; i = i + 1) store[i] = INIT[BYTE*i +: BYTE];
+    initial for (i = 0; i < 2048; i = i + 1) store[i] = INIT[STRIDE*(i/2) + BYTE*(i%2) +: BYTE];
 
     // Bits of byte `number` that a write at `address` changes.
     function [BYTE-1:0] mask(input integer width, input [13:0] address, input [10:0] number);

@@ -1,7 +1,7 @@
 // ECP5 cells that yosys ships without contents, block RAM and multiplier, and the lookup table in a form that simulates faster.
 //
-// Behaviour as in Lattice's memory and sysDSP usage guides (FPGA-TN-02204, FPGA-TN-02205), as far as yosys' mapping uses it; anything else stops the
-// elaboration.
+// Behaviour as in Lattice's memory and sysDSP usage guides (FPGA-TN-02204, FPGA-TN-02205), as far as yosys' mapping uses it; anything
+// else stops the elaboration.
 
 // Lookup table.
 module LUT4 #(parameter [15:0] INIT = 0) (input A, B, C, D, output Z);
@@ -65,10 +65,6 @@ module DP16KD #(
         INITVAL_0F, INITVAL_0E, INITVAL_0D, INITVAL_0C, INITVAL_0B, INITVAL_0A, INITVAL_09, INITVAL_08,
         INITVAL_07, INITVAL_06, INITVAL_05, INITVAL_04, INITVAL_03, INITVAL_02, INITVAL_01, INITVAL_00
     };
-    function [18431:0] packed_words(input integer unused);
-        integer word;
-        for (word = 0; word < 1024; word = word + 1) packed_words[18*word +: 18] = SPREAD[20*word +: 18];
-    endfunction
 
     wire [17:0] dia = {
         DIA17, DIA16, DIA15, DIA14, DIA13, DIA12, DIA11, DIA10, DIA9, DIA8, DIA7, DIA6, DIA5, DIA4, DIA3, DIA2, DIA1, DIA0
@@ -92,7 +88,7 @@ module DP16KD #(
 
     tritloom_block_ram #(
         .BYTE(9), .WIDTH_A(DATA_WIDTH_A), .WIDTH_B(DATA_WIDTH_B), .MODE_A(mode(WRITEMODE_A)), .MODE_B(mode(WRITEMODE_B)),
-        .ASYNC(RESETMODE == "ASYNC"), .RESET_STOPS_WRITE(RESETMODE == "SYNC"), .INIT(packed_words(0))
+        .ASYNC(RESETMODE == "ASYNC"), .RESET_STOPS_WRITE(RESETMODE == "SYNC"), .STRIDE(20), .INIT(SPREAD)
     ) ram (
         .clk_a(CLKA), .ce_a(CEA && {CSA2, CSA1, CSA0} == 0), .we_a(WEA), .rst_a(RSTA), .ad_a(ada),
         .di_a({WIDE_A ? dib : 18'd0, dia}), .do_a(doa),
