@@ -7,8 +7,8 @@ from amaranth.lib.wiring import In, Out
 
 from tritloom.hw.arch.parameters import ACTIVATION_BITS
 from tritloom.hw.arch.reduction import reduction_latency
-from tritloom.hw.array.sums import GROUP, ColumnSums, sum_bits
-from tritloom.hw.cell import TRIT_BITS, AccumulatorAdder
+from tritloom.hw.array.sums import ColumnSums, sum_bits
+from tritloom.hw.cell import GROUP, TRIT_BITS, AccumulatorAdder
 
 __all__ = ["MeshCommand", "TernaryMesh", "accumulator_formula", "mesh_latency"]
 

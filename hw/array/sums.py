@@ -9,13 +9,9 @@ from amaranth.lib.wiring import In, Out
 
 from tritloom.hw.arch.parameters import ACTIVATION_BITS
 from tritloom.hw.arch.reduction import REDUCTIONS, chain_stages, rows_of_stage
-from tritloom.hw.cell import TRIT_BITS, PairAdder, ProductAdder, TernaryCell
+from tritloom.hw.cell import GROUP, TRIT_BITS, PairAdder, ProductAdder, TernaryCell
 
-__all__ = ["GROUP", "ColumnSums", "sum_bits", "sums_formula"]
-
-GROUP = 4
-"""Columns whose adders are built together. Longer shared carry chains look slow to nextpnr's timing analysis, which follows the carry
-through the cells between two adders; shorter ones cost four more cells each."""
+__all__ = ["ColumnSums", "sum_bits", "sums_formula"]
 
 
 def sum_bits(rows: int) -> int:

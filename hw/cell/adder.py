@@ -14,7 +14,11 @@ from tritloom.hw.arch.parameters import ACTIVATION_BITS
 from tritloom.hw.cell.cell import TRIT_BITS
 from tritloom.hw.cell.ecp5 import ADD, ADD_PRODUCT, ADD_SELECTED, ChainAdder, carry_chain, has_carry_chains
 
-__all__ = ["AccumulatorAdder", "PairAdder", "ProductAdder"]
+__all__ = ["GROUP", "AccumulatorAdder", "PairAdder", "ProductAdder"]
+
+GROUP = 4
+"""Columns whose adders are built together. Longer shared carry chains look slow to nextpnr's timing analysis, which follows the carry
+through the cells between two adders; shorter ones cost four more cells each."""
 
 
 def _extended(value: Value, width: int) -> list[Value]:
