@@ -17,6 +17,8 @@ __all__ = ["demo"]
 
 MODEL = "digits_cnn_twn"
 BOARD = "ulx3s-25f"
+ARRAY = (16, 16)
+"""On this board: a third of the part, placed and routed in a few minutes; ``tritloom build`` takes the largest useful array."""
 SHOWN = 40
 """Pictures in the report: all that the model gets wrong, then the first ones."""
 
@@ -87,7 +89,8 @@ def demo(
 
     console.say(f"3/5  bitstream for {found.title} (minutes the first time)")
     with console.progress() as progress:
-        built = build(compiled, board=found.name, output=output / found.name, progress=progress.tell)
+        array = ARRAY if found.name == BOARD else None
+        built = build(compiled, board=found.name, output=output / found.name, array=array, progress=progress.tell)
     result, plan, compiled = built.result, built.schedule, built.model
     target = output / f"{MODEL}.loom"
     compiled.save(target)
