@@ -41,11 +41,13 @@ class ChainAdder:
 
 
 def carry_chain(m: Module, adders: Sequence[ChainAdder]) -> list[list[Value]]:
-    """Put the adders into one carry chain, each behind half a cell that sets its carry; the sum bits of each."""
+    """Put the adders into one carry chain; the sum bits of each. The carry of the first one enters the chain, and each other one stands
+    behind half a cell that sets its carry."""
     halves: list[tuple[int, Value | int, Value | int, Value | int, Value | int]] = []
     places = []
-    for adder in adders:
-        halves.append((_CARRY_IN, adder.carry, 0, 0, 1))
+    for index, adder in enumerate(adders):
+        if index:
+            halves.append((_CARRY_IN, adder.carry, 0, 0, 1))
         places.append((len(halves), len(adder.left)))
         halves += [
             (adder.table, left, right, negative, nonzero)
@@ -54,7 +56,7 @@ def carry_chain(m: Module, adders: Sequence[ChainAdder]) -> list[list[Value]]:
     if len(halves) % 2:
         halves.append((0, 0, 0, 0, 0))
     sums = Signal(len(halves), name="chain_sums")
-    carry: Value = Const(0)
+    carry: Value | int = adders[0].carry
     for index in range(0, len(halves), 2):
         following = Signal(name=f"chain_carry_{index // 2}")
         ports: dict[str, object] = {"i_CIN": carry, "o_COUT": following}

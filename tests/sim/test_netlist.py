@@ -35,7 +35,7 @@ def small_core(program, **fields) -> CoreParameters:
     ],
 )
 def test_a_network_on_the_netlist_of_each_family(program, codes, expected, name, storage, cells):
-    schedule = make_schedule(program, small_core(program, weight_storage=storage))
+    schedule = make_schedule(program, small_core(program, weight_storage=storage, reduction=get_board(name).reduction))
     with open_backend("netlist", program, schedule, board=name, digest=bytes(range(8))) as backend:
         assert backend.name == "netlist"
         assert backend.details.startswith("netlist by ") and f"synth_{get_board(name).family}" in backend.details
