@@ -9,7 +9,6 @@ from amaranth.vendor import SiliconBluePlatform
 
 from tritloom.hw.arch.parameters import SPRAM_BITS, SPRAM_WORDS, CoreParameters
 from tritloom.hw.arch.reduction import row_delay
-from tritloom.hw.arch.trits import decode_trit5
 from tritloom.hw.cell import TRIT_BITS
 from tritloom.hw.memory.word import WordMemory, address_bits, read_registered
 
@@ -19,7 +18,7 @@ _SPRAM_WIDTH = 16
 
 
 class Trit5Decoder(wiring.Component):
-    """A byte of five trits to five trit codes, combinational: :func:`tritloom.hw.arch.trits.decode_trit5`.
+    """A byte of five trits to five trit codes, combinational: :mod:`tritloom.hw.arch.trits`.
 
     Members
     -------
@@ -32,10 +31,22 @@ class Trit5Decoder(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        with m.Switch(self.byte):
-            for byte, trits in enumerate(decode_trit5([[value] for value in range(243)], 5).tolist()):
-                with m.Case(byte):
-                    m.d.comb += self.trits.eq(Cat(C({0: 0b00, 1: 0b01, -1: 0b11}[trit], TRIT_BITS) for trit in trits))
+        byte = self.byte
+        # Which digits are 2 is told by pairs of ones; see the reference for the code. A digit's bits are at most one.
+        both = byte[2:5].all()
+        rest = Cat(byte[:2], Mux(both, byte[5:8], byte[2:5]))
+        fifth_two = ~both & byte[5:7].all()
+        low_pair, high_pair = rest[:2].all(), rest[2:4].all()
+        first = Mux(low_pair, rest[2:4], rest[:2])
+        digits = [
+            Cat(first[0] & ~first[1], first[1]),
+            Mux(low_pair, rest[4], Mux(high_pair, 2, rest[2:4])),
+            Mux(low_pair | high_pair, 2, rest[4]),
+            Mux(both, 2, Mux(fifth_two, byte[7], byte[5:7])),
+            Mux(both | fifth_two, 2, byte[7]),
+        ]
+        for trit, digit in zip(self.trits, digits, strict=True):
+            m.d.comb += trit.eq(Cat(digit[:2].any(), digit[1]))  # 2 is minus one
         return m
 
 

@@ -1,6 +1,7 @@
 """Core parameters, instruction encoding, link frames, records and trit codecs: round trips and refusals."""
 
 import dataclasses
+import itertools
 from fractions import Fraction
 
 import numpy as np
@@ -198,9 +199,18 @@ def test_trit_codecs_round_trip(values, encoding):
     assert np.array_equal(decode(data, len(values)), words)
 
 
-def test_trit5_padding_and_illegal_bytes_are_zeros():
-    assert trits.encode_trits(np.zeros((1, 5), int), "trit5")[0, 0] == trits.TRIT5_ZERO
-    assert not trits.decode_trit5(np.arange(243, 256, dtype=np.uint8)[:, None], 5).any()
+def test_trit5_holds_every_five_trits_and_pads_with_zeros():
+    every = np.array(list(itertools.product((-1, 0, 1), repeat=5)))
+    data = trits.encode_trits(every, "trit5")
+    assert len(np.unique(data)) == 243
+    assert (trits.decode_trit5(data, 5) == every).all()
+    assert trits.encode_trits(np.zeros((1, 7), int), "trit5").tolist() == [[trits.TRIT5_ZERO] * 2]
+
+
+def test_trit5_writes_the_smallest_of_the_bytes_that_mean_the_same():
+    every = np.arange(256, dtype=np.uint8)[:, None]
+    again = trits.encode_trits(trits.decode_trit5(every, 5), "trit5")
+    assert (again <= every).all() and np.count_nonzero(again < every) == 13
 
 
 @pytest.mark.parametrize(
