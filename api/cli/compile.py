@@ -16,6 +16,7 @@ from tritloom.cli.options import (
     QuietOption,
     VerboseOption,
 )
+from tritloom.errors import UserError
 
 __all__ = ["compile"]
 
@@ -30,6 +31,18 @@ def compile(
     method: MethodOption = "auto",
     planes: PlanesOption = None,
     activation_bits: Annotated[int, typer.Option(metavar="N", help="Width of activations that the model does not quantise, 2 to 8.")] = 8,
+    emit: Annotated[
+        str | None,
+        typer.Option(
+            metavar="verilog",
+            help="Also write the folder FILE-verilog: Verilog of the core, register map, memory images, test vectors, FuseSoC file, cocotb bench.",
+            show_default=False,
+        ),
+    ] = None,
+    divisor: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Clocks in a bit of the serial line of the Verilog, at least 4. Default: 4.", show_default=False),
+    ] = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = 0,
@@ -43,14 +56,27 @@ def compile(
     tritloom compile float.onnx -o model.loom --calibration samples.npz --planes 3
 
     tritloom compile quantised.onnx -o model.loom --board ulx3s-25f
+
+    tritloom compile quantised.onnx -o model.loom --board icebreaker --emit verilog --divisor 24
     """
     from tritloom.compiled import compile as compile_model
 
+    if emit not in (None, "verilog"):
+        raise UserError(f"--emit must be verilog, not {emit!r}")
+    if divisor is not None and emit is None:
+        raise UserError("--divisor belongs to the serial line of the Verilog: add --emit verilog")
     console = Console(json=json, verbose=verbose, quiet=quiet)
     target = Path(f"{model.stem}.loom") if output is None else output
+    folder = target.with_name(f"{target.stem}-verilog")
     with console.progress() as progress:
         progress.tell(f"compiling {model.name}")
         compiled = compile_model(model, board=board, calibration=calibration, method=method, planes=planes, activation_bits=activation_bits)
+        if emit is not None:
+            from tritloom.emission import emit_verilog
+            from tritloom.hw.link.uart import MIN_DIVISOR
+
+            progress.tell("writing the core's Verilog")
+            emit_verilog(compiled, folder, board=board, divisor=MIN_DIVISOR if divisor is None else divisor)
     compiled.save(target)
     for note in compiled.notes:
         console.say(note)
@@ -60,4 +86,7 @@ def compile(
         f"wrote {target} ({target.stat().st_size} bytes) for {board}: {schedule.macs} multiply-accumulates in {schedule.cycles} cycles"
     )
     fields = {"file": str(target), "board": board, "digest": compiled.digest, "macs": schedule.macs, "cycles": schedule.cycles}
+    if emit is not None:
+        console.say(f"wrote {folder}: simulate it there with make (cocotb and Icarus Verilog) or make SIM=verilator")
+        fields["verilog"] = str(folder)
     console.result({**fields, "notes": list(compiled.notes)})
