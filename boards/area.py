@@ -91,13 +91,13 @@ class Coefficients:
 
 COEFFICIENTS: dict[str, Coefficients] = {
     "ice40": Coefficients(
-        fill=0.95, base=3300, lane=1040, no_dsp=945, tables=1000, row=72, accumulator_bit=3.5, mac=23.0, decoder=25, table_blocks=5
+        fill=0.95, base=3300, lane=1040, no_dsp=945, tables=1000, row=72, accumulator_bit=3.5, mac=23.0, decoder=17, table_blocks=5
     ),
     "ecp5": Coefficients(
-        fill=0.9, base=2833, lane=800, no_dsp=0, tables=0, row=70, accumulator_bit=1.55, mac=13.5, decoder=25, table_blocks=0
+        fill=0.9, base=2833, lane=800, no_dsp=0, tables=0, row=70, accumulator_bit=1.55, mac=13.5, decoder=41, table_blocks=0
     ),
     "gowin": Coefficients(
-        fill=0.8, base=3750, lane=1130, no_dsp=0, tables=0, row=100, accumulator_bit=4.0, mac=27.0, decoder=25, table_blocks=0
+        fill=0.8, base=3750, lane=1130, no_dsp=0, tables=0, row=100, accumulator_bit=4.0, mac=27.0, decoder=65, table_blocks=0
     ),
 }
 

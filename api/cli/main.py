@@ -12,6 +12,7 @@ from typing import Annotated
 
 import typer
 
+from tritloom.cli.bench import bench
 from tritloom.cli.boards import boards
 from tritloom.cli.build import build
 from tritloom.cli.check import check
@@ -39,7 +40,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, check, estimate, compile, run, verify, sim, build, boards, doctor):
+for verb in (demo, check, estimate, compile, run, verify, sim, build, bench, boards, doctor):
     app.command()(verb)
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
