@@ -36,4 +36,4 @@ def test_no_figure_is_worse_than_the_stored_one():
 def test_cells_must_be_few_and_utilisation_high(figure, unit, reached):
     row = Row(name="x", figure=figure, unit=unit, goal=20, floor=10)
     assert row.reached is reached
-    assert row.to_json()["ratio"] == figure / 10
+    assert row.to_json()["ratio"] == round(figure / 10, 3)
