@@ -67,28 +67,10 @@ UTILISATION = "of the multiply-accumulates that the array could do"
 _SUM_BITS = 16
 
 
-def _cell() -> "Component":
-    from amaranth.hdl import Module, signed
-    from amaranth.lib import wiring
-    from amaranth.lib.wiring import In, Out
+def _cell(board: Board) -> "Component":
+    from tritloom.hw.measured import AccumulateCell
 
-    from tritloom.hw.cell import TRIT_BITS, ProductAdder
-
-    class AccumulateCell(wiring.Component):
-        """A running sum of ternary products, one a clock."""
-
-        activation: In(signed(8))
-        trit: In(TRIT_BITS)
-        sum: Out(signed(_SUM_BITS))
-
-        def elaborate(self, platform) -> Module:
-            m = Module()
-            m.submodules.adder = adder = ProductAdder(columns=1, partial_bits=_SUM_BITS, sum_bits=_SUM_BITS)
-            m.d.comb += [adder.activation.eq(self.activation), adder.trits.eq(self.trit), adder.partial[0].eq(self.sum)]
-            m.d.sync += self.sum.eq(adder.sum[0])
-            return m
-
-    return AccumulateCell()
+    return AccumulateCell(bits=_SUM_BITS)
 
 
 def _dot(board: Board) -> "Component":
@@ -103,7 +85,7 @@ def _array(board: Board) -> "Component":
     return TernaryMesh(rows=32, columns=8, accumulator_bits=24, reduction=board.reduction)
 
 
-def _decoder() -> "Component":
+def _decoder(board: Board) -> "Component":
     from tritloom.hw.memory import Trit5Decoder
 
     return Trit5Decoder()
@@ -113,40 +95,16 @@ _GOWIN_PINS = 'IO_LOC "clk" 4;\nIO_LOC "data" 15;\n'
 """nextpnr packs nothing for a Gowin part that has pins without a place."""
 
 
-def _enclosed(component: "Component") -> "Component":
-    """The component with its inputs on a shift register behind one pin and its outputs in flip-flops that nothing reads: no tables."""
-    from amaranth.hdl import Cat, ClockDomain, ClockSignal, Module, Signal, Value
-    from amaranth.lib import wiring
-    from amaranth.lib.wiring import In
-
-    class Enclosed(wiring.Component):
-        clk: In(1)
-        data: In(1)
-
-        def elaborate(self, platform) -> Module:
-            m = Module()
-            m.domains.sync = ClockDomain(reset_less=True)
-            m.d.comb += ClockSignal().eq(self.clk)
-            m.submodules.inner = component
-            members = [(member.flow, Value.cast(value)) for _, member, value in component.signature.flatten(component)]
-            inputs = Cat(value for flow, value in members if flow == In)
-            outputs = Cat(value for flow, value in members if flow != In)
-            shifted, kept = Signal(len(inputs)), Signal(len(outputs), attrs={"keep": "true"})
-            m.d.sync += [shifted.eq(Cat(self.data, shifted)), kept.eq(outputs)]
-            m.d.comb += inputs.eq(shifted)
-            return m
-
-    return Enclosed()
-
-
 def packed_cells(board: Board, component: "Component") -> dict[str, int]:
     """Cells of a component on the part of ``board``, packed by nextpnr without pins; raises like :func:`tritloom.boards.bitstream.build`."""
-    from amaranth.back import rtlil
+    from amaranth.back import rtlil  # pyright: ignore[reportAttributeAccessIssue] (missing in the stubs)
+
+    from tritloom.hw.measured import Enclosed
 
     with tempfile.TemporaryDirectory(prefix="tritloom-") as name:
         folder = Path(name)
         if board.family == "gowin":
-            component = _enclosed(component)
+            component = Enclosed(component)
             (folder / "top.cst").write_text(_GOWIN_PINS)
         (folder / "top.il").write_text(rtlil.convert(component, name="top", platform=board.make_platform(), emit_src=False))
         script = synthesis_script(board)
@@ -163,10 +121,10 @@ def area_rows() -> Iterator[Row]:
     """The rows of parts of the array, one after the other; about half a minute each."""
     cell, lane, mac = "cells", "cells a lane", "cells a multiply-accumulate a clock"
     rows: list[tuple[str, str, Callable[[Board], Component], int, str, float, float]] = [
-        *((f"accumulate cell, {_SUM_BITS}-bit sum", family, lambda board: _cell(), 1, cell, goal, _SUM_BITS) for family, goal in (("ecp5", 20), ("ice40", 19), ("gowin", 19))),
+        *((f"accumulate cell, {_SUM_BITS}-bit sum", family, _cell, 1, cell, goal, _SUM_BITS) for family, goal in (("ecp5", 20), ("ice40", 19), ("gowin", 19))),
         ("dot product of 64 lanes", "ecp5", _dot, 64, lane, 18, 12),
         *(("array of 32 x 8, 24-bit accumulators and drain included", family, _array, 256, mac, goal, 12) for family, goal in (("ecp5", 16), ("ice40", 19), ("gowin", 20))),
-        *(("decoder of 5 trits", family, lambda board: _decoder(), 1, cell, goal, 10) for family, goal in (("ice40", 43), ("ecp5", 60))),
+        *(("decoder of 5 trits", family, _decoder, 1, cell, goal, 10) for family, goal in (("ice40", 43), ("ecp5", 60))),
     ]  # fmt: skip
     for name, family, make, units, unit, goal, floor in rows:
         board = get_board(_PARTS[family])

@@ -9,6 +9,7 @@ import pytest
 from tritloom.hw.arch.reduction import REDUCTIONS, reduction_latency, row_delay, rows_of_stage
 from tritloom.hw.array import ColumnSums, TernaryMesh, accumulator_formula, mesh_latency, sums_formula
 from tritloom.hw.cell import AccumulatorAdder, PairAdder, ProductAdder, TernaryCell, cell_formula
+from tritloom.hw.measured import AccumulateCell, Enclosed
 
 CODES = {0: 0b00, 1: 0b01, -1: 0b11}
 
@@ -151,10 +152,29 @@ def test_mesh_flush_drops_what_is_under_way(simulate):
     simulate(mesh, bench)
 
 
+def test_accumulate_cell_adds_and_wraps(simulate):
+    cell = AccumulateCell(bits=9)
+    rng = np.random.default_rng(1)
+
+    async def bench(ctx) -> None:
+        total = 0
+        for _ in range(60):
+            activation, trit = int(rng.choice([-128, 127, *rng.integers(-128, 128, 2)])), int(rng.integers(-1, 2))
+            ctx.set(cell.activation, activation)
+            ctx.set(cell.trit, CODES[trit])
+            total = int(accumulator_formula(np.array(total), np.array(trit * activation), triple=False, bits=9))
+            await ctx.tick()
+            assert ctx.get(cell.sum) == total
+
+    simulate(cell, bench)
+
+
 @pytest.mark.parametrize(
     "component",
     [
         TernaryCell(),
+        AccumulateCell(bits=16),
+        Enclosed(TernaryCell()),
         ProductAdder(columns=2, partial_bits=9, sum_bits=10),
         PairAdder(columns=2, bits=10),
         AccumulatorAdder(columns=2, accumulator_bits=16, sum_bits=12),
