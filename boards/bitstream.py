@@ -47,8 +47,8 @@ _FORMAT = 2
 """Raised whenever the flow changes, so that no bitstream of an older flow is taken from the cache."""
 
 _ATTEMPTS = 5
-_WORTHWHILE = Fraction(120, 100)
-"""A clock that holds is given up for a faster one only for a gain of 20 % or more: an attempt costs a whole place-and-route run, and what it
+_WORTHWHILE = Fraction(130, 100)
+"""A clock that holds is given up for a faster one only for a gain of 30 % or more: an attempt costs a whole place-and-route run, and what it
 reaches scatters by 10 % from netlist to netlist."""
 
 
