@@ -74,10 +74,12 @@ class Coefficients:
     where the part has no multipliers, ``tables`` where the tables of the loop registers are in logic cells, else they take
     ``table_blocks`` block RAMs. ``accumulator_bit`` counts for each column,
     ``decoder`` for each byte of a trit5 weight word. ``fill`` is the part of the cells that a core may take: beyond it nextpnr finds no
-    legal placement, or only a slow one.
+    legal placement, or only a slow one. ``most`` bounds them on large parts whose placement is slow at any size: nextpnr takes half
+    an hour for 14 000 cells of a Gowin part.
     """
 
     fill: float
+    most: int
     base: float
     lane: float
     no_dsp: float
@@ -91,13 +93,23 @@ class Coefficients:
 
 COEFFICIENTS: dict[str, Coefficients] = {
     "ice40": Coefficients(
-        fill=0.95, base=3300, lane=1040, no_dsp=945, tables=1000, row=72, accumulator_bit=3.5, mac=23.0, decoder=17, table_blocks=5
+        fill=0.95,
+        most=1 << 20,
+        base=3300,
+        lane=1040,
+        no_dsp=945,
+        tables=1000,
+        row=72,
+        accumulator_bit=3.5,
+        mac=23.0,
+        decoder=17,
+        table_blocks=5,
     ),
     "ecp5": Coefficients(
-        fill=0.9, base=2833, lane=800, no_dsp=0, tables=0, row=70, accumulator_bit=1.55, mac=13.5, decoder=41, table_blocks=0
+        fill=0.9, most=1 << 20, base=2833, lane=800, no_dsp=0, tables=0, row=70, accumulator_bit=1.55, mac=13.5, decoder=41, table_blocks=0
     ),
     "gowin": Coefficients(
-        fill=0.8, base=3750, lane=1130, no_dsp=0, tables=0, row=100, accumulator_bit=4.0, mac=27.0, decoder=65, table_blocks=0
+        fill=0.8, most=11_500, base=3750, lane=1130, no_dsp=0, tables=0, row=100, accumulator_bit=4.0, mac=27.0, decoder=65, table_blocks=0
     ),
 }
 

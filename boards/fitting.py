@@ -226,8 +226,8 @@ def _deepened(board: Board, core: CoreParameters) -> CoreParameters:
 
 
 def _logic_shortage(board: Board, program: Program, core: CoreParameters) -> _Shortage | None:
-    fill = COEFFICIENTS[board.family].fill
-    needs = [(logic_cells(board, core), int(fill * board.logic_cells), "logic cells")]
+    fill, most = COEFFICIENTS[board.family].fill, COEFFICIENTS[board.family].most
+    needs = [(logic_cells(board, core), min(most, int(fill * board.logic_cells)), "logic cells")]
     if board.flip_flops:
         needs.append((flip_flops(core), int(fill * board.flip_flops), "flip-flops"))
     if board.dsps:
