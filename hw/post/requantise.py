@@ -107,7 +107,6 @@ class Requantiser(wiring.Component):
         bias = Signal(signed(record.BIAS_BITS), reset_less=True)
         shift, half_even = Signal(record.SHIFT_BITS, reset_less=True), Signal(reset_less=True)
         choose = Signal()
-        # Not the sign of a difference: on ECP5 that makes a carry chain on which yosys 0.70 stops with an internal error (abc9_ops -reintegrate).
         m.d.comb += choose.eq(self.first | (~self.two_operands & (self.value >= self.record.start)))
         m.d.sync += value.eq(self.value)
         with m.If(choose | self.two_operands):
