@@ -12,9 +12,8 @@ from typing import TypeVar
 import numpy as np
 import onnx
 import onnxruntime
-from onnx import numpy_helper
 
-from tritloom.compiler.frontend.constants import name_nodes_apart
+from tritloom.compiler.frontend.constants import name_nodes_apart, rebatch_reshapes
 from tritloom.errors import MissingToolError, ModelError, UserError
 
 __all__ = ["run_witness", "uses_custom_operators"]
@@ -103,21 +102,7 @@ def _with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
         else:
             value.type.tensor_type.ClearField("shape")
     del graph.value_info[:]
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    constants[node.output[0]] = attribute.t
-    for index, node in enumerate(graph.node):
-        if node.op_type != "Reshape" or node.input[1] not in constants or node.input[0] in constants:
-            continue
-        shape = numpy_helper.to_array(constants[node.input[1]]).copy()
-        if declared is not None and shape.ndim == 1 and len(shape) and shape[0] == declared:
-            shape[0] = 0
-            name = f"{node.input[1]}_batch_{index}"
-            graph.initializer.append(numpy_helper.from_array(shape, name))
-            node.input[1] = name
+    rebatch_reshapes(graph, declared, 0)
     return copy
 
 

@@ -12,7 +12,7 @@ import onnx
 import onnx.helper
 import onnx.numpy_helper
 
-from tritloom.compiler.frontend.constants import RUNTIME_ERRORS, WITNESS_IR_VERSION, quiet_session
+from tritloom.compiler.frontend.constants import RUNTIME_ERRORS, WITNESS_IR_VERSION, quiet_session, rebatch_reshapes
 from tritloom.compiler.frontend.operators_quantise import QONNX_DOMAINS, ROUNDING_MODES
 from tritloom.compiler.quantize.calibration import choose_grid
 from tritloom.errors import ModelError, UserError
@@ -143,7 +143,7 @@ def standard_model(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProt
         if entry.name not in initializers and dimensions:
             batch = dimensions[0].dim_value or batch
             dimensions[0].dim_value = 1
-    _shapes_of_one(graph, batch)
+    rebatch_reshapes(graph, batch, 1)
     del graph.value_info[:]
     del graph.output[:]
     graph.output.extend(onnx.helper.make_empty_tensor_value_info(value) for value in outputs)
@@ -157,28 +157,6 @@ def standard_model(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProt
             graph.node.append(node)
     copied.ir_version = min(copied.ir_version, WITNESS_IR_VERSION)
     return copied
-
-
-def _shapes_of_one(graph: onnx.GraphProto, batch: int) -> None:
-    """Replace constant shapes of Reshape that repeat a declared ``batch`` by shapes of a single sample."""
-    if batch == 1:
-        return
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    constants[node.output[0]] = attribute.t
-                elif attribute.name == "value_ints":
-                    constants[node.output[0]] = onnx.numpy_helper.from_array(np.array(attribute.ints, np.int64))
-    for number, node in enumerate(graph.node):
-        if node.op_type != "Reshape" or node.input[0] in constants or node.input[1] not in constants:
-            continue
-        shape = onnx.numpy_helper.to_array(constants[node.input[1]]).copy()
-        if shape.ndim == 1 and len(shape) and shape[0] == batch:
-            shape[0] = 1
-            graph.initializer.append(onnx.numpy_helper.from_array(shape, f"calibration_shape_{number}"))
-            node.input[1] = graph.initializer[-1].name
 
 
 def _standard(node: onnx.NodeProto, prefix: str, opset: int) -> list[onnx.NodeProto]:

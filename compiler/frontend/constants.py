@@ -3,6 +3,7 @@
 import numpy as np
 import onnx
 import onnx.helper
+import onnx.numpy_helper
 import onnxruntime
 import onnxruntime.capi.onnxruntime_pybind11_state as errors
 
@@ -10,7 +11,7 @@ from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.reader import LARGEST_TENSOR
 from tritloom.compiler.frontend.values import Constant
 
-__all__ = ["RUNTIME_ERRORS", "WITNESS_IR_VERSION", "fold", "name_nodes_apart", "quiet_session"]
+__all__ = ["RUNTIME_ERRORS", "WITNESS_IR_VERSION", "fold", "name_nodes_apart", "quiet_session", "rebatch_reshapes"]
 
 WITNESS_IR_VERSION = 10
 """Of the models given to ONNX Runtime, which refuses versions newer than itself."""
@@ -112,3 +113,26 @@ def fold(node: onnx.NodeProto, operands: list[Constant | None], opset: int) -> l
         raise RefusalError(f"{node.op_type} of constants makes a very large tensor", f"use tensors of at most {LARGEST_TENSOR} elements")
     found = {name: Constant(np.asarray(array)) for name, array in zip(outputs, results, strict=True)}
     return [found[name] if name else Constant(np.zeros(0)) for name in node.output]
+
+
+def rebatch_reshapes(graph: onnx.GraphProto, declared: int | None, batch: int) -> None:
+    """Make constant shapes of Reshape that begin with the ``declared`` batch begin with ``batch``; 0 is that of the operand."""
+    if declared is None or declared == batch:
+        return
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant":
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    constants[node.output[0]] = attribute.t
+                elif attribute.name == "value_ints":
+                    constants[node.output[0]] = onnx.numpy_helper.from_array(np.array(attribute.ints, np.int64))
+    for number, node in enumerate(graph.node):
+        if node.op_type != "Reshape" or node.input[0] in constants or node.input[1] not in constants:
+            continue
+        shape = onnx.numpy_helper.to_array(constants[node.input[1]]).copy()
+        if shape.ndim == 1 and len(shape) and shape[0] == declared:
+            shape[0] = batch
+            name = f"{node.input[1]}_batch_{number}"
+            graph.initializer.append(onnx.numpy_helper.from_array(shape, name))
+            node.input[1] = name

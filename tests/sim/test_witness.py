@@ -167,3 +167,17 @@ def test_unknown_domains_are_refused(weights):
     data = model([helper.make_node("Mystery", ["x"], ["y"], domain="nobody")], {"x": [1, 2]}, {"y": [1, 2]}, custom="nobody")
     with pytest.raises(ModelError, match=r"^the qonnx executor cannot run this model: "):
         run_witness(data, {"x": np.zeros((1, 2))})
+
+
+@pytest.mark.parametrize("attribute", ["value", "value_ints"])
+def test_a_constant_shape_that_repeats_the_declared_batch_takes_any_batch(attribute):
+    shape = helper.make_node(
+        "Constant", [], ["shape"], **{attribute: [1, 6] if attribute == "value_ints" else numpy_helper.from_array(np.array([1, 6]))}
+    )
+    graph = helper.make_graph(
+        [shape, helper.make_node("Reshape", ["x", "shape"], ["y"])], "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 3])], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 6])],
+    )  # fmt: skip
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    x = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
+    assert np.array_equal(run_witness(model.SerializeToString(), {"x": x})["y"], x.reshape(4, 6))
