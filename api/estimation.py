@@ -43,4 +43,4 @@ def estimate(model: CompiledModel, *, board: str = DEFAULT_BOARD) -> Estimate:
     layers = tuple(LayerEstimate(layer.name, layer.cycles, layer.macs, float(layer.utilisation)) for layer in plan.layers)
     if found.family == "none":
         return Estimate(found.name, plan.cycles, plan.macs, layers, None, None)
-    return Estimate(found.name, plan.cycles, plan.macs, layers, logic_cells(found, plan.parameters), found.guess_mhz)
+    return Estimate(found.name, plan.cycles, plan.macs, layers, logic_cells(found, plan.parameters), found.typical_mhz)

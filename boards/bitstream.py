@@ -1,8 +1,8 @@
-"""From core parameters to a bitstream: elaborate, synthesise, place and route, pack; repeated until the clock holds.
+"""From core parameters to a bitstream: elaborate, synthesise, place and route, set the clock, pack.
 
-The clock of a board comes from its clock generator, so the frequency and the bits per second of the serial port are part of
-the design: a new frequency is a new netlist. :func:`build` asks for a good guess first, reads the achieved frequency from
-nextpnr's report, and builds again at the highest legal frequency not above it, until one holds and no worthwhile gain is left.
+The clock of a board comes from its clock generator. How fast a design is shows after place and route only, and another netlist would be
+another result, some 10 % away; so nothing but the dividers of the clock generator depends on the frequency, and they are set in the routed
+design, to the highest legal frequency at which it holds. The serial port keeps its divisor, its bits per second follow the clock.
 """
 
 import hashlib
@@ -31,10 +31,10 @@ from tritloom.boards.flow import (
     pack,
     place_and_route,
     read_report,
+    set_clock,
     synthesis_script,
     synthesise,
 )
-from tritloom.boards.pll import PllSetting
 from tritloom.boards.toolchain import tool_version
 from tritloom.errors import BuildError, UserError
 from tritloom.hw.arch.parameters import CoreParameters
@@ -43,13 +43,8 @@ __all__ = ["BuildResult", "build", "cache_folder"]
 
 Progress = Callable[[str], None]
 
-_FORMAT = 2
+_FORMAT = 3
 """Raised whenever the flow changes, so that no bitstream of an older flow is taken from the cache."""
-
-_ATTEMPTS = 5
-_WORTHWHILE = Fraction(130, 100)
-"""A clock that holds is given up for a faster one only for a gain of 30 % or more: an attempt costs a whole place-and-route run, and what it
-reaches scatters by 10 % from netlist to netlist."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +58,7 @@ class BuildResult:
     fmax_mhz
         Highest frequency at which nextpnr's timing analysis of the routed design holds.
     clock_mhz
-        What the clock generator makes; not above ``fmax_mhz``.
+        What the clock generator makes: its highest frequency that is not above ``fmax_mhz``.
     utilisation
         nextpnr's cell names, each with ``used`` and ``available``.
     macs_per_cycle
@@ -113,63 +108,6 @@ def _scratch(folder: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Attempt:
-    setting: PllSetting
-    baud: int
-    fmax_mhz: float
-    utilisation: dict[str, dict[str, int]]
-    folder: Path
-
-    @property
-    def holds(self) -> bool:
-        return self.setting.mhz <= self.fmax_mhz
-
-
-def _attempt(board: Board, parameters: CoreParameters, setting: PllSetting, folder: Path, seed: int, say: Progress) -> _Attempt:
-    folder.mkdir()
-    files, baud = design_files(board, parameters, setting)
-    for name, text in files.items():
-        (folder / name).write_text(text)
-    say(f"synthesis for a clock of {setting.mhz:g} MHz")
-    synthesise(board, folder)
-    say("place and route")
-    place_and_route(board, folder, seed=seed, mhz=setting.mhz)
-    fmax, utilisation = read_report(folder)
-    if fmax is None:
-        raise BuildError("nextpnr reports no clock in the design")
-    say(f"{setting.mhz:g} MHz asked for, {fmax:g} MHz achieved")
-    return _Attempt(setting=setting, baud=baud, fmax_mhz=fmax, utilisation=utilisation, folder=folder)
-
-
-def _settle(board: Board, attempt: Callable[[PllSetting, int], _Attempt]) -> _Attempt:
-    """Attempts until a clock holds and nothing worthwhile is left to gain; the fastest that holds.
-
-    The next clock is the highest legal one not above what the last attempt achieved, nor above what any failed one achieved; each
-    failure takes another 1 % off, because results scatter by a few per cent from netlist to netlist.
-    """
-    held: _Attempt | None = None
-    achieved: list[float] = []  # by attempts whose clock did not hold
-    setting = board.clock(board.guess_mhz * 1e6)
-    for number in range(1, _ATTEMPTS + 1):
-        try:
-            done = attempt(setting, number)
-        except BuildError:
-            if held is None:
-                raise
-            break  # what was built at a lower clock is good
-        if not done.holds:
-            achieved.append(done.fmax_mhz)
-        elif held is None or setting.frequency > held.setting.frequency:
-            held = done
-        setting = board.clock(Fraction(min([done.fmax_mhz, *achieved])) * 1_000_000 * Fraction(100 - len(achieved), 100))
-        if held and setting.frequency < held.setting.frequency * _WORTHWHILE:
-            break
-    if held is None:
-        raise BuildError(f"no clock holds on {board.name}: {done.fmax_mhz:g} MHz achieved where {done.setting.mhz:g} MHz was asked for")
-    return held
-
-
 def build(
     board: Board, parameters: CoreParameters, out_dir: Path | str, *, seed: int = 1, progress: Progress | None = None, cache: bool = True
 ) -> BuildResult:
@@ -213,13 +151,12 @@ def build(
 
 
 def _digest(board: Board, parameters: CoreParameters, seed: int, tools: dict[str, str]) -> str:
-    """Name of a build in the cache: everything that the bytes depend on. The netlist at the first clock stands for the gateware."""
-    files, _ = design_files(board, parameters, board.clock(board.guess_mhz * 1e6))
+    """Name of a build in the cache: everything that the bytes depend on. The netlist stands for the gateware."""
     inputs = {
         "format": _FORMAT,
         "board": asdict(board),
         "core": parameters.digest.hex(),
-        "files": files,
+        "files": design_files(board, parameters),
         "script": synthesis_script(board),
         "seed": seed,
         "tools": tools,
@@ -228,34 +165,42 @@ def _digest(board: Board, parameters: CoreParameters, seed: int, tools: dict[str
 
 
 def _build_into(folder: Path, board: Board, parameters: CoreParameters, seed: int, tools: dict[str, str], say: Progress) -> None:
-    """Build into ``folder``, which is made; attempts live beside it."""
-
-    def attempt(setting: PllSetting, number: int) -> _Attempt:
-        return _attempt(board, parameters, setting, folder.parent / f"attempt-{number}", seed, say)
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    best = _settle(board, attempt)
+    """Build into ``folder``, which is made; the tools work in a folder beside it."""
+    work = folder.parent / "work"
+    work.mkdir(parents=True)
+    for name, text in design_files(board, parameters).items():
+        (work / name).write_text(text)
+    say("synthesis")
+    synthesise(board, work)
+    say(f"place and route for a clock of {board.typical_clock.mhz:g} MHz")
+    place_and_route(board, work, seed=seed)
+    fmax, utilisation = read_report(work)
+    if fmax is None:
+        raise BuildError("nextpnr reports no clock in the design")
+    setting = board.clock(Fraction(fmax) * 1_000_000)
+    say(f"{fmax:g} MHz achieved; the clock is set to {setting.mhz:g} MHz")
+    set_clock(board, work, setting)
     say("packing the bitstream")
-    pack(board, best.folder)
+    pack(board, work)
     folder.mkdir()
     summary = {
         "board": board.name,
         "bitstream": bitstream_name(board),
-        "fmax_mhz": best.fmax_mhz,
-        "clock_mhz": best.setting.mhz,
-        "utilisation": best.utilisation,
+        "fmax_mhz": fmax,
+        "clock_mhz": setting.mhz,
+        "utilisation": utilisation,
         "macs_per_cycle": parameters.macs_per_cycle,
-        "baud": best.baud,
+        "baud": round(setting.frequency / board.divisor),
         "seed": seed,
         "parameters": parameters.to_json(),
         "core_digest": parameters.digest.hex(),
         "tools": tools,
     }
     for name in (summary["bitstream"], "report.json", "top.il", constraints_name(board)):
-        shutil.copyfile(best.folder / name, folder / name)
+        shutil.copyfile(work / name, folder / name)
     for name in ("yosys.log", "nextpnr.log", "pack.log"):
         # Run times would make two equal builds differ.
-        text = (best.folder / name).read_text(errors="replace")
+        text = (work / name).read_text(errors="replace")
         (folder / name).write_text(re.sub(r"\b\d+(\.\d+)?\s?(s|ms|sec|seconds)\b", "- s", text))
     (folder / "build.json").write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n")
 

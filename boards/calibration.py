@@ -27,12 +27,11 @@ _SHAPES = {
 def measure(board: Board, parameters: CoreParameters) -> dict[str, int]:
     """Cells of a core by nextpnr's count, packed but not placed. Raises like :func:`tritloom.boards.bitstream.build`."""
     with tempfile.TemporaryDirectory(prefix="tritloom-") as name:
-        folder, setting = Path(name), board.clock(board.guess_mhz * 1e6)
-        files, _ = design_files(board, parameters, setting)
-        for file, text in files.items():
+        folder = Path(name)
+        for file, text in design_files(board, parameters).items():
             (folder / file).write_text(text)
         synthesise(board, folder)
-        place_and_route(board, folder, seed=1, mhz=setting.mhz, pack_only=True)
+        place_and_route(board, folder, seed=1, pack_only=True)
         return {cell: count["used"] for cell, count in read_report(folder)[1].items() if count["used"]}
 
 

@@ -23,5 +23,5 @@ BOARD = Board(
     tables_in_logic=True,
     synthesis=("-device", "hx"),
     place=("--hx8k", "--package", "ct256"),
-    guess_mhz=64.0,
+    typical_mhz=64.0,
 )

@@ -26,5 +26,5 @@ BOARD = Board(
     dsps=8,
     synthesis=("-device", "u", "-dsp"),
     place=("--up5k", "--package", "sg48"),
-    guess_mhz=27.0,
+    typical_mhz=28.0,
 )

@@ -78,24 +78,45 @@ class PllSetting:
         """Output frequency in MHz, rounded to Hz."""
         return round(float(self.frequency) / _MHZ, 6)
 
+    @property
+    def registers(self) -> dict[str, int]:
+        """Parameters of the family's PLL cell that differ from setting to setting."""
+        if self.kind == "ice40":
+            detector = self.input_hz / self.reference / _MHZ
+            # Loop filter by phase detector frequency, the table of Lattice's PLL wizard.
+            loop_filter = 1 + sum(detector >= bound for bound in (17, 26, 44, 66, 101))
+            return {
+                "DIVR": self.reference - 1,
+                "DIVF": self.feedback - 1,
+                "DIVQ": self.post.bit_length() - 1,
+                "FILTER_RANGE": loop_filter,
+            }
+        if self.kind == "ecp5":
+            return {
+                "CLKI_DIV": self.reference,
+                "CLKOP_DIV": self.feedback,
+                "CLKOP_CPHASE": self.feedback - 1,
+                "CLKOS_DIV": self.post,
+                "CLKOS_CPHASE": self.post - 1,
+            }
+        return {"IDIV_SEL": self.reference - 1, "FBDIV_SEL": self.feedback - 1, "ODIV_SEL": self.post}
+
     def instance(self, *, pin: Value | IOPort, on_pad: bool, output: Signal, locked: Signal) -> Instance:
         """The family's PLL cell. ``pin`` is the buffered clock input, or with ``on_pad`` (iCE40 only) the PLL's own package pin."""
         if self.kind == "ice40":
             return self._ice40(pin, on_pad, output, locked)
         return self._ecp5(pin, output, locked) if self.kind == "ecp5" else self._gowin(pin, output, locked)
 
+    @property
+    def _parameters(self) -> dict[str, int]:
+        return {f"p_{name}": value for name, value in self.registers.items()}
+
     def _ice40(self, pin: Value | IOPort, on_pad: bool, output: Signal, locked: Signal) -> Instance:
-        detector = self.input_hz / self.reference / _MHZ
-        # Loop filter by phase detector frequency, the table of Lattice's PLL wizard.
-        loop_filter = 1 + sum(detector >= bound for bound in (17, 26, 44, 66, 101))
         return Instance(
             "SB_PLL40_PAD" if on_pad else "SB_PLL40_CORE",
             ("i", "PACKAGEPIN" if on_pad else "REFERENCECLK", pin),
             p_FEEDBACK_PATH="SIMPLE",
-            p_DIVR=self.reference - 1,
-            p_DIVF=self.feedback - 1,
-            p_DIVQ=self.post.bit_length() - 1,
-            p_FILTER_RANGE=loop_filter,
+            **self._parameters,
             i_RESETB=1,
             i_BYPASS=0,
             o_PLLOUTGLOBAL=output,
@@ -111,13 +132,9 @@ class PllSetting:
             # Loop current and resistance as Lattice's clock wizard sets them.
             a_ICP_CURRENT="12",
             a_LPF_RESISTOR="8",
-            p_CLKI_DIV=self.reference,
+            **self._parameters,
             p_CLKFB_DIV=1,
-            p_CLKOP_DIV=self.feedback,
-            p_CLKOP_CPHASE=self.feedback - 1,
             p_CLKOP_ENABLE="ENABLED",
-            p_CLKOS_DIV=self.post,
-            p_CLKOS_CPHASE=self.post - 1,
             p_CLKOS_ENABLE="ENABLED",
             p_FEEDBK_PATH="CLKOP",
             i_CLKI=pin,
@@ -134,9 +151,7 @@ class PllSetting:
             "rPLL",
             p_DEVICE={"gw1nr": "GW1NR-9C", "gw2ar": "GW2AR-18C"}[self.kind],
             p_FCLKIN=f"{float(self.input_hz) / _MHZ:g}",
-            p_IDIV_SEL=self.reference - 1,
-            p_FBDIV_SEL=self.feedback - 1,
-            p_ODIV_SEL=self.post,
+            **self._parameters,
             p_DYN_IDIV_SEL="false",
             p_DYN_FBDIV_SEL="false",
             p_DYN_ODIV_SEL="false",

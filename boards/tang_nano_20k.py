@@ -47,5 +47,5 @@ BOARD = Board(
     synthesis=("-family", "gw2a"),
     place=("--device", "GW2AR-LV18QN88C8/I7", "--vopt", "family=GW2A-18C"),
     pack=("-d", "GW2A-18C"),
-    guess_mhz=90.0,
+    typical_mhz=100.0,
 )

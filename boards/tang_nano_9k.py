@@ -24,5 +24,5 @@ BOARD = Board(
     synthesis=("-family", "gw1n"),
     place=("--device", "GW1NR-LV9QN88PC6/I5", "--vopt", "family=GW1N-9C"),
     pack=("-d", "GW1N-9C"),
-    guess_mhz=68.0,
+    typical_mhz=68.0,
 )

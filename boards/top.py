@@ -10,7 +10,6 @@ from amaranth.lib import io
 from amaranth.lib.cdc import ResetSynchronizer
 
 from tritloom.boards.board import Board
-from tritloom.boards.pll import PllSetting
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.top import UartCore
 
@@ -23,18 +22,14 @@ class Top(Elaboratable):
     Parameters
     ----------
     board
-        Gives the clock input and the family's clock generator.
+        Gives the clock input, the family's clock generator, its first setting and the serial port's divisor.
     parameters
         The core.
-    setting
-        Frequency of the core, see :meth:`tritloom.boards.board.Board.clock`.
-    divisor
-        Clocks of one bit on the serial port.
     """
 
-    def __init__(self, *, board: Board, parameters: CoreParameters, setting: PllSetting, divisor: int) -> None:
-        self._board, self._setting = board, setting
-        self._core = UartCore(parameters, divisor=divisor)
+    def __init__(self, *, board: Board, parameters: CoreParameters) -> None:
+        self._board = board
+        self._core = UartCore(parameters, divisor=board.divisor)
 
     def elaborate(self, platform: Any) -> Module:
         m = Module()
@@ -47,7 +42,7 @@ class Top(Elaboratable):
         else:
             m.submodules.clock_buffer = buffer = io.Buffer("i", pad)
             pin = buffer.i
-        m.submodules.pll = self._setting.instance(pin=pin, on_pad=self._board.pll_on_pad, output=clock, locked=locked)
+        m.submodules.pll = self._board.typical_clock.instance(pin=pin, on_pad=self._board.pll_on_pad, output=clock, locked=locked)
         m.d.comb += ClockSignal("sync").eq(clock)
         # No clock constraint on the net: nextpnr is given the frequency for all nets (--freq), which every family's version accepts.
         m.submodules.reset = ResetSynchronizer(~locked, domain="sync")

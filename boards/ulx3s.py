@@ -27,7 +27,7 @@ def _ulx3s(*, size: str, price_usd: int, cells: int, blocks: int, dsps: int) -> 
         dsps=dsps,
         place=(f"--{size[:-1]}k", "--package", "CABGA381", "--speed", "6"),
         pack=("--compress",),
-        guess_mhz=80.0,
+        typical_mhz=100.0,
     )
 
 
