@@ -199,9 +199,9 @@ def _build_into(folder: Path, board: Board, parameters: CoreParameters, seed: in
     for name in (summary["bitstream"], "report.json", "top.il", constraints_name(board)):
         shutil.copyfile(work / name, folder / name)
     for name in ("yosys.log", "nextpnr.log", "pack.log"):
-        # Run times would make two equal builds differ.
-        text = (work / name).read_text(errors="replace")
-        (folder / name).write_text(re.sub(r"\b\d+(\.\d+)?\s?(s|ms|sec|seconds)\b", "- s", text))
+        # Run times would make two equal builds differ: those with a unit, and the last two columns of the router's progress.
+        text = re.sub(r"\b\d+(\.\d+)?\s?(s|ms|sec|seconds)\b", "- s", (work / name).read_text(errors="replace"))
+        (folder / name).write_text(re.sub(r"\d+\.\d+ +\d+\.\d+\|$", "- -|", text, flags=re.MULTILINE))
     (folder / "build.json").write_text(json.dumps(summary, indent=2, sort_keys=True) + "\n")
 
 

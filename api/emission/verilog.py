@@ -3,7 +3,6 @@
 import json
 import os
 import re
-from dataclasses import asdict
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from tritloom.boards.toolchain import to_verilog
 from tritloom.compiled import DEFAULT_BOARD, CompiledModel
 from tritloom.compiler import golden
-from tritloom.compiler.schedule import Schedule
+from tritloom.compiler.schedule import Placement, Schedule
 from tritloom.emission.registers import TOP, register_map
 from tritloom.errors import UserError
 from tritloom.files import write_bytes
@@ -130,8 +129,22 @@ def _vectors(model: CompiledModel, schedule: Schedule) -> dict[str, Any]:
         "artefact_digest": model.digest,
         "images": {space.name: name for space, name in _IMAGES.items()},
         "cycles": schedule.cycles,
-        "tensors": {name: asdict(schedule.placements[name]) for name in sorted({*inputs, *outputs})},
+        "tensors": {name: _layout(schedule.placements[name]) for name in sorted({*inputs, *outputs})},
         "samples": [{"inputs": values(codes, inputs, sample), "outputs": values(expected, outputs, sample)} for sample in range(_SAMPLES)],
+    }
+
+
+def _layout(placement: Placement) -> dict[str, Any]:
+    """Where the elements of a tensor lie: ``elements`` holds the index of every stored one in (C, H, W) order, -1 for the padding code."""
+    channels, height, width = placement.stored_shape
+    elements = placement.stored_elements
+    return {
+        "address": placement.address,
+        "element_bytes": placement.element_bytes,
+        "pixel_bytes": placement.pixel_bytes,
+        "pixels": height * width,
+        "elements": (np.arange(channels * height * width) if elements is None else elements).reshape(channels, -1).tolist(),
+        "pad_code": 0 if placement.patches is None else placement.patches.pad_code,
     }
 
 

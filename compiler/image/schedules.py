@@ -9,6 +9,7 @@ from tritloom.compiler.ir.program import Program
 from tritloom.compiler.schedule import Placement, Schedule
 from tritloom.compiler.schedule.bounds import check_instruction
 from tritloom.compiler.schedule.layout import lifetimes
+from tritloom.compiler.schedule.patches import input_patches
 from tritloom.compiler.schedule.plan import accumulator_bits, complete
 from tritloom.errors import UserError
 from tritloom.hw.arch.isa import ISA_VERSION, PROGRAM_WORD_BYTES, Instruction, Opcode, assemble, disassemble
@@ -31,6 +32,7 @@ def encode_schedule(schedule: Schedule) -> dict[str, Any]:
                 "pixel_bytes": place.pixel_bytes,
                 "element_bytes": place.element_bytes,
                 "shape": list(place.shape),
+                "patches": None if place.patches is None else list(place.patches.window.kernel),
             }
             for name, place in schedule.placements.items()
         },
@@ -107,7 +109,7 @@ def _decode_parameters(value: Any) -> CoreParameters:
 
 
 def _decode_placements(value: Any, program: Program, parameters: CoreParameters) -> dict[str, Placement]:
-    names = lifetimes(program)
+    names, patches = lifetimes(program), input_patches(program, parameters.rows)
     if not isinstance(value, dict) or set(value) != set(names):
         raise Malformed("placements.json does not place exactly the program's tensors")
     placements = {}
@@ -119,11 +121,15 @@ def _decode_placements(value: Any, program: Program, parameters: CoreParameters)
                 "pixel_bytes": lambda entry: integer(entry, 1, 1 << 32),
                 "element_bytes": lambda entry: integer(entry, 1, 4),
                 "shape": lambda entry: sequence(entry, lambda size: integer(size, 1), 3),
+                "patches": lambda entry: None if entry is None else sequence(entry, lambda size: integer(size, 1), 2),
             },
         )
-        placement, tensor = Placement(**parts), program.tensors[name]
+        kernel, tensor = parts.pop("patches"), program.tensors[name]
+        if kernel != (None if name not in patches else patches[name].window.kernel):
+            raise Malformed(f"placements.json stores tensor {name!r} in other patches than its layer reads")
+        placement = Placement(**parts, patches=patches.get(name))
         element_bytes = 4 if tensor.bits > 8 else 1
-        smallest = tensor.shape[0] * element_bytes
+        smallest = placement.stored_shape[0] * element_bytes
         padded = -(-smallest // parameters.rows) * parameters.rows
         if (
             placement.shape != tensor.shape

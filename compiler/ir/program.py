@@ -126,6 +126,13 @@ class Convolution(Operation):
     def inputs(self) -> tuple[str, ...]:
         return (self.input,)
 
+    def is_dense(self, shape: tuple[int, int, int]) -> bool:
+        """Whether the only window is the whole input (C, H, W), all channels in one group."""
+        if self.groups != 1 or any(self.window.pads):
+            return False
+        plain = all(size == 1 or dilation == 1 for size, dilation in zip(self.window.kernel, self.window.dilations, strict=True))
+        return self.window.kernel == shape[1:] and plain
+
 
 @dataclass(frozen=True, kw_only=True)
 class MaxPool(Operation):

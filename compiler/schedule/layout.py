@@ -3,14 +3,17 @@
 A tensor (C, H, W) is stored pixel by pixel in (H, W, C) order, one byte a code, each pixel padded to whole activation words, so
 that a kernel tap reads whole words. Raw 32-bit tensors take four little-endian bytes a channel. A tensor whose windows are
 always the whole tensor (the input of a dense layer) is *packed*: its pixels follow each other without padding and only its end is
-padded. Every tensor begins on a word. The bytes of the padding are never used and may hold anything.
+padded. Every tensor begins on a word. The bytes of the padding are never used and may hold anything. An input of few channels may be
+stored as patches instead (:mod:`tritloom.compiler.schedule.patches`): its pixels are those of another tensor with more channels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 
 import numpy as np
 
-from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Operation, Program, Rescale
+from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Program, Rescale
+from tritloom.compiler.schedule.patches import Patches, input_patches, patch_elements, stored_shape
 from tritloom.hw.arch.parameters import CoreParameters
 
 __all__ = ["Placement", "lifetimes", "place", "tensor_from_bytes", "tensor_to_bytes"]
@@ -18,17 +21,28 @@ __all__ = ["Placement", "lifetimes", "place", "tensor_from_bytes", "tensor_to_by
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Bytes of one tensor in the activation memory; ``shape`` is (channels, height, width)."""
+    """Bytes of one tensor in the activation memory; ``shape`` is (channels, height, width), as stored unless there are ``patches``."""
 
     address: int
     pixel_bytes: int
     element_bytes: int
     shape: tuple[int, int, int]
+    patches: Patches | None = None
+
+    @property
+    def stored_shape(self) -> tuple[int, int, int]:
+        """Channels, rows and columns of the stored pixels."""
+        return self.shape if self.patches is None else stored_shape(self.patches.window, self.shape)
+
+    @property
+    def stored_elements(self) -> np.ndarray | None:
+        """Flat index into the tensor of each stored element, -1 for the padding code; ``None`` where the tensor is stored as it is."""
+        return None if self.patches is None else patch_elements(self.patches.window, self.shape)
 
     @property
     def bytes(self) -> int:
         """Bytes from ``address`` to the end of the last pixel."""
-        return self.shape[1] * self.shape[2] * self.pixel_bytes
+        return self.stored_shape[1] * self.stored_shape[2] * self.pixel_bytes
 
 
 def tensor_to_bytes(placement: Placement, codes: np.ndarray, parameters: CoreParameters) -> bytes:
@@ -37,12 +51,14 @@ def tensor_to_bytes(placement: Placement, codes: np.ndarray, parameters: CorePar
     Raises :class:`ValueError` for another shape or a value that does not fit in an element.
     """
     codes = np.asarray(codes)
-    channels, height, width = placement.shape
+    channels, height, width = placement.stored_shape
     if codes.shape != placement.shape:
         raise ValueError(f"tensor must have shape {placement.shape}, not {codes.shape}")
     bound = 1 << (8 * placement.element_bytes - 1)
     if codes.size and (codes.min() < -bound or codes.max() >= bound):
         raise ValueError(f"codes must be from {-bound} to {bound - 1}")
+    if placement.patches is not None:
+        codes = np.append(codes, placement.patches.pad_code)[placement.stored_elements]
     size = -(-placement.bytes // parameters.rows) * parameters.rows
     stored = np.zeros(size, np.uint8)
     pixels = stored[: placement.bytes].reshape(height * width, placement.pixel_bytes)
@@ -53,27 +69,27 @@ def tensor_to_bytes(placement: Placement, codes: np.ndarray, parameters: CorePar
 
 def tensor_from_bytes(placement: Placement, data: bytes, parameters: CoreParameters) -> np.ndarray:
     """Inverse of :func:`tensor_to_bytes`: int64 (C, H, W) from at least ``placement.bytes`` bytes read at ``placement.address``."""
-    channels, height, width = placement.shape
+    channels, height, width = placement.stored_shape
     if len(data) < placement.bytes:
         raise ValueError(f"data must be at least {placement.bytes} bytes, not {len(data)}")
     pixels = np.frombuffer(data, np.uint8, placement.bytes).reshape(height * width, placement.pixel_bytes)
     elements = np.ascontiguousarray(pixels[:, : channels * placement.element_bytes]).view(f"<i{placement.element_bytes}")
-    return elements.T.reshape(placement.shape).astype(np.int64)
-
-
-def is_dense(operation: Operation, shape: tuple[int, int, int]) -> bool:
-    """Whether the operation is a convolution whose only window is the whole input (C, H, W), all channels in one group."""
-    if not isinstance(operation, Convolution) or operation.groups != 1 or any(operation.window.pads):
-        return False
-    plain = all(size == 1 or dilation == 1 for size, dilation in zip(operation.window.kernel, operation.window.dilations, strict=True))
-    return operation.window.kernel == shape[1:] and plain
+    stored = elements.T.astype(np.int64).ravel()
+    if placement.patches is not None:
+        indices = patch_elements(placement.patches.window, placement.shape).ravel()
+        tensor = np.zeros(prod(placement.shape), np.int64)
+        tensor[indices[indices >= 0]] = stored[indices >= 0]
+        return tensor.reshape(placement.shape)
+    return stored.reshape(placement.shape)
 
 
 def _packed(program: Program, tensor: str) -> bool:
     """Whether pixels may follow each other without padding: every whole-word access goes over the whole tensor."""
     shape = program.tensors[tensor].shape
     readers = [operation for operation in program.operations if tensor in operation.inputs]
-    bytewise = all(isinstance(reader, (Rescale, Add, Copy)) or is_dense(reader, shape) for reader in readers)
+    bytewise = all(
+        isinstance(reader, (Rescale, Add, Copy)) or (isinstance(reader, Convolution) and reader.is_dense(shape)) for reader in readers
+    )
     whole_words = any(isinstance(writer, MaxPool) for writer in program.producer(tensor))
     return bytewise and any(isinstance(reader, Convolution) for reader in readers) and not whole_words
 
@@ -96,14 +112,14 @@ def place(program: Program, rows: int) -> tuple[dict[str, Placement], int]:
     Largest tensors first, each in the smallest gap between the tensors placed already that live at the same time; the order
     and therefore the result depend on the program only.
     """
-    alive = lifetimes(program)
+    alive, patches = lifetimes(program), input_patches(program, rows)
     layouts = {}
     for name in alive:
         tensor = program.tensors[name]
         element = 4 if tensor.bits > 8 else 1
         unit = 1 if element == 1 and _packed(program, name) else rows
-        pixel = -(-tensor.shape[0] * element // unit) * unit
-        layouts[name] = Placement(address=0, pixel_bytes=pixel, element_bytes=element, shape=tensor.shape)
+        layout = Placement(address=0, pixel_bytes=0, element_bytes=element, shape=tensor.shape, patches=patches.get(name))
+        layouts[name] = replace(layout, pixel_bytes=-(-layout.stored_shape[0] * element // unit) * unit)
     sizes = {name: -(-layout.bytes // rows) * rows for name, layout in layouts.items()}
     placed: dict[str, tuple[int, int]] = {}
     for name in sorted(alive, key=lambda name: -sizes[name]):
@@ -120,8 +136,5 @@ def place(program: Program, rows: int) -> tuple[dict[str, Placement], int]:
             position = max(position, end)
         address = position if best is None else best
         placed[name] = (address, address + sizes[name])
-    placements = {
-        name: Placement(address=placed[name][0], pixel_bytes=layout.pixel_bytes, element_bytes=layout.element_bytes, shape=layout.shape)
-        for name, layout in layouts.items()
-    }
+    placements = {name: replace(layout, address=placed[name][0]) for name, layout in layouts.items()}
     return placements, max((end for _, end in placed.values()), default=0)

@@ -1,12 +1,14 @@
 """Integer operations to instructions, weight words and requantisation records."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Operation, Program, Rescale, StepFunction, SumPool, Window
-from tritloom.compiler.schedule.layout import Placement, is_dense
+from tritloom.compiler.schedule.layout import Placement
 from tritloom.compiler.schedule.nest import Axis, affine_prefix, build
+from tritloom.compiler.schedule.patches import remaining_weights, remaining_window
 from tritloom.errors import ModelError
 from tritloom.hw.arch.isa import Instruction, Opcode
 from tritloom.hw.arch.record import RECORD_BYTES, START_MIN, Record
@@ -127,7 +129,7 @@ class Lowering:
     def _convolution(self, operation: Convolution) -> Iterator[Instruction]:
         source, target = self._placements[operation.input], self._placements[operation.output]
         weights, window = np.asarray(operation.weights), operation.window
-        if is_dense(operation, source.shape) and source.pixel_bytes % self._rows:
+        if operation.is_dense(source.shape) and source.pixel_bytes % self._rows:
             # A packed input is one long pixel in (H, W, C) order.
             elements = source.bytes
             weights = weights.transpose(0, 2, 3, 1).reshape(len(weights), elements, 1, 1)
@@ -135,6 +137,10 @@ class Lowering:
                 address=source.address, pixel_bytes=-(-elements // self._rows) * self._rows, element_bytes=1, shape=(elements, 1, 1)
             )
             window = Window()
+        if source.patches is not None:
+            weights = remaining_weights(weights, source.patches.window)
+            window = remaining_window(window, source.patches.window)
+            source = replace(source, shape=source.stored_shape, patches=None)
         outputs, group_inputs = weights.shape[:2]
         group_outputs = outputs // operation.groups
         first_lane = np.arange(outputs) // group_outputs * group_inputs

@@ -24,7 +24,7 @@ pathlib.Path("top.json").write_text(digest)
 print("synthesis took 1.25 s")
 """
 PLACE = """
-import json, pathlib, sys
+import json, pathlib, sys, time
 arguments = dict(zip(sys.argv, sys.argv[1:]))
 if "--no-route" in sys.argv:
     assert arguments["--json"] == "routed.json"
@@ -40,6 +40,9 @@ if isinstance(result, str):
     print("Info: placing in 3.1s")
     print(result)
     sys.exit(1)
+now = time.perf_counter()
+print("Info: placing in %.3fs" % now)
+print("Info:       1000 |       32        967 |   32   967 |     15109|       %.3f      %.3f|" % (now, now + 1))
 netlist = pathlib.Path("top.json").read_text()
 cells = {{"pll": {{"type": "ICESTORM_PLL", "parameters": {{"DIVF": "0", "FEEDBACK_PATH": "001"}}}}, "cell": {{"type": "LUT4"}}}}
 pathlib.Path("routed.json").write_text(json.dumps({{"modules": {{"top": {{"cells": cells, "netlist": netlist + arguments["--seed"]}}}}}}))

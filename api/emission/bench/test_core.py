@@ -48,11 +48,12 @@ def unstuff(raw: bytes) -> bytes:
     return body.replace(escape + bytes([FRAME["escaped_escape"]]), escape)
 
 
-def element_offsets(tensor: dict[str, Any]) -> list[int]:
-    """Offset of every element from the tensor's address, in the order (channel, row, column)."""
-    channels, height, width = tensor["shape"]
+def stored_elements(tensor: dict[str, Any]) -> list[tuple[int, int]]:
+    """Offset from the tensor's address of every stored element, and its index in the order (channel, row, column), -1 for padding."""
     return [
-        pixel * tensor["pixel_bytes"] + channel * tensor["element_bytes"] for channel in range(channels) for pixel in range(height * width)
+        (pixel * tensor["pixel_bytes"] + channel * tensor["element_bytes"], index)
+        for channel, indices in enumerate(tensor["elements"])
+        for pixel, index in enumerate(indices)
     ]
 
 
@@ -139,8 +140,9 @@ class Link:
         """Run one sample: codes of the input tensors in, codes of the output tensors and the core's clock count out."""
         for name, codes in inputs.items():
             tensor = VECTORS["tensors"][name]
-            size, data = tensor["element_bytes"], bytearray(tensor["shape"][1] * tensor["shape"][2] * tensor["pixel_bytes"])
-            for offset, code in zip(element_offsets(tensor), codes, strict=True):
+            size, data = tensor["element_bytes"], bytearray(tensor["pixels"] * tensor["pixel_bytes"])
+            for offset, index in stored_elements(tensor):
+                code = tensor["pad_code"] if index < 0 else codes[index]
                 data[offset : offset + size] = code.to_bytes(size, "little", signed=True)
             await self.write("ACTIVATIONS", bytes(data), tensor["address"])
         await self.request("START", pc=0, limit=0, clear=1)
@@ -153,9 +155,11 @@ class Link:
         results = {}
         for name in outputs:
             tensor = VECTORS["tensors"][name]
-            data = await self.read(tensor["address"], tensor["shape"][1] * tensor["shape"][2] * tensor["pixel_bytes"])
-            size = tensor["element_bytes"]
-            results[name] = [int.from_bytes(data[start : start + size], "little", signed=True) for start in element_offsets(tensor)]
+            data = await self.read(tensor["address"], tensor["pixels"] * tensor["pixel_bytes"])
+            size, values = tensor["element_bytes"], {}
+            for offset, index in stored_elements(tensor):
+                values[index] = int.from_bytes(data[offset : offset + size], "little", signed=True)
+            results[name] = [values[index] for index in sorted(values)]
         return results, int.from_bytes(status["cycles"], "little")
 
     async def _listen(self) -> None:
