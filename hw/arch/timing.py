@@ -16,12 +16,15 @@ from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.reduction import reduction_latency
 
 __all__ = [
-    "FETCH_LATENCY", "OPERAND_STAGE", "REQUANTISE_LATENCY", "VALUE_LATENCY", "WRITE_LATENCY", "fetch_delay", "instruction_cycles",
+    "FETCH_LATENCY", "NEST_LATENCY", "OPERAND_STAGE", "REQUANTISE_LATENCY", "VALUE_LATENCY", "WRITE_LATENCY", "fetch_delay", "instruction_cycles",
     "program_cycles", "start_stage",
 ]  # fmt: skip
 
 FETCH_LATENCY = 2
 """Clocks from a program address to the word in the decoder."""
+
+NEST_LATENCY = 1
+"""Clocks from the loop counters to the registers that say where in its nest an element is."""
 
 OPERAND_STAGE = 3
 """Clocks from the issue of an element to its operands: one for the address registers, two for the memories."""
@@ -101,7 +104,7 @@ def instruction_cycles(instruction: Instruction, parameters: CoreParameters, pre
     hidden = 0 if previous is None else _finish(previous, parameters) - 1 - fetch_delay(parameters)
     if instruction.opcode == Opcode.HALT:
         return max(0, FETCH_LATENCY + 2 - hidden)
-    fetching = max(0, FETCH_LATENCY + instruction.words - hidden)
+    fetching = max(0, FETCH_LATENCY + instruction.words + NEST_LATENCY - hidden)
     return fetching + _issue(instruction, parameters) - 1 + _finish(instruction, parameters)
 
 

@@ -13,13 +13,16 @@ __all__ = ["LoopNest"]
 class LoopNest(wiring.Component):
     """Where in its loop nest an instruction is. All outputs speak of the present element, and change in the clock after ``step``.
 
-    Loops that an instruction does not have are loops of one iteration, and cost nothing.
+    They are registers, and the counters behind them are one element ahead: what follows from seven counters does not add to the path of
+    the element that is issued. Loops that an instruction does not have are loops of one iteration, and cost nothing.
 
     Members
     -------
     bus : :py:`In(InstructionBus())`
     step : :py:`In(1)`
         Go on to the next element.
+    ready : :py:`Out(1)`
+        From the next clock on the outputs are those of an element; not before the clock after the last word of the last loop.
     index : :py:`Out(3)`
         The loop that ``step`` advances: the innermost one that is not in its last iteration; 0 when ``final``.
     first : :py:`Out(1)`
@@ -36,14 +39,20 @@ class LoopNest(wiring.Component):
 
     def __init__(self) -> None:
         super().__init__({
-            "bus": In(InstructionBus()), "step": In(1), "index": Out(LOOP_INDEX_BITS),
+            "bus": In(InstructionBus()), "step": In(1), "ready": Out(1), "index": Out(LOOP_INDEX_BITS),
             "first": Out(1), "last": Out(1), "final": Out(1), "tail": Out(1), "triple": Out(1),
         })  # fmt: skip
 
     def elaborate(self, platform) -> Module:
         m = Module()
         place = LOOP_FIELDS["last"]
-        begin = self.bus.header[0]
+        begin, loading = self.bus.header[0], self.bus.loop.any()
+        # The counters have their first values in the clock after the last loop word: then the first element goes into the registers.
+        loaded, filled, advance = Signal(), Signal(), Signal()
+        m.d.sync += loaded.eq(loading)
+        m.d.comb += [self.ready.eq(filled | (loaded & ~loading)), advance.eq(self.step | (loaded & ~loading))]
+        m.d.sync += filled.eq(self.ready & ~begin)
+        index, first, last, triple = Signal(LOOP_INDEX_BITS), Signal(), Signal(), Signal()
         # A counter holds the iterations left minus two, so that its sign says that the loop is in its last one. Counters take their
         # first value with every loop word, the last of which comes after all first values are known.
         first_left = Signal(signed(place.width + 1))
@@ -56,14 +65,14 @@ class LoopNest(wiring.Component):
                 m.d.sync += reload.eq(-1)
             with m.Elif(self.bus.loop[place.word] & (self.bus.index == loop)):
                 m.d.sync += reload.eq(first_left)
-            with m.If(self.bus.loop.any() | (self.step & ended[:loop].all())):
-                m.d.sync += left.eq(Mux(self.bus.loop.any() | ended[loop], reload, left - 1))
+            with m.If(loading | (advance & ended[:loop].all())):
+                m.d.sync += left.eq(Mux(loading | ended[loop], reload, left - 1))
             m.d.comb += ended[loop].eq(left < 0)
 
         with m.Switch(ended):
             for loop in range(MAX_LOOPS):
                 with m.Case("-" * (MAX_LOOPS - 1 - loop) + "0" + "1" * loop):
-                    m.d.comb += self.index.eq(loop)
+                    m.d.comb += index.eq(loop)
 
         outer = Signal(MAX_LOOPS)  # loops that are not part of the reduction
         reduce_loops = FIELDS["reduce_loops"]
@@ -71,13 +80,19 @@ class LoopNest(wiring.Component):
             m.d.sync += outer.eq(Cat(field_value(self.bus.word, reduce_loops) <= loop for loop in range(MAX_LOOPS)))
         planes = field_register(m, self.bus, "plane_loop")
         tiles = field_register(m, self.bus, "tile_loop")
-        m.d.comb += [self.last.eq((ended | outer).all()), self.final.eq(ended.all()), self.tail.eq(1)]
+        tail = Signal()
+        m.d.comb += [last.eq((ended | outer).all()), tail.eq(1)]
         with m.Switch(tiles):
             for loop in range(MAX_LOOPS):
                 with m.Case(loop):
-                    m.d.comb += self.tail.eq(ended[loop])
+                    m.d.comb += tail.eq(ended[loop])
         with m.If(begin):
-            m.d.sync += [self.first.eq(1), self.triple.eq(0)]
-        with m.Elif(self.step):
-            m.d.sync += [self.first.eq(self.last), self.triple.eq(~self.last & (self.index == planes))]
+            m.d.sync += [first.eq(1), triple.eq(0)]
+        with m.Elif(advance):
+            m.d.sync += [first.eq(last), triple.eq(~last & (index == planes))]
+        with m.If(advance):
+            m.d.sync += [
+                self.index.eq(index), self.first.eq(first), self.last.eq(last), self.final.eq(ended.all()), self.tail.eq(tail),
+                self.triple.eq(triple),
+            ]  # fmt: skip
         return m

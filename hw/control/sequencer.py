@@ -239,7 +239,7 @@ class Sequencer(wiring.Component):
                     m.next = "WAIT"
                 heed_abort()
             with m.State("WAIT"):
-                with m.If(~outstanding | self.done):
+                with m.If((~outstanding | self.done) & (nest.ready | (verdict != State.RUNNING))):
                     m.d.sync += [self.state.eq(verdict), self.fault.eq(Mux(verdict == State.FAULT, Fault.BAD_INSTRUCTION, Fault.NONE))]
                     m.d.comb += begin.eq(1)
                     m.next = "IDLE"

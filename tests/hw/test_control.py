@@ -18,14 +18,15 @@ from tritloom.hw.memory import READ_LATENCY
 PARAMETERS = CoreParameters(rows=4, columns=3, weight_words=100, activation_words=50, record_words=60)
 
 
-async def load(ctx, unit, instruction: Instruction) -> None:
-    """Put an instruction on a unit's bus, as the fetch unit does."""
+async def load(ctx, unit, instruction: Instruction, *, never=None) -> None:
+    """Put an instruction on a unit's bus, as the fetch unit does; after its first word signal ``never`` is not high meanwhile."""
     for index, word in enumerate(assemble([instruction])):
         ctx.set(unit.bus.word, word)
         loop, place = divmod(index - HEADER_WORDS, LOOP_WORDS)
         ctx.set(unit.bus.header, 1 << index if index < HEADER_WORDS else 0)
         ctx.set(unit.bus.loop, 1 << place if index >= HEADER_WORDS else 0)
         ctx.set(unit.bus.index, max(0, loop))
+        assert never is None or index == 0 or not ctx.get(never)
         await ctx.tick()
     ctx.set(unit.bus.header, 0)
     ctx.set(unit.bus.loop, 0)
@@ -60,7 +61,9 @@ def test_loop_nest(simulate, counts, reduce_loops, plane_loop, tile_loop, seed):
     async def bench(ctx) -> None:
         for _ in range(2):  # the second time over what the first one left behind
             await load(ctx, nest, matrix([4] * MAX_LOOPS))
-            await load(ctx, nest, instruction)
+            await load(ctx, nest, instruction, never=nest.ready)
+            assert ctx.get(nest.ready)
+            await ctx.tick()
             first, triple = True, False
             for counters in iterations(instruction):
                 ended = [count == loop.last for count, loop in zip(counters, instruction.loops, strict=True)] + [True] * MAX_LOOPS
