@@ -87,7 +87,9 @@ class SlipDecoder(wiring.Component):
 
 
 class SlipEncoder(wiring.Component):
-    """Adds byte stuffing. One byte a clock, two clocks for an escaped byte; latency one clock.
+    """Adds byte stuffing. One byte a clock, two clocks for an escaped byte; latency two clocks.
+
+    The first of them is a register, for bytes that come late in their clock.
 
     Members
     -------
@@ -103,22 +105,25 @@ class SlipEncoder(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        byte = self.i.payload.data
+        held, waiting = Signal.like(self.i.payload, name="held"), Signal()
+        byte = held.data
         second = Signal()  # the escape byte is out, its second byte must follow
         second_is_end = Signal()
         free = ~self.o.valid | self.o.ready
-        m.d.comb += self.i.ready.eq(free & ~second)
+        m.d.comb += self.i.ready.eq(~waiting | (free & ~second))
+        with m.If(self.i.ready):
+            m.d.sync += [held.eq(self.i.payload), waiting.eq(self.i.valid)]
         with m.If(free):
-            m.d.sync += self.o.valid.eq(self.i.valid | second)
+            m.d.sync += self.o.valid.eq(waiting | second)
             with m.If(second):
                 m.d.sync += [self.o.payload.eq(Mux(second_is_end, link.ESC_END, link.ESC_ESC)), second.eq(0)]
-            with m.Elif(self.i.payload.end):
+            with m.Elif(held.end):
                 m.d.sync += self.o.payload.eq(link.END)
             with m.Else():
                 stuffed = (byte == link.END) | (byte == link.ESC)
                 m.d.sync += [
                     self.o.payload.eq(Mux(stuffed, link.ESC, byte)),
-                    second.eq(self.i.valid & stuffed),
+                    second.eq(waiting & stuffed),
                     second_is_end.eq(byte == link.END),
                 ]
         return m
