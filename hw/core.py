@@ -7,7 +7,7 @@ from amaranth.lib import data, stream, wiring
 from amaranth.lib.wiring import In, Out
 
 from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES
-from tritloom.hw.arch.link import Space
+from tritloom.hw.arch.link import Space, State
 from tritloom.hw.arch.parameters import ACTIVATION_BITS, CoreParameters
 from tritloom.hw.array import TernaryMesh
 from tritloom.hw.control import Sequencer
@@ -102,9 +102,11 @@ class Core(wiring.Component):
 
         # Reads: the sequencer's while it runs, else the host's. Three clocks after the address, `read_bytes` begins with the addressed byte;
         # behind it are the other ones for the lanes of the post unit, which count when the address is a multiple of their number.
-        address, read = Signal.like(sequencer.activation), Signal()
+        # A clock late is soon enough for who reads: neither does in the first clocks of its turn.
+        address, read, running = Signal.like(sequencer.activation), Signal(), Signal()
+        m.d.sync += running.eq(sequencer.state == State.RUNNING)
         m.d.comb += [
-            address.eq(Mux(link.read_strobe, link.read_address, sequencer.activation)), read.eq(link.read_strobe | sequencer.read),
+            address.eq(Mux(running, sequencer.activation, link.read_address)), read.eq(link.read_strobe | sequencer.read),
             activations.read_address.eq(address[byte_bits:]), weights.read_address.eq(sequencer.weight),
             program.read_address.eq(sequencer.program_address), sequencer.program_data.eq(program.read_data),
             records.read_address.eq(sequencer.record), post.record.eq(records.read_data),

@@ -58,6 +58,8 @@ class LoopNest(wiring.Component):
         first_left = Signal(signed(place.width + 1))
         m.d.comb += first_left.eq(field_value(self.bus.word, place) - 1)
         ended = Signal(MAX_LOOPS)  # loops in their last iteration
+        # All loops inside of one are. Kept as wires, or synthesis makes the enables of the counters one long chain that begins with `advance`.
+        inner_ended = [Signal(name=f"inner_ended_{loop}", attrs={"keep": 1}) for loop in range(MAX_LOOPS)]
         for loop in range(MAX_LOOPS):
             reload = Signal(signed(place.width + 1), name=f"reload_{loop}")
             left = Signal(signed(place.width + 1), name=f"left_{loop}")
@@ -65,7 +67,8 @@ class LoopNest(wiring.Component):
                 m.d.sync += reload.eq(-1)
             with m.Elif(self.bus.loop[place.word] & (self.bus.index == loop)):
                 m.d.sync += reload.eq(first_left)
-            with m.If(loading | (advance & ended[:loop].all())):
+            m.d.comb += inner_ended[loop].eq(ended[:loop].all())
+            with m.If(loading | (advance & inner_ended[loop])):
                 m.d.sync += left.eq(Mux(loading | ended[loop], reload, left - 1))
             m.d.comb += ended[loop].eq(left < 0)
 

@@ -121,15 +121,16 @@ class UartTransmitter(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
-        timer = Signal(range(self._divisor))
-        left = Signal(range(10))  # bits after the one on the line
+        # Both counters end at -1: their signs are ready at once, and much of the link waits for `ready`.
+        timer = Signal(range(-1, self._divisor - 1), init=-1)
+        left = Signal(range(-1, 9), init=-1)  # bits after the one on the line, minus one
         shift = Signal(9, init=-1)  # bits after the one on the line, then ones: the stop bit
-        tick = timer == 0
-        m.d.comb += self.i.ready.eq(tick & (left == 0))
+        tick = timer < 0
+        m.d.comb += self.i.ready.eq(tick & (left < 0))
         with m.If(~tick):
             m.d.sync += timer.eq(timer - 1)
-        with m.Elif(left != 0):
-            m.d.sync += [timer.eq(self._divisor - 1), left.eq(left - 1), self.tx.eq(shift[0]), shift.eq(Cat(shift[1:], 1))]
+        with m.Elif(left >= 0):
+            m.d.sync += [timer.eq(self._divisor - 2), left.eq(left - 1), self.tx.eq(shift[0]), shift.eq(Cat(shift[1:], 1))]
         with m.Elif(self.i.valid):
-            m.d.sync += [timer.eq(self._divisor - 1), left.eq(9), self.tx.eq(0), shift.eq(Cat(self.i.payload, 1))]
+            m.d.sync += [timer.eq(self._divisor - 2), left.eq(8), self.tx.eq(0), shift.eq(Cat(self.i.payload, 1))]
         return m
