@@ -1,4 +1,4 @@
-"""How near the array is to its limits: cells by nextpnr's count, and how busy it is.
+"""How near the array is to its limits: cells of its parts by nextpnr's count.
 
 Parts of the core are synthesised and packed for a real part without their pins; a bitstream is not made. The floor of a sum is one
 4-input table a bit of every addition.
@@ -6,7 +6,7 @@ Parts of the core are synthesised and packed for a real part without their pins;
 
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,14 +14,11 @@ from tritloom.boards import get_board
 from tritloom.boards.board import Board
 from tritloom.boards.flow import FAMILY_TOOLS, read_report, synthesis_script
 from tritloom.boards.toolchain import run_tool, run_yosys
-from tritloom.compiler.ir.program import Program
-from tritloom.compiler.schedule import memory_needs, schedule
-from tritloom.hw.arch.parameters import CoreParameters
 
 if TYPE_CHECKING:
     from amaranth.lib.wiring import Component
 
-__all__ = ["Row", "area_rows", "packed_cells", "utilisation_rows"]
+__all__ = ["Row", "area_rows", "packed_cells"]
 
 _PARTS = {"ecp5": "ulx3s-25f", "ice40": "hx8k", "gowin": "tang-nano-20k"}
 _COUNTED = {"ecp5": ("TRELLIS_COMB",), "ice40": ("ICESTORM_LC",), "gowin": ("LUT4",)}
@@ -39,30 +36,37 @@ class Row:
         What was measured, and for which family; empty for figures that depend on none.
     figure, unit
     goal
-        What the project wants to reach; at most that for cells, at least that for utilisation.
+        What the project wants to reach; ``None`` for a figure that only explains another one.
     floor
-        What no design of the kind can do better.
+        What no design of the kind can do better, or ``None``.
+    higher
+        Whether more is better.
+    compared
+        A figure of something else, measured in the same run or of another project with its source, in words.
+    guarded
+        Whether the figure is the same on every machine, so that a test can hold it.
     """
 
     name: str
     family: str = ""
     figure: float
     unit: str
-    goal: float
-    floor: float
+    goal: float | None = None
+    floor: float | None = None
+    higher: bool = False
+    compared: str = ""
+    guarded: bool = True
 
     @property
-    def reached(self) -> bool:
-        return self.figure >= self.goal if self.unit == UTILISATION else self.figure <= self.goal
+    def reached(self) -> bool | None:
+        if self.goal is None:
+            return None
+        return self.figure >= self.goal if self.higher else self.figure <= self.goal
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "name": self.name, "family": self.family, "figure": self.figure, "unit": self.unit, "goal": self.goal, "floor": self.floor,
-            "ratio": round(self.figure / self.floor, 3), "reached": self.reached,
-        }  # fmt: skip
+        ratio = None if self.floor is None else round(self.figure / self.floor, 3)
+        return {**asdict(self), "ratio": ratio, "reached": self.reached}
 
-
-UTILISATION = "of the multiply-accumulates that the array could do"
 
 _SUM_BITS = 16
 
@@ -71,6 +75,12 @@ def _cell(board: Board) -> "Component":
     from tritloom.hw.measured import AccumulateCell
 
     return AccumulateCell(bits=_SUM_BITS)
+
+
+def _plain(board: Board) -> "Component":
+    from tritloom.hw.measured import PlainCell
+
+    return PlainCell(bits=_SUM_BITS)
 
 
 def _dot(board: Board) -> "Component":
@@ -120,30 +130,25 @@ def packed_cells(board: Board, component: "Component") -> dict[str, int]:
 def area_rows() -> Iterator[Row]:
     """The rows of parts of the array, one after the other; about half a minute each."""
     cell, lane, mac = "cells", "cells a lane", "cells a multiply-accumulate a clock"
-    rows: list[tuple[str, str, Callable[[Board], Component], int, str, float, float]] = [
-        *((f"accumulate cell, {_SUM_BITS}-bit sum", family, _cell, 1, cell, goal, _SUM_BITS) for family, goal in (("ecp5", 20), ("ice40", 19), ("gowin", 19))),
-        ("dot product of 64 lanes", "ecp5", _dot, 64, lane, 18, 12),
-        *(("array of 32 x 8, 24-bit accumulators and drain included", family, _array, 256, mac, goal, 12) for family, goal in (("ecp5", 16), ("ice40", 19), ("gowin", 20))),
-        *(("decoder of 5 trits", family, _decoder, 1, cell, goal, 10) for family, goal in (("ice40", 43), ("ecp5", 60))),
-    ]  # fmt: skip
-    for name, family, make, units, unit, goal, floor in rows:
-        board = get_board(_PARTS[family])
-        used = packed_cells(board, make(board))
-        count = sum(used.get(kind, 0) for kind in _COUNTED[family])
-        yield Row(name=name, family=family, figure=round(count / units, 2), unit=unit, goal=goal, floor=floor)
+    plain = {}
+    for family, goal in (("ecp5", 20), ("ice40", 19), ("gowin", 19)):
+        plain[family] = _cells(family, _plain)
+        figure, compared = _cells(family, _cell), f"{plain[family]} for an addition, a subtraction and a choice, same run"
+        yield Row(
+            name="accumulate cell, 16-bit sum", family=family, figure=figure, unit=cell, goal=goal, floor=_SUM_BITS, compared=compared
+        )
+    figure = round(_cells("ecp5", _dot) / 64, 2)
+    yield Row(name="dot product of 64 lanes", family="ecp5", figure=figure, unit=lane, goal=18, floor=12)
+    for family, goal in (("ecp5", 16), ("ice40", 19), ("gowin", 20)):
+        figure = round(_cells(family, _array) / 256, 2)
+        name, compared = "array of 32 x 8, 24-bit accumulators and drain included", f"{plain[family]} for the plain cell alone, same run"
+        yield Row(name=name, family=family, figure=figure, unit=mac, goal=goal, floor=12, compared=compared)
+    for family, goal in (("ice40", 43), ("ecp5", 60)):
+        yield Row(name="decoder of 5 trits", family=family, figure=_cells(family, _decoder), unit=cell, goal=goal, floor=10)
 
 
-def utilisation_rows(programs: dict[str, tuple[Program, float]]) -> Iterator[Row]:
-    """Share of the multiply-accumulates of an array of 32 x 32 with 16 post lanes that a whole inference uses, by the exact cycle model.
-
-    ``programs`` maps a name to a program and the goal.
-    """
-    for name, (program, goal) in programs.items():
-        needs = memory_needs(program, rows=32, columns=32, weight_encoding="trit2")
-        core = CoreParameters(
-            rows=32, columns=32, post_lanes=16, accumulator_bits=max(24, needs.accumulator_bits), weight_words=needs.weight_words,
-            activation_words=needs.activation_words, record_words=needs.record_words, program_words=needs.program_words,
-        )  # fmt: skip
-        plan = schedule(program, core)
-        figure = plan.macs / (core.macs_per_cycle * plan.cycles)
-        yield Row(name=name, figure=round(figure, 4), unit=UTILISATION, goal=goal, floor=1.0)
+def _cells(family: str, make: Callable[[Board], "Component"]) -> int:
+    """Cells that hold a table or a carry."""
+    board = get_board(_PARTS[family])
+    used = packed_cells(board, make(board))
+    return sum(used.get(kind, 0) for kind in _COUNTED[family])

@@ -7,7 +7,7 @@ from amaranth.lib.wiring import In, Out
 from tritloom.hw.arch.parameters import ACTIVATION_BITS
 from tritloom.hw.cell import TRIT_BITS, ProductAdder
 
-__all__ = ["AccumulateCell", "Enclosed"]
+__all__ = ["AccumulateCell", "Enclosed", "PlainCell"]
 
 
 class AccumulateCell(wiring.Component):
@@ -35,6 +35,27 @@ class AccumulateCell(wiring.Component):
         m.submodules.adder = adder = ProductAdder(columns=1, partial_bits=self._bits, sum_bits=self._bits)
         m.d.comb += [adder.activation.eq(self.activation), adder.trits.eq(self.trit), adder.partial[0].eq(self.sum)]
         m.d.sync += self.sum.eq(adder.sum[0])
+        return m
+
+
+class PlainCell(wiring.Component):
+    """What :class:`AccumulateCell` computes, written as one would without thought for the cells: to compare with.
+
+    Members
+    -------
+    activation, trit, sum : as in :class:`AccumulateCell`
+    """
+
+    def __init__(self, *, bits: int) -> None:
+        super().__init__({"activation": In(signed(ACTIVATION_BITS)), "trit": In(TRIT_BITS), "sum": Out(signed(bits))})
+
+    def elaborate(self, platform) -> Module:
+        m = Module()
+        with m.Switch(self.trit):
+            with m.Case(0b01):
+                m.d.sync += self.sum.eq(self.sum + self.activation)
+            with m.Case(0b11):
+                m.d.sync += self.sum.eq(self.sum - self.activation)
         return m
 
 

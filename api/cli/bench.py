@@ -8,51 +8,76 @@ import typer
 from tritloom.cli.console import Console
 from tritloom.cli.options import JsonOption, QuietOption, VerboseOption
 
-__all__ = ["bench"]
+__all__ = ["MODEL", "bench"]
 
 MODEL = "digits_cnn_twn"
-GOAL = 0.75
-"""Share of the array that the packaged model should use."""
 
 
 def bench(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="F.json", help="File for the rows as JSON.", show_default=False)
     ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Leave out place and route of whole cores, which takes hours.")] = False,
+    board: Annotated[
+        list[str] | None,
+        typer.Option("--board", metavar="B", help="Only place and route, and only for this board; may be repeated.", show_default=False),
+    ] = None,
+    seeds: Annotated[int, typer.Option("--seeds", min=1, max=100, metavar="N", help="Seeds of place and route.")] = 5,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = 0,
 ) -> None:
-    """Measure cells of the array's parts by nextpnr's count, and how busy the array is, beside the goal and the floor.
+    """Measure cells by nextpnr's count, clocks after place and route, utilisation and speeds, beside the goal and the floor.
 
-    Needs yosys and nextpnr, and takes a minute or two. The stored figures are docs/benchmarks/quick.json.
+    Needs yosys and nextpnr. With --quick a few minutes: parts of the array, utilisation, simulation. The stored figures are
+    docs/benchmarks/quick.json and docs/benchmarks/routed.json.
 
     [bold]Examples[/bold]
 
-    tritloom bench
+    tritloom bench --quick
 
-    tritloom bench -o figures.json
+    tritloom bench --board ulx3s-25f --seeds 3 -o figures.json
     """
     from json import dumps
 
-    from tritloom.boards.benchmark import area_rows, utilisation_rows
+    from tritloom.boards import get_board
+    from tritloom.boards.benchmark import area_rows
+    from tritloom.boards.routed import TARGETS, core_rows
     from tritloom.compiled import compile
+    from tritloom.errors import UserError
     from tritloom.files import write_bytes
+    from tritloom.measurement import speed_rows, utilisation_rows
     from tritloom.models.zoo import path as zoo_path
 
     console = Console(json=json, verbose=verbose, quiet=quiet)
+    if quick and board:
+        raise UserError("--quick leaves out what --board asks for; give one of them")
+    names = [get_board(name).name for name in board or [target.board for target in TARGETS]]
+    targets = tuple(target for target in TARGETS if target.board in names)
+    if missing := sorted(set(names) - {target.board for target in TARGETS}):
+        raise UserError(f"no core is measured on {missing[0]}; boards are {', '.join(target.board for target in TARGETS)}")
     rows = []
     with console.progress() as progress:
-        for row in area_rows():
-            progress.tell(f"{row.name} {row.family}")
-            rows.append(row)
-        program = compile(Path(zoo_path(MODEL))).program
-        rows += utilisation_rows({f"{MODEL} on 32 x 32, 16 post lanes": (program, GOAL)})
+        if not board:
+            for row in area_rows():
+                progress.tell(f"{row.name} {row.family}")
+                rows.append(row)
+            source = zoo_path(MODEL).read_bytes()
+            rows += utilisation_rows(MODEL, compile(source).program)
+            rows += speed_rows(MODEL, source, progress=progress.tell)
+        if not quick:
+            rows += core_rows(targets, seeds=seeds, progress=progress.tell)
     console.table(
         "",
-        ("what", "family", "figure", "goal", "floor", "figure / floor", "reached", "unit"),
-        [(r.name, r.family, r.figure, r.goal, r.floor, f"{r.figure / r.floor:.2f}", "yes" if r.reached else "no", r.unit) for r in rows],
-    )
+        ("what", "family", "figure", "unit", "goal", "reached", "floor", "figure / floor", "to compare"),
+        [
+            (
+                r.name, r.family, r.figure, r.unit, "" if r.goal is None else r.goal, {True: "yes", False: "no", None: ""}[r.reached],
+                "" if r.floor is None else r.floor, "" if r.floor is None else f"{r.figure / r.floor:.2f}", r.compared,
+            )
+            for r in rows
+        ],
+    )  # fmt: skip
     fields = {"rows": [row.to_json() for row in rows]}
     if output is not None:
         write_bytes(output, (dumps(fields, indent=2, sort_keys=True) + "\n").encode())
