@@ -1,9 +1,11 @@
-"""Measures the cells of cores, to check and renew the area model: ``python -m tritloom.boards.calibration [BOARD ...]``.
+"""Measures the cells of cores, to check and renew the area model: ``python -m tritloom.boards.calibration [-o F.json] [BOARD ...]``.
 
-Every core is synthesised and packed by nextpnr for the real part, but not placed: about a minute each.
+Every core is synthesised and packed by nextpnr for the real part, but not placed: about a minute each. The stored figures are
+``docs/benchmarks/area.json``.
 """
 
-import sys
+import argparse
+import json
 import tempfile
 from pathlib import Path
 
@@ -13,15 +15,27 @@ from tritloom.boards.board import Board
 from tritloom.boards.flow import design_files, place_and_route, read_report, synthesise
 from tritloom.hw.arch.parameters import CoreParameters
 
-__all__ = ["main", "measure"]
+__all__ = ["cores", "main", "measure"]
 
-_SHAPES = {
-    "icebreaker": ((4, 4), (8, 2), (8, 4)),
-    "hx8k": ((4, 4), (8, 8)),
-    "ulx3s-25f": ((8, 8), (16, 16), (32, 16)),
-    "tang-nano-20k": ((8, 8), (16, 16)),
+_VARIANTS = {
+    "icebreaker": ((4, 4, 16, 1, "trit2"), (8, 4, 16, 1, "trit2"), (8, 4, 20, 1, "trit2")),
+    "hx8k": ((4, 4, 16, 1, "trit2"), (8, 8, 16, 1, "trit2"), (8, 4, 16, 1, "trit5")),
+    "ulx3s-25f": ((8, 8, 16, 1, "trit2"), (16, 16, 20, 2, "trit2"), (32, 16, 20, 4, "trit2"), (16, 16, 20, 1, "trit5")),
+    "tang-nano-20k": ((8, 8, 16, 1, "trit2"), (16, 12, 20, 4, "trit2"), (32, 8, 16, 1, "trit2"), (8, 8, 16, 1, "trit5")),
 }
-"""Shapes of the arrays that :func:`main` packs, rows and columns."""
+"""Rows, columns, accumulator bits, post lanes and weight encoding of the cores that :func:`main` packs."""
+
+
+def cores(name: str) -> list[CoreParameters]:
+    """The cores that are measured on a board."""
+    board = get_board(name)
+    return [
+        CoreParameters(
+            rows=rows, columns=columns, accumulator_bits=bits, post_lanes=lanes, weight_encoding=encoding, reduction=board.reduction,
+            weight_words=256, activation_words=256, record_words=256, program_words=256,
+        )
+        for rows, columns, bits, lanes, encoding in _VARIANTS[name]
+    ]  # fmt: skip
 
 
 def measure(board: Board, parameters: CoreParameters) -> dict[str, int]:
@@ -36,27 +50,26 @@ def measure(board: Board, parameters: CoreParameters) -> dict[str, int]:
 
 
 def main() -> None:
-    """Print estimated and measured cells for the boards named on the command line, by default one of each family's."""
-    for name in sys.argv[1:] or _SHAPES:
+    """Print estimated and measured cells for the boards named on the command line, by default one of each family's and both of iCE40."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("boards", nargs="*", metavar="BOARD", choices=[*_VARIANTS, []], help="default: all of " + ", ".join(_VARIANTS))
+    parser.add_argument("-o", "--output", metavar="F.json", help="file for the figures")
+    arguments = parser.parse_args()
+    figures = []
+    for name in arguments.boards or _VARIANTS:
         board = get_board(name)
-        shapes = _SHAPES.get(name, ((8, 8),))
-        for rows, columns in shapes:
-            for bits in (16, 24) if (rows, columns) == shapes[0] and board.dsp else (16,):
-                core = CoreParameters(
-                    rows=rows,
-                    columns=columns,
-                    accumulator_bits=bits,
-                    reduction=board.reduction,
-                    weight_words=256,
-                    activation_words=256,
-                    record_words=256,
-                    program_words=256,
-                )
-                used = measure(board, core)
-                estimate = (
-                    f"estimated {logic_cells(board, core)} {board.logic_cell} and {sum(block_use(board, core).values())} {board.block}"
-                )
-                print(f"{name} {rows}x{columns} {bits} bits: {estimate}; measured {used}", flush=True)
+        for core in cores(name):
+            used, estimate = measure(board, core), logic_cells(board, core)
+            measured, blocks = used[board.logic_cell], used.get(board.block, 0)
+            figures.append({"board": name, "core": core.to_json(), "cells": measured, "blocks": blocks})
+            error = 100 * (estimate / measured - 1)
+            print(
+                f"{name} {core.rows}x{core.columns} {core.accumulator_bits} bits, {core.post_lanes} lanes, {core.weight_encoding}: {measured} "
+                f"{board.logic_cell}, estimated {estimate} ({error:+.1f} %); {blocks} {board.block}, estimated {sum(block_use(board, core).values())}",
+                flush=True,
+            )
+    if arguments.output:
+        Path(arguments.output).write_text(json.dumps({"cores": figures}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
