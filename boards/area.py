@@ -95,10 +95,10 @@ COEFFICIENTS: dict[str, Coefficients] = {
     "ice40": Coefficients(
         fill=0.95,
         most=1 << 20,
-        base=3300,
+        base=3420,
         lane=1040,
         no_dsp=945,
-        tables=1000,
+        tables=940,
         row=72,
         accumulator_bit=3.5,
         mac=23.0,
@@ -106,7 +106,7 @@ COEFFICIENTS: dict[str, Coefficients] = {
         table_blocks=5,
     ),
     "ecp5": Coefficients(
-        fill=0.9, most=1 << 20, base=2833, lane=800, no_dsp=0, tables=0, row=70, accumulator_bit=1.55, mac=13.5, decoder=41, table_blocks=0
+        fill=0.9, most=1 << 20, base=2833, lane=700, no_dsp=0, tables=0, row=70, accumulator_bit=1.55, mac=13.5, decoder=13, table_blocks=0
     ),
     "gowin": Coefficients(
         fill=0.8, most=8_600, base=2773, lane=700, no_dsp=0, tables=0, row=70, accumulator_bit=4.3, mac=17.2, decoder=10, table_blocks=0

@@ -52,9 +52,12 @@ def measure(board: Board, parameters: CoreParameters) -> dict[str, int]:
 def main() -> None:
     """Print estimated and measured cells for the boards named on the command line, by default one of each family's and both of iCE40."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("boards", nargs="*", metavar="BOARD", choices=[*_VARIANTS, []], help="default: all of " + ", ".join(_VARIANTS))
+    parser.add_argument("boards", nargs="*", metavar="BOARD", help="default: all of " + ", ".join(_VARIANTS))
     parser.add_argument("-o", "--output", metavar="F.json", help="file for the figures")
     arguments = parser.parse_args()
+    for name in arguments.boards:
+        if name not in _VARIANTS:
+            parser.error(f"no core is measured on {name!r}; boards are {', '.join(_VARIANTS)}")
     figures = []
     for name in arguments.boards or _VARIANTS:
         board = get_board(name)

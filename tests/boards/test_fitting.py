@@ -4,6 +4,7 @@ import itertools
 import json
 from dataclasses import replace
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,6 +53,17 @@ def dense(*sizes: int, pieces: int = 1, bound: int = 30_000) -> Program:
     given = InputSpec(name="x", shape=("N", sizes[0]), dtype="float32", tensor="t0", prologue=(quantise,))
     result = OutputSpec(name="y", shape=("N", sizes[-1]), dtype="float32", tensor=last, epilogue=(HostOp(kind="Dequantize"),))
     return Program(name="dense", tensors=tensors, operations=tuple(operations), inputs=(given,), outputs=(result,))
+
+
+def test_the_area_model_is_near_what_was_measured():
+    """The stored figures are nextpnr's: ``python -m tritloom.boards.calibration -o docs/benchmarks/area.json``."""
+    stored = json.loads((Path(__file__).parents[2] / "docs/benchmarks/area.json").read_text())["cores"]
+    assert {get_board(entry["board"]).family for entry in stored} == {"ice40", "ecp5", "gowin"}
+    for entry in stored:
+        board, core = get_board(entry["board"]), CoreParameters.from_json(entry["core"])
+        assert abs(logic_cells(board, core) / entry["cells"] - 1) < 0.04, (entry["board"], core, entry["cells"], logic_cells(board, core))
+        # yosys may make a remainder of few bits out of tables.
+        assert entry["blocks"] <= sum(block_use(board, core).values()) <= entry["blocks"] + 1, (entry["board"], core, entry["blocks"])
 
 
 @pytest.mark.parametrize("name", FPGA_BOARDS)
