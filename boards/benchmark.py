@@ -129,11 +129,11 @@ def packed_cells(board: Board, component: "Component") -> dict[str, int]:
 
 def area_rows() -> Iterator[Row]:
     """The rows of parts of the array, one after the other; about half a minute each."""
-    cell, lane, mac = "cells", "cells a lane", "cells a multiply-accumulate a clock"
+    cell, lane, mac = "cells", "cells a lane", "cells a MAC"
     plain = {}
     for family, goal in (("ecp5", 20), ("ice40", 19), ("gowin", 19)):
         plain[family] = _cells(family, _plain)
-        figure, compared = _cells(family, _cell), f"{plain[family]} for an addition, a subtraction and a choice, same run"
+        figure, compared = _cells(family, _cell), f"{plain[family]} written plainly, same run"
         yield Row(
             name="accumulate cell, 16-bit sum", family=family, figure=figure, unit=cell, goal=goal, floor=_SUM_BITS, compared=compared
         )
@@ -141,7 +141,7 @@ def area_rows() -> Iterator[Row]:
     yield Row(name="dot product of 64 lanes", family="ecp5", figure=figure, unit=lane, goal=18, floor=12)
     for family, goal in (("ecp5", 16), ("ice40", 19), ("gowin", 20)):
         figure = round(_cells(family, _array) / 256, 2)
-        name, compared = "array of 32 x 8, 24-bit accumulators and drain included", f"{plain[family]} for the plain cell alone, same run"
+        name, compared = "array of 32 x 8 with accumulators", f"{plain[family]} for a plain cell, same run"
         yield Row(name=name, family=family, figure=figure, unit=mac, goal=goal, floor=12, compared=compared)
     for family, goal in (("ice40", 43), ("ecp5", 60)):
         yield Row(name="decoder of 5 trits", family=family, figure=_cells(family, _decoder), unit=cell, goal=goal, floor=10)

@@ -65,13 +65,13 @@ def core_rows(targets: tuple[Target, ...], *, seeds: int, progress: Callable[[st
                 clock, cells = read_report(folder)
                 clocks.append(clock or 0.0)
         used = cells[board.logic_cell]["used"]
-        name = f"whole core of {target.rows} x {target.columns} on {target.board}"
+        name = f"whole core {target.rows} x {target.columns}, {target.board}"
         spread = f"{min(clocks):g} to {max(clocks):g} over {seeds} seeds"
         yield Row(
             name=f"{name}: array",
             family=board.family,
             figure=core.macs_per_cycle,
-            unit="multiply-accumulates a clock",
+            unit="MACs a clock",
             goal=target.macs_goal,
             higher=True,
         )
@@ -79,7 +79,7 @@ def core_rows(targets: tuple[Target, ...], *, seeds: int, progress: Callable[[st
             name=f"{name}: clock", family=board.family, figure=statistics.median(clocks), unit="MHz, median", goal=target.mhz_goal, higher=True,
             compared=spread,
         )  # fmt: skip
-        unit, goal = f"{board.logic_cell} a multiply-accumulate a clock", target.cells_goal
+        unit, goal = f"{board.logic_cell} a MAC", target.cells_goal
         compared = f"{used} of {board.logic_cells} cells"
         yield Row(
             name=f"{name}: cells",

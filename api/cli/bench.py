@@ -69,11 +69,14 @@ def bench(
             rows += core_rows(targets, seeds=seeds, progress=progress.tell)
     console.table(
         "",
-        ("what", "family", "figure", "unit", "goal", "reached", "floor", "figure / floor", "to compare"),
+        ("what", "figure", "goal", "floor", "to compare"),
         [
             (
-                r.name, r.family, r.figure, r.unit, "" if r.goal is None else r.goal, {True: "yes", False: "no", None: ""}[r.reached],
-                "" if r.floor is None else r.floor, "" if r.floor is None else f"{r.figure / r.floor:.2f}", r.compared,
+                f"{r.name} {r.family}".strip(),
+                f"{r.figure:g} {r.unit}",
+                "" if r.goal is None else f"{r.goal:g} {'' if r.reached else 'missed'}",
+                "" if r.floor is None else f"{r.floor:g}, times {r.figure / r.floor:.2f}",
+                r.compared,
             )
             for r in rows
         ],
