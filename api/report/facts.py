@@ -58,7 +58,7 @@ def layer_facts(program: Program, schedule: Schedule) -> list[LayerFacts]:
         operation = program.operations[layer.operation]
         tensor = program.tensors[operation.output]
         convolution = operation if isinstance(operation, Convolution) else None
-        dense = convolution is not None and tensor.shape[1:] == (1, 1) and convolution.groups == 1
+        dense = convolution is not None and convolution.is_dense(program.tensors[convolution.input].shape)
         facts.append(
             LayerFacts(
                 name=layer.name,

@@ -62,7 +62,7 @@ def lower(
     notes = list(builder.notes)
     if wanted:
         notes.append(
-            f"{len(wanted)} tensors without a quantiser got {activation_bits}-bit grids from calibration samples: {', '.join(wanted)}"
+            f"{len(wanted)} tensor{'' if len(wanted) == 1 else 's'} without a quantiser got {activation_bits}-bit grids from calibration samples: {', '.join(wanted)}"
         )
     return Lowered(program, notes)
 
@@ -128,5 +128,6 @@ def _layer(operation: Operation, program: Program) -> dict[str, Any]:
     macs = 0
     if isinstance(operation, Convolution):
         macs = int(np.prod(operation.weights.shape)) * output.shape[1] * output.shape[2]
-    inputs = [list(program.tensors[tensor].shape) for tensor in operation.inputs]
-    return {"name": operation.name, "op": type(operation).__name__, "input": inputs[0], "output": list(output.shape), "macs": macs}
+    shape = program.tensors[operation.inputs[0]].shape
+    kind = "Dense" if isinstance(operation, Convolution) and operation.is_dense(shape) else type(operation).__name__
+    return {"name": operation.name, "op": kind, "input": list(shape), "output": list(output.shape), "macs": macs}
