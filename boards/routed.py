@@ -35,8 +35,8 @@ TARGETS = (
     Target(board="ulx3s-25f", rows=16, columns=48, post_lanes=1, macs_goal=768, mhz_goal=105, cells_goal=24),
     Target(board="ulx3s-85f", rows=64, columns=40, post_lanes=4, macs_goal=2560, mhz_goal=80),
     Target(board="icebreaker", rows=8, columns=4, post_lanes=1, macs_goal=128, mhz_goal=24, weight_storage="spram"),
-    Target(board="hx8k", rows=8, columns=12, post_lanes=1, macs_goal=192, mhz_goal=60),
-    Target(board="tang-nano-20k", rows=16, columns=16, post_lanes=1, macs_goal=512, mhz_goal=80),
+    Target(board="hx8k", rows=8, columns=4, post_lanes=1, macs_goal=192, mhz_goal=60),
+    Target(board="tang-nano-20k", rows=16, columns=12, post_lanes=1, macs_goal=512, mhz_goal=80),
 )
 """The largest arrays that are known to route; a goal beyond them is missed, and ``docs/decisions/`` says by what."""
 
