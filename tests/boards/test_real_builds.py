@@ -13,11 +13,20 @@ HEADERS = {"ice40": bytes.fromhex("ff0000ff7eaa997e"), "ecp5": bytes.fromhex("ff
 """How the bitstreams of the three families begin: the iCE40's preamble, the ECP5's comment block, a run of ones in Gowin's text."""
 
 
+SMALL = CoreParameters(
+    rows=4,
+    columns=1,
+    accumulator_bits=16,
+    weight_storage="spram",
+    weight_words=256,
+    activation_words=256,
+    record_words=256,
+    program_words=256,
+)
+
+
 def test_a_small_core_on_the_icebreaker(tmp_path):
-    board = get_board("icebreaker")
-    core = CoreParameters(
-        rows=4, columns=1, accumulator_bits=16, weight_storage="spram", weight_words=256, activation_words=256, record_words=256, program_words=256
-    )  # fmt: skip
+    board, core = get_board("icebreaker"), SMALL
     for name, text in design_files(board, core).items():
         (tmp_path / name).write_text(text)
     synthesise(board, tmp_path)
@@ -44,6 +53,16 @@ def test_a_small_core_on_the_icebreaker(tmp_path):
     assert 0 < sum(one != other for one, other in zip(as_routed, faster, strict=True)) < 16
     set_clock(board, tmp_path, board.typical_clock)
     assert packed() == as_routed
+
+
+@pytest.mark.place_and_route
+@pytest.mark.timeout(1200)
+def test_two_builds_give_the_same_bytes(tmp_path):
+    for name in ("one", "two"):
+        build(get_board("icebreaker"), SMALL, tmp_path / name, seed=7, cache=False)
+    first, second = ({path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two"))
+    assert "top.bin" in first and "nextpnr.log" in first
+    assert first == second
 
 
 @pytest.mark.place_and_route
