@@ -21,9 +21,6 @@ __all__ = ["BACKENDS", "Backend", "CoreBackend", "GoldenBackend", "open_backend"
 Codes = Mapping[str, np.ndarray]
 Progress = Callable[[str], None]
 
-_GOLDEN_CHUNK = 512
-"""Samples that golden computes at once, to bound the memory of their tensors."""
-
 
 class Backend(ABC):
     """Runs batches of integer codes: tensor name -> int array (N, C, H, W)."""
@@ -61,13 +58,7 @@ class GoldenBackend(Backend):
 
     def run(self, codes: Codes) -> tuple[dict[str, np.ndarray], int]:
         samples = _samples(self._program, codes)
-        names = _output_tensors(self._program)
-        parts = [
-            {name: tensors[name] for name in names}
-            for start in range(0, samples, _GOLDEN_CHUNK)
-            for tensors in [golden.run(self._program, {key: value[start : start + _GOLDEN_CHUNK] for key, value in codes.items()})]
-        ]
-        return _joined(parts), samples * self._schedule.cycles
+        return golden.run(self._program, dict(codes), keep=_output_tensors(self._program)), samples * self._schedule.cycles
 
     def trace(self, codes: Codes) -> dict[str, np.ndarray]:
         _samples(self._program, codes)
