@@ -109,7 +109,7 @@ COEFFICIENTS: dict[str, Coefficients] = {
         fill=0.9, most=1 << 20, base=2833, lane=700, no_dsp=0, tables=0, row=70, accumulator_bit=1.55, mac=13.5, decoder=13, table_blocks=0
     ),
     "gowin": Coefficients(
-        fill=0.8, most=8_600, base=2773, lane=700, no_dsp=0, tables=0, row=70, accumulator_bit=4.3, mac=17.2, decoder=10, table_blocks=0
+        fill=0.65, most=8_600, base=2773, lane=700, no_dsp=0, tables=0, row=70, accumulator_bit=4.3, mac=17.2, decoder=10, table_blocks=0
     ),
 }
 
