@@ -29,8 +29,8 @@ def bench(
 ) -> None:
     """Measure cells by nextpnr's count, clocks after place and route, utilisation and speeds, beside the goal and the floor.
 
-    Needs yosys and nextpnr. With --quick a few minutes: parts of the array, utilisation, simulation. The stored figures are
-    docs/benchmarks/quick.json and docs/benchmarks/routed.json.
+    Needs yosys and nextpnr. With --quick a few minutes: parts of the array, utilisation, simulation. Its stored figures
+    are docs/benchmarks/quick.json.
 
     [bold]Examples[/bold]
 
