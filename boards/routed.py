@@ -38,7 +38,7 @@ TARGETS = (
     Target(board="hx8k", rows=8, columns=4, post_lanes=1, macs_goal=192, mhz_goal=60),
     Target(board="tang-nano-20k", rows=16, columns=12, post_lanes=1, macs_goal=512, mhz_goal=80),
 )
-"""The largest arrays that are known to route; a goal beyond them is missed, and ``docs/decisions/`` says by what."""
+"""The largest arrays that have been routed, and on the 85F one that has been packed only; ``docs/decisions/whole-cores.md`` says what bounds them."""
 
 
 def core_rows(targets: tuple[Target, ...], *, seeds: int, progress: Callable[[str], None]) -> Iterator[Row]:

@@ -75,8 +75,8 @@ def tensor_from_bytes(placement: Placement, data: bytes, parameters: CoreParamet
     pixels = np.frombuffer(data, np.uint8, placement.bytes).reshape(height * width, placement.pixel_bytes)
     elements = np.ascontiguousarray(pixels[:, : channels * placement.element_bytes]).view(f"<i{placement.element_bytes}")
     stored = elements.T.astype(np.int64).ravel()
-    if placement.patches is not None:
-        indices = patch_elements(placement.patches.window, placement.shape).ravel()
+    if placement.stored_elements is not None:
+        indices = placement.stored_elements.ravel()
         tensor = np.zeros(prod(placement.shape), np.int64)
         tensor[indices[indices >= 0]] = stored[indices >= 0]
         return tensor.reshape(placement.shape)

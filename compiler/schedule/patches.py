@@ -6,6 +6,7 @@ fewer taps, or one, and the convolution stays exact: it is the same sum.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import prod
 
 import numpy as np
@@ -23,6 +24,7 @@ class Patches:
     pad_code: int
 
 
+@lru_cache(maxsize=8)  # the same for every sample
 def patch_elements(window: Window, shape: tuple[int, int, int]) -> np.ndarray:
     """Element of the tensor (C, H, W), or -1 outside of it, of each channel of each stored pixel: int64 (channels, rows, columns).
 
@@ -37,7 +39,9 @@ def patch_elements(window: Window, shape: tuple[int, int, int]) -> np.ndarray:
     )
     inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
     elements = np.arange(channels)[:, None, None, None, None] * height * width + y * width + x
-    return np.where(inside, elements, -1).reshape(-1, rows, columns)
+    result = np.where(inside, elements, -1).reshape(-1, rows, columns)
+    result.flags.writeable = False
+    return result
 
 
 def stored_shape(window: Window, shape: tuple[int, int, int]) -> tuple[int, int, int]:
