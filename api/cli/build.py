@@ -57,7 +57,9 @@ def build(
     console.say(
         f"{compiled.program.name} on {found.title}: an array of {core.rows} x {core.columns}, {result.macs_per_cycle} multiply-accumulates a clock"
     )
-    console.say(f"highest clock {result.fmax_mhz:g} MHz; the clock generator runs at {result.clock_mhz:g} MHz")
+    console.say(
+        f"highest clock {result.fmax_mhz:g} MHz; the clock generator runs at {result.clock_mhz:g} MHz, the serial port at {result.baud} baud"
+    )
     console.say(f"{built.schedule.cycles} cycles an inference, {built.inferences_per_second:.0f} inferences a second")
     console.say(f"wrote {result.bitstream} and {target}" + (" (cached)" if result.cached else ""))
     fields = {**result.to_json(), "seconds": round(result.seconds, 1), "model": str(target), "cycles": built.schedule.cycles}
