@@ -279,6 +279,8 @@ class CoreModel:
             self._check_all("record", word + 1, self.parameters.record_words)
             total = multiplier[record] * values + bias[record] + multiplier[record + lanes] * second
         else:
+            half = 1 << (self.parameters.accumulator_bits - 1)
+            start = (start + half) % (2 * half) - half
             for piece in range(1, instruction.records):
                 record = np.where(values >= start[base + piece * lanes], base + piece * lanes, record)
             total = multiplier[record] * values + bias[record]

@@ -4,7 +4,7 @@ A step function is a list of pieces. The post unit takes the last piece whose ``
 (the first piece always applies) and computes ``v = multiplier * acc + bias``, then ``v >> shift`` (arithmetic, that is
 floor), or with ``half_even`` ``(v + 2**(shift-1) - 1 + bit shift of v) >> shift`` (ties to the even result), then clamps
 to the instruction's bounds. Rounding half up is floor with ``2**(shift-1)`` in the bias. Thresholds are pieces with
-multiplier 0.
+multiplier 0. Of ``start`` as many low bits are compared as the accumulator has.
 
 For a sum of two tensors there are exactly two records a channel and no choice: ``v = m0 * a + bias0 + m1 * b``; shift and
 half_even come from the first record.

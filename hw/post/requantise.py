@@ -107,7 +107,8 @@ class Requantiser(wiring.Component):
         bias = Signal(signed(record.BIAS_BITS), reset_less=True)
         shift, half_even = Signal(record.SHIFT_BITS, reset_less=True), Signal(reset_less=True)
         choose = Signal()
-        m.d.comb += choose.eq(self.first | (~self.two_operands & (self.value >= self.record.start)))
+        begins = self.record.start[: self._bits].as_signed()  # a piece that begins outside of the accumulator's range would never differ
+        m.d.comb += choose.eq(self.first | (~self.two_operands & (self.value >= begins)))
         m.d.sync += value.eq(self.value)
         with m.If(choose | self.two_operands):
             m.d.sync += multiplier.eq(self.record.multiplier)
