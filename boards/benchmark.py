@@ -4,6 +4,7 @@ Parts of the core are synthesised and packed for a real part without their pins;
 4-input table a bit of every addition.
 """
 
+import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -18,7 +19,7 @@ from tritloom.boards.toolchain import run_tool, run_yosys
 if TYPE_CHECKING:
     from amaranth.lib.wiring import Component
 
-__all__ = ["Row", "area_rows", "packed_cells"]
+__all__ = ["Row", "area_rows", "clock_row", "packed_cells"]
 
 _PARTS = {"ecp5": "ulx3s-25f", "ice40": "hx8k", "gowin": "tang-nano-20k"}
 _COUNTED = {"ecp5": ("TRELLIS_COMB",), "ice40": ("ICESTORM_LC",), "gowin": ("LUT4",)}
@@ -105,26 +106,46 @@ _GOWIN_PINS = 'IO_LOC "clk" 4;\nIO_LOC "data" 15;\n'
 """nextpnr packs nothing for a Gowin part that has pins without a place."""
 
 
-def packed_cells(board: Board, component: "Component") -> dict[str, int]:
-    """Cells of a component on the part of ``board``, packed by nextpnr without pins; raises like :func:`tritloom.boards.bitstream.build`."""
+def _synthesised(board: Board, component: "Component", folder: Path) -> list[str]:
+    """Put a netlist of the component without pins into ``folder``; the arguments for nextpnr that go with it."""
     from amaranth.back import rtlil  # pyright: ignore[reportAttributeAccessIssue] (missing in the stubs)
 
     from tritloom.hw.measured import Enclosed
 
+    if board.family == "gowin":
+        component = Enclosed(component)
+        (folder / "top.cst").write_text(_GOWIN_PINS)
+    (folder / "top.il").write_text(rtlil.convert(component, name="top", platform=board.make_platform(), emit_src=False))
+    script = synthesis_script(board)
+    if board.family == "ecp5":
+        script = script.replace("synth_ecp5 ", "synth_ecp5 -noiopad ")
+    run_yosys(script, cwd=folder)
+    pins = {"ecp5": ["--out-of-context"], "ice40": ["--pcf-allow-unconstrained"], "gowin": ["--vopt", "cst=top.cst"]}[board.family]
+    return [*board.place, "--json", "top.json", "--report", "report.json", *pins]
+
+
+def packed_cells(board: Board, component: "Component") -> dict[str, int]:
+    """Cells of a component on the part of ``board``, packed by nextpnr without pins; raises like :func:`tritloom.boards.bitstream.build`."""
     with tempfile.TemporaryDirectory(prefix="tritloom-") as name:
         folder = Path(name)
-        if board.family == "gowin":
-            component = Enclosed(component)
-            (folder / "top.cst").write_text(_GOWIN_PINS)
-        (folder / "top.il").write_text(rtlil.convert(component, name="top", platform=board.make_platform(), emit_src=False))
-        script = synthesis_script(board)
-        if board.family == "ecp5":
-            script = script.replace("synth_ecp5 ", "synth_ecp5 -noiopad ")
-        run_yosys(script, cwd=folder)
-        pins = {"ecp5": ["--out-of-context"], "ice40": ["--pcf-allow-unconstrained"], "gowin": ["--vopt", "cst=top.cst"]}[board.family]
-        arguments = [*board.place, "--json", "top.json", "--report", "report.json", "--pack-only", *pins]
+        arguments = [*_synthesised(board, component, folder), "--pack-only"]
         run_tool(FAMILY_TOOLS[board.family][1], arguments, cwd=folder, log="nextpnr.log")
         return {cell: count["used"] for cell, count in read_report(folder)[1].items() if count["used"]}
+
+
+def clock_row(*, seeds: int) -> Row:
+    """Clock of the dot product alone, synthesised once and placed and routed with the seeds 1 to ``seeds``; a minute each."""
+    board, clocks = get_board(_PARTS["ecp5"]), []
+    with tempfile.TemporaryDirectory(prefix="tritloom-") as name:
+        folder = Path(name)
+        arguments = [*_synthesised(board, _dot(board), folder), "--freq", "200", "--timing-allow-fail"]
+        for seed in range(1, seeds + 1):
+            run_tool(FAMILY_TOOLS[board.family][1], [*arguments, "--seed", str(seed)], cwd=folder, log="nextpnr.log")
+            clocks.append(read_report(folder)[0] or 0.0)
+    return Row(
+        name="dot product of 64 lanes: clock", family="ecp5", figure=round(statistics.median(clocks), 1), unit="MHz, median", goal=150, higher=True,
+        compared=f"{min(clocks):g} to {max(clocks):g} over {seeds} seeds", guarded=False,
+    )  # fmt: skip
 
 
 def area_rows() -> Iterator[Row]:

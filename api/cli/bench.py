@@ -41,7 +41,7 @@ def bench(
     from json import dumps
 
     from tritloom.boards import get_board
-    from tritloom.boards.benchmark import area_rows
+    from tritloom.boards.benchmark import area_rows, clock_row
     from tritloom.boards.routed import TARGETS, core_rows
     from tritloom.compiled import compile
     from tritloom.errors import UserError
@@ -66,6 +66,9 @@ def bench(
             rows += utilisation_rows(MODEL, compile(source).program)
             rows += speed_rows(MODEL, source, progress=progress.tell)
         if not quick:
+            if not board:
+                progress.tell("dot product of 64 lanes: place and route")
+                rows.append(clock_row(seeds=seeds))
             rows += core_rows(targets, seeds=seeds, progress=progress.tell)
     console.table(
         "",
