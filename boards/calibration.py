@@ -18,12 +18,12 @@ from tritloom.hw.arch.parameters import CoreParameters
 __all__ = ["cores", "main", "measure"]
 
 _VARIANTS = {
-    "icebreaker": ((4, 4, 16, 1, "trit2"), (8, 4, 16, 1, "trit2"), (8, 4, 20, 1, "trit2")),
-    "hx8k": ((4, 4, 16, 1, "trit2"), (8, 8, 16, 1, "trit2"), (8, 4, 16, 1, "trit5")),
-    "ulx3s-25f": ((8, 8, 16, 1, "trit2"), (16, 16, 20, 2, "trit2"), (32, 16, 20, 4, "trit2"), (16, 16, 20, 1, "trit5")),
-    "tang-nano-20k": ((8, 8, 16, 1, "trit2"), (16, 12, 20, 4, "trit2"), (32, 8, 16, 1, "trit2"), (8, 8, 16, 1, "trit5")),
+    "icebreaker": ((4, 4, 16, 58, 1, "trit2"), (8, 4, 16, 36, 1, "trit2"), (8, 4, 16, 48, 1, "trit2"), (8, 4, 20, 40, 1, "trit2")),
+    "hx8k": ((4, 4, 16, 58, 1, "trit2"), (8, 8, 16, 40, 1, "trit2"), (8, 4, 16, 40, 1, "trit5")),
+    "ulx3s-25f": ((8, 8, 16, 58, 1, "trit2"), (16, 16, 20, 40, 2, "trit2"), (32, 16, 20, 40, 4, "trit2"), (16, 16, 20, 58, 4, "trit5")),
+    "tang-nano-20k": ((8, 8, 16, 58, 1, "trit2"), (16, 12, 20, 40, 4, "trit2"), (32, 8, 16, 40, 1, "trit2"), (8, 8, 16, 40, 1, "trit5")),
 }
-"""Rows, columns, accumulator bits, post lanes and weight encoding of the cores that :func:`main` packs."""
+"""Rows, columns, accumulator bits, scaled bits, post lanes and weight encoding of the cores that :func:`main` packs."""
 
 
 def cores(name: str) -> list[CoreParameters]:
@@ -31,10 +31,10 @@ def cores(name: str) -> list[CoreParameters]:
     board = get_board(name)
     return [
         CoreParameters(
-            rows=rows, columns=columns, accumulator_bits=bits, post_lanes=lanes, weight_encoding=encoding, reduction=board.reduction,
+            rows=rows, columns=columns, accumulator_bits=bits, scaled_bits=scaled, post_lanes=lanes, weight_encoding=encoding, reduction=board.reduction,
             weight_words=256, activation_words=256, record_words=256, program_words=256,
         )
-        for rows, columns, bits, lanes, encoding in _VARIANTS[name]
+        for rows, columns, bits, scaled, lanes, encoding in _VARIANTS[name]
     ]  # fmt: skip
 
 
@@ -67,7 +67,7 @@ def main() -> None:
             figures.append({"board": name, "core": core.to_json(), "cells": measured, "blocks": blocks})
             error = 100 * (estimate / measured - 1)
             print(
-                f"{name} {core.rows}x{core.columns} {core.accumulator_bits} bits, {core.post_lanes} lanes, {core.weight_encoding}: {measured} "
+                f"{name} {core.rows}x{core.columns} {core.accumulator_bits} and {core.scaled_bits} bits, {core.post_lanes} lanes, {core.weight_encoding}: {measured} "
                 f"{board.logic_cell}, estimated {estimate} ({error:+.1f} %); {blocks} {board.block}, estimated {sum(block_use(board, core).values())}",
                 flush=True,
             )

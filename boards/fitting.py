@@ -21,7 +21,7 @@ from tritloom.compiler.ir.program import Convolution, Program
 from tritloom.compiler.schedule import Needs, memory_needs, schedule, sim_parameters
 from tritloom.errors import ModelError, UserError
 from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES
-from tritloom.hw.arch.parameters import SPRAM_BITS, CoreParameters
+from tritloom.hw.arch.parameters import SCALED_BITS, SPRAM_BITS, CoreParameters
 
 __all__ = ["fit", "fitting_cores"]
 
@@ -30,6 +30,7 @@ _COLUMNS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
 _LANES = (1, 2, 4)
 _ACCUMULATOR_BITS = (16, 20, 24, 28, 32)
 """Widths on offer; few, so that one bitstream serves many models."""
+_SCALED_BITS = (36, 40, 44, 48, SCALED_BITS)
 
 _CANDIDATES = 32
 """Cores whose exact number of clocks decides."""
@@ -123,6 +124,7 @@ def _shapes(board: Board, array: tuple[int, int] | None) -> list[CoreParameters]
         rows=4,
         columns=1,
         accumulator_bits=16,
+        scaled_bits=_SCALED_BITS[0],
         reduction=board.reduction,
         weight_words=1,
         activation_words=1,
@@ -194,6 +196,7 @@ def _with_memories(board: Board, program: Program, core: CoreParameters, needs: 
     sized = replace(
         core,
         accumulator_bits=bits,
+        scaled_bits=next(width for width in _SCALED_BITS if width >= needs.scaled_bits),
         weight_words=max(1, needs.weight_words),
         activation_words=max(1, needs.activation_words),
         record_words=max(1, needs.record_words),

@@ -5,7 +5,7 @@ so a small network takes milliseconds; the clocks come from :func:`tritloom.hw.a
 
 What the instruction set leaves open is fixed here as follows:
 
-* Accumulators wrap at ``accumulator_bits`` in two's complement (the compiler proves that they never do).
+* Accumulators wrap at ``accumulator_bits`` in two's complement, scaled ones at ``scaled_bits`` (the compiler proves that they never do).
 * ``y``, ``x`` and ``p`` wrap at 16 bits, ``a``, ``b`` and ``o`` at 32. ``a`` drops its low bits where a whole activation word is read, ``o`` where one is written.
 * ``o_step`` and ``p_step`` of loops below ``reduce_loops`` are ignored (the scheduler writes 0).
 * What an instruction reads is what memory held when the instruction began; an instruction must not read what it writes.
@@ -30,6 +30,12 @@ _CHUNK = 1 << 21
 """Activations gathered at once, to bound the memory that a large convolution takes."""
 _ADDRESS, _RECORD = (1 << 32) - 1, (1 << 16) - 1
 """Masks of the address registers and of the record register."""
+
+
+def _wrapped(values: np.ndarray, bits: int) -> np.ndarray:
+    """Values (int64) in two's complement of ``bits``."""
+    half = 1 << (bits - 1)
+    return (values + half & 2 * half - 1) - half
 
 
 def walk(instruction: Instruction, register: str, first: int, last: int) -> np.ndarray:
@@ -191,8 +197,7 @@ class CoreModel:
                     weights[first] = np.ascontiguousarray(trits.transpose(0, 2, 1).reshape(-1, columns), lanes.dtype)
                 chosen = np.flatnonzero(outer_b[outer] == first)
                 accumulators[start + chosen] = lanes[chosen] @ weights[first]
-        half = 1 << (self.parameters.accumulator_bits - 1)
-        self._drain(instruction, (accumulators + half & 2 * half - 1) - half)
+        self._drain(instruction, _wrapped(accumulators, self.parameters.accumulator_bits))
 
     def _plane_factors(self, instruction: Instruction) -> tuple[np.ndarray, int]:
         """Power of three that later triplings give each reduction element (modulo 2**64), and their sum as a bound."""
@@ -279,11 +284,11 @@ class CoreModel:
             self._check_all("record", word + 1, self.parameters.record_words)
             total = multiplier[record] * values + bias[record] + multiplier[record + lanes] * second
         else:
-            half = 1 << (self.parameters.accumulator_bits - 1)
-            start = (start + half) % (2 * half) - half
+            start = _wrapped(start, self.parameters.accumulator_bits)
             for piece in range(1, instruction.records):
                 record = np.where(values >= start[base + piece * lanes], base + piece * lanes, record)
             total = multiplier[record] * values + bias[record]
+        total = _wrapped(total, self.parameters.scaled_bits)
         amount = shift[record]
         ties = np.where(amount > 0, (1 << np.maximum(amount - 1, 0)) - 1 + (total >> amount & 1), 0)
         total = np.where(half_even[record] == 1, total + ties, total) >> amount

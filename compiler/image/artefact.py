@@ -21,7 +21,7 @@ from tritloom.files import read_bytes, write_bytes
 
 __all__ = ["SCHEMA_VERSION", "Artefact", "artefact_digest", "decode_artefact", "encode_artefact", "read_artefact", "write_artefact"]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 _BOARD = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _SCHEDULE_ENTRY = re.compile(r"schedules/([a-z0-9][a-z0-9-]{0,63})/([a-z.]+)")

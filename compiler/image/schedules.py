@@ -10,7 +10,7 @@ from tritloom.compiler.schedule import Placement, Schedule
 from tritloom.compiler.schedule.bounds import check_instruction
 from tritloom.compiler.schedule.layout import lifetimes
 from tritloom.compiler.schedule.patches import input_patches
-from tritloom.compiler.schedule.plan import accumulator_bits, complete
+from tritloom.compiler.schedule.plan import accumulator_bits, complete, scaled_bits
 from tritloom.errors import UserError
 from tritloom.hw.arch.isa import ISA_VERSION, PROGRAM_WORD_BYTES, Instruction, Opcode, assemble, disassemble
 from tritloom.hw.arch.parameters import CoreParameters
@@ -77,6 +77,9 @@ def decode_schedule(files: dict[str, Any], program: Program, where: str) -> Sche
     bits = accumulator_bits(program)
     if bits > parameters.accumulator_bits:
         raise Malformed(f"the program needs accumulators of {bits} bits, the core has {parameters.accumulator_bits}")
+    bits = scaled_bits(program)
+    if bits > parameters.scaled_bits:
+        raise Malformed(f"the program needs {bits} bits for its scaled accumulators, the core has {parameters.scaled_bits}")
     instructions = _decode_instructions(files["program.bin"], parameters)
     loaded = {"weight_words": len(weights) // parameters.weight_word_bytes, "record_words": record_words}
     for index, instruction in enumerate(instructions):

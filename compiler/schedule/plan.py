@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tritloom.compiler.ir.program import Convolution, Program, SumPool
+from tritloom.compiler.ir.program import Add, Convolution, Program, Rescale, SumPool
 from tritloom.compiler.schedule.layout import Placement, place
 from tritloom.compiler.schedule.lower import Lowering, count_macs
 from tritloom.errors import ModelError
@@ -13,7 +13,17 @@ from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.record import RECORD_BYTES
 from tritloom.hw.arch.timing import program_cycles
 
-__all__ = ["Needs", "Schedule", "ScheduledLayer", "accumulator_bits", "complete", "memory_needs", "schedule", "sim_parameters"]
+__all__ = [
+    "Needs",
+    "Schedule",
+    "ScheduledLayer",
+    "accumulator_bits",
+    "complete",
+    "memory_needs",
+    "scaled_bits",
+    "schedule",
+    "sim_parameters",
+]
 
 LARGEST_MEMORY = 1 << 22
 LARGEST_REGISTER = 1 << 16
@@ -73,13 +83,14 @@ class Schedule:
 
 @dataclass(frozen=True, kw_only=True)
 class Needs:
-    """Smallest memories (in words) and accumulator that hold a program on an array of some shape."""
+    """Smallest memories (in words), accumulator and sums of the post unit that hold a program on an array of some shape."""
 
     weight_words: int
     activation_words: int
     record_words: int
     program_words: int
     accumulator_bits: int
+    scaled_bits: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +111,39 @@ def accumulator_bits(program: Program) -> int:
     return bits
 
 
+def scaled_bits(program: Program) -> int:
+    """Width of ``multiplier * accumulator + bias`` that the records of every layer need on the accumulators that reach them, at least 34."""
+    bits = 34
+    for operation in program.operations:
+        tensors = [program.tensors[name] for name in operation.inputs]
+        if isinstance(operation, Convolution):
+            steps, low, high = [operation.step] if operation.step is not None else [], operation.acc_low, operation.acc_high
+        elif isinstance(operation, SumPool):
+            steps, low, high = [step for _, step in operation.regions], operation.acc_low, operation.acc_high
+        elif isinstance(operation, (Rescale, Add)):
+            steps, low, high = [operation.step], tensors[0].low, tensors[0].high
+        else:
+            continue
+        for step in steps:
+            tables = np.array(
+                [[(r.start, r.multiplier, r.bias, r.shift) for r in pieces] for pieces in dict.fromkeys(step.records)], np.int64
+            )
+            start, multiplier, bias, shift = np.moveaxis(tables, 2, 0)
+            if isinstance(operation, Add):
+                ends = [multiplier[:, 0] * left + multiplier[:, 1] * right + bias[:, 0]
+                        for left in (low, high) for right in (tensors[1].low, tensors[1].high)]  # fmt: skip
+            else:
+                # A piece counts from its start to the smallest start behind it; the first one begins at the smallest accumulator.
+                later = np.minimum.accumulate(np.pad(start[:, 1:], ((0, 0), (0, 1)), constant_values=high + 1)[:, ::-1], axis=1)[:, ::-1]
+                first, last = np.maximum(start, low), np.minimum(later - 1, high)
+                first[:, 0] = low
+                used = first <= last
+                ends = [(multiplier * end + bias)[used] for end in (first, last)]
+            values = np.concatenate(ends)
+            bits = max(bits, int(shift.max()) + 1, _signed_bits(int(values.min())), _signed_bits(int(values.max())))
+    return bits
+
+
 def _signed_bits(value: int) -> int:
     return (value if value >= 0 else ~value).bit_length() + 1
 
@@ -115,6 +159,7 @@ def _lower(program: Program, *, rows: int, columns: int, weight_encoding: str, p
         record_words=len(records) // (RECORD_BYTES * post_lanes),
         program_words=sum(instruction.words for group in instructions for instruction in group) + 1,
         accumulator_bits=accumulator_bits(program),
+        scaled_bits=scaled_bits(program),
     )
     return _Lowered(instructions=instructions, placements=placements, weights=weights, records=records, needs=needs)
 
@@ -168,6 +213,12 @@ def _check_fit(program: Program, needs: Needs, parameters: CoreParameters) -> No
                     f"layer {operation.name!r} reaches accumulator values from {operation.acc_low} to {operation.acc_high} and needs {bits} bits, "
                     f"but the core's accumulators have {parameters.accumulator_bits}; use a core with accumulator_bits of {bits} or more"
                 )
+    bits = scaled_bits(program)
+    if bits > parameters.scaled_bits:
+        raise ModelError(
+            f"model {program.name!r} needs {bits} bits for its scaled accumulators, but the core's post unit has {parameters.scaled_bits}; "
+            f"use a core with scaled_bits of {bits} or more"
+        )
     advice = {
         "weight_words": "a larger part, fewer digit planes or a smaller model",
         "activation_words": "a larger part or smaller feature maps",

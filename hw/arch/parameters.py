@@ -9,7 +9,16 @@ from tritloom.hw.arch.link import MAX_WRITE
 from tritloom.hw.arch.record import RECORD_BYTES
 from tritloom.hw.arch.reduction import REDUCTIONS, chain_stages
 
-__all__ = ["ACTIVATION_BITS", "BYTES_TOGETHER", "CoreParameters", "POST_LANES", "WEIGHT_ENCODINGS", "WEIGHT_STORAGES", "stored_lanes"]
+__all__ = [
+    "ACTIVATION_BITS",
+    "BYTES_TOGETHER",
+    "CoreParameters",
+    "POST_LANES",
+    "SCALED_BITS",
+    "WEIGHT_ENCODINGS",
+    "WEIGHT_STORAGES",
+    "stored_lanes",
+]
 
 ACTIVATION_BITS = 8
 """Width of a stored activation code (two's complement)."""
@@ -21,6 +30,9 @@ WEIGHT_ENCODINGS = ("trit2", "trit5")
 WEIGHT_STORAGES = ("block", "spram")
 
 POST_LANES = (1, 2, 4, 8, 16)
+
+SCALED_BITS = 58
+"""Enough for any record: ``|multiplier * value + bias|`` is at most 2**56, and the largest rounding term below 2**55."""
 
 SPRAM_BITS = 64
 """Width of the four single-port RAMs of an iCE40 UP5K side by side."""
@@ -46,6 +58,9 @@ class CoreParameters:
         Outputs computed per clock, 1 to 64.
     accumulator_bits
         Width of a signed accumulator, 16 to 32. The compiler refuses a model that needs more.
+    scaled_bits
+        Width of ``multiplier * accumulator + bias`` in the post unit, 34 to 58: every sum in a lane has it. The compiler refuses a model that
+        needs more; 58 is enough for any.
     reduction
         ``tree`` or ``chain``: how a column sums its products (:mod:`tritloom.hw.arch.reduction`).
     post_lanes
@@ -67,6 +82,7 @@ class CoreParameters:
     rows: int = 16
     columns: int = 16
     accumulator_bits: int = 24
+    scaled_bits: int = 58
     reduction: str = "tree"
     post_lanes: int = 1
     weight_encoding: str = "trit2"
@@ -87,6 +103,7 @@ class CoreParameters:
         need(4 <= self.rows <= 64 and self.rows & (self.rows - 1) == 0, "rows", "a power of two from 4 to 64", self.rows)
         need(1 <= self.columns <= 64, "columns", "from 1 to 64", self.columns)
         need(16 <= self.accumulator_bits <= 32, "accumulator_bits", "from 16 to 32", self.accumulator_bits)
+        need(34 <= self.scaled_bits <= SCALED_BITS, "scaled_bits", f"from 34 to {SCALED_BITS}", self.scaled_bits)
         need(self.reduction in REDUCTIONS, "reduction", f"one of {REDUCTIONS}", self.reduction)
         need(
             self.post_lanes in POST_LANES and self.columns % self.post_lanes == 0 and self.post_lanes <= self.rows,

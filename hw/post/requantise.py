@@ -8,15 +8,15 @@ from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
 from tritloom.hw.arch import record
-from tritloom.hw.arch.parameters import ACTIVATION_BITS
+from tritloom.hw.arch.parameters import ACTIVATION_BITS, SCALED_BITS
 from tritloom.hw.arch.timing import REQUANTISE_LATENCY
 
 __all__ = ["RecordLayout", "Requantiser", "requantise_formula"]
 
 _LOW_VALUE, _LOW_MULTIPLIER = 15, 12
 """Low bits of value and multiplier that are multiplied apart: every partial product then fits a 16 x 16 or 18 x 18 signed multiplier."""
-_TOTAL_BITS = 58
-"""|multiplier * value + bias| is at most 2**56, and the largest rounding term below 2**55."""
+_HALF = 32
+"""Bits that the first step of the shift drops."""
 _WINDOW = 17
 """Bits kept by the coarse shift: a fraction bit, up to 7 bits that the fine shift drops, 9 bits of result."""
 
@@ -51,6 +51,8 @@ class Requantiser(wiring.Component):
     ----------
     accumulator_bits : :class:`int`
         Width of the signed value.
+    scaled_bits : :class:`int`
+        Width of the sums; a value and a record that need more give a code that means nothing.
 
     Members
     -------
@@ -70,10 +72,12 @@ class Requantiser(wiring.Component):
         ``code`` is that of a value.
     """
 
-    def __init__(self, *, accumulator_bits: int) -> None:
+    def __init__(self, *, accumulator_bits: int, scaled_bits: int = SCALED_BITS) -> None:
         if not _LOW_VALUE < accumulator_bits <= record.START_BITS:
             raise ValueError(f"Accumulator must have from {_LOW_VALUE + 1} to {record.START_BITS} bits, not {accumulator_bits!r}")
-        self._bits = accumulator_bits
+        if not 34 <= scaled_bits <= SCALED_BITS:
+            raise ValueError(f"Sums must have from 34 to {SCALED_BITS} bits, not {scaled_bits!r}")
+        self._bits, self._scaled = accumulator_bits, scaled_bits
         super().__init__({
             "value": In(signed(accumulator_bits)), "record": In(RecordLayout()), "valid": In(1), "first": In(1), "last": In(1), "flush": In(1),
             "two_operands": In(1), "low": In(signed(ACTIVATION_BITS)), "high": In(signed(ACTIVATION_BITS)),
@@ -104,7 +108,7 @@ class Requantiser(wiring.Component):
         # 1: choose.
         value = Signal.like(self.value, reset_less=True)
         multiplier = Signal(signed(record.MULTIPLIER_BITS), reset_less=True)
-        bias = Signal(signed(record.BIAS_BITS), reset_less=True)
+        bias = Signal(signed(min(record.BIAS_BITS, self._scaled)), reset_less=True)
         shift, half_even = Signal(record.SHIFT_BITS, reset_less=True), Signal(reset_less=True)
         choose = Signal()
         begins = self.record.start[: self._bits].as_signed()  # a piece that begins outside of the accumulator's range would never differ
@@ -134,7 +138,7 @@ class Requantiser(wiring.Component):
             m.d.sync += first_bias.eq(0)
 
         # 3: the outer two products do not overlap.
-        outer = Signal(signed(_TOTAL_BITS), reset_less=True)
+        outer = Signal(signed(self._scaled), reset_less=True)
         inner = Signal(signed(1 + max(len(low_high), len(high_low) + _LOW_VALUE - _LOW_MULTIPLIER)), reset_less=True)
         low_bits = _LOW_VALUE + _LOW_MULTIPLIER
         m.d.sync += [
@@ -142,7 +146,7 @@ class Requantiser(wiring.Component):
             inner.eq(low_high + (high_low << (_LOW_VALUE - _LOW_MULTIPLIER))),
         ]
         # 4 and 5.
-        part, total = Signal(signed(_TOTAL_BITS), reset_less=True), Signal(signed(_TOTAL_BITS), reset_less=True)
+        part, total = Signal(signed(self._scaled), reset_less=True), Signal(signed(self._scaled), reset_less=True)
         m.d.sync += [part.eq(outer + (inner << _LOW_MULTIPLIER)), total.eq(part + Mux(adding[4], total, 0))]
 
         # 6 and 7: shift by whole bytes, and saturate to what the rest of the shift can need. One fraction bit stays; `rest` says
@@ -152,18 +156,17 @@ class Requantiser(wiring.Component):
         octets = [doubled[low : low + 8] for low in range(0, len(doubled), 8)]
         unlike, nonzero = Signal(len(octets), reset_less=True), Signal(len(octets), reset_less=True)
         halved, negative = Signal(len(doubled), reset_less=True), Signal(reset_less=True)
-        half = 8 * len(octets) // 2
         m.d.sync += [
             unlike.eq(Cat((octet ^ sign.replicate(len(octet))).any() for octet in octets)),
             nonzero.eq(Cat(octet.any() for octet in octets)),
-            halved.eq(Mux(shifts[4][-1], Cat(doubled[half:], sign.replicate(half)), doubled)),
+            halved.eq(Mux(shifts[4][-1], Cat(doubled[_HALF:], sign.replicate(_HALF)), doubled)),
             negative.eq(sign),
         ]
         window, rest = Signal(signed(_WINDOW), reset_less=True), Signal(reset_less=True)
         with m.Switch(shifts[5][3:]):
             for count in range(len(octets)):
                 with m.Case(count):
-                    low = 8 * (count % (len(octets) // 2))
+                    low = 8 * count % _HALF
                     kept = Cat(halved[low:], negative.replicate(_WINDOW))[:_WINDOW]
                     bound = Cat((~negative).replicate(_WINDOW - 1), negative)
                     m.d.sync += [window.eq(Mux(_any(unlike[count + 2 :]), bound, kept)), rest.eq(_any(nonzero[:count]))]

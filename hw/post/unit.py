@@ -82,7 +82,7 @@ class PostUnit(wiring.Component):
         m = Module()
         p = self._parameters
         lanes = range(p.post_lanes)
-        requantisers = [Requantiser(accumulator_bits=p.accumulator_bits) for _ in lanes]
+        requantisers = [Requantiser(accumulator_bits=p.accumulator_bits, scaled_bits=p.scaled_bits) for _ in lanes]
 
         commands = [self.command]
         for stage in range(VALUE_LATENCY + REQUANTISE_LATENCY):

@@ -71,7 +71,7 @@ def test_the_core_holds_the_program_and_the_part_holds_the_core(name):
     board, program = get_board(name), dense(64, 40, 10)
     core = fit(board, program)
     needs = memory_needs(program, rows=core.rows, columns=core.columns, weight_encoding=core.weight_encoding, post_lanes=core.post_lanes)
-    for field in ("weight_words", "activation_words", "record_words", "program_words", "accumulator_bits"):
+    for field in ("weight_words", "activation_words", "record_words", "program_words", "accumulator_bits", "scaled_bits"):
         assert getattr(core, field) >= getattr(needs, field)
     assert sum(block_use(board, core).values()) <= board.blocks
     assert logic_cells(board, core) <= board.logic_cells

@@ -9,14 +9,15 @@ from hypothesis import strategies as st
 from program_cases import ProgramBuilder, random_codes, random_program, reference
 
 from tritloom.compiler import golden
-from tritloom.compiler.ir.program import HostOp, Rescale
-from tritloom.compiler.schedule import Placement, memory_needs, schedule, sim_parameters, tensor_from_bytes, tensor_to_bytes
+from tritloom.compiler.ir.program import Add, Convolution, HostOp, Rescale, SumPool
+from tritloom.compiler.schedule import Placement, memory_needs, scaled_bits, schedule, sim_parameters, tensor_from_bytes, tensor_to_bytes
 from tritloom.compiler.schedule.bounds import check_instruction
 from tritloom.compiler.schedule.layout import lifetimes
 from tritloom.errors import ModelError
 from tritloom.hw.arch.isa import Opcode, disassemble
 from tritloom.hw.arch.link import Space, State
 from tritloom.hw.arch.parameters import CoreParameters
+from tritloom.hw.arch.record import START_MIN, Record
 from tritloom.hw.model import CoreModel
 
 
@@ -24,7 +25,7 @@ def tight(program, rows=4, columns=3, encoding="trit2", lanes=1):
     """The smallest core of a shape that holds the program, so that any access out of place is found."""
     needs = memory_needs(program, rows=rows, columns=columns, weight_encoding=encoding, post_lanes=lanes)
     return CoreParameters(
-        rows=rows, columns=columns, accumulator_bits=needs.accumulator_bits, post_lanes=lanes, weight_encoding=encoding, weight_words=max(1, needs.weight_words),
+        rows=rows, columns=columns, accumulator_bits=needs.accumulator_bits, scaled_bits=needs.scaled_bits, post_lanes=lanes, weight_encoding=encoding, weight_words=max(1, needs.weight_words),
         activation_words=max(1, needs.activation_words), record_words=max(1, needs.record_words), program_words=needs.program_words,
     )  # fmt: skip
 
@@ -400,6 +401,43 @@ def test_accumulator_width_is_exact(low, high, bits):
         match=rf"^layer 'conv_t1' reaches accumulator values from {low} to {high} and needs {bits} bits, but the core's .* have {bits - 1}",
     ):
         schedule(program, replace(tight(program, 8, 6), accumulator_bits=bits - 1))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_scaled_width_is_that_of_the_largest_value(seed):
+    """The width by formula against every accumulator of every channel, each through the piece that evaluates it."""
+    program = random_program(seed, 4)
+    bits = 34
+    for operation in program.operations:
+        steps = [step for _, step in operation.regions] if isinstance(operation, SumPool) else [getattr(operation, "step", None)]
+        ranges = [(program.tensors[name].low, program.tensors[name].high) for name in operation.inputs]
+        if isinstance(operation, (Convolution, SumPool)):
+            ranges = [(operation.acc_low, operation.acc_high)]
+        for pieces in (pieces for step in steps if step is not None for pieces in set(step.records)):
+            low, high = ranges[0]
+            if isinstance(operation, Add):
+                values = [pieces[0].multiplier * a + pieces[1].multiplier * b + pieces[0].bias for a in ranges[0] for b in ranges[1]]
+            else:
+                values = []
+                for acc in range(low, high + 1):
+                    chosen = [pieces[0], *(piece for piece in pieces[1:] if acc >= piece.start)][-1]
+                    values.append(chosen.multiplier * acc + chosen.bias)
+            widths = [(value if value >= 0 else ~value).bit_length() + 1 for value in (min(values), max(values))]
+            bits = max(bits, *widths, *(piece.shift + 1 for piece in pieces))
+    assert scaled_bits(program) == bits
+
+
+def test_scaled_values_that_do_not_fit_are_refused():
+    program = small()
+    step = replace(program.operations[0].step, records=((Record(START_MIN, 1 << 23, 0, 38),),) * len(program.operations[0].step.records))
+    program = replace(program, operations=(replace(program.operations[0], step=step),))
+    parameters = tight(program, 8, 6)
+    assert parameters.scaled_bits == 39
+    schedule(program, parameters)
+    with pytest.raises(
+        ModelError, match=r"needs 39 bits for its scaled accumulators, but the core's post unit has 38; use a core with scaled_bits of 39"
+    ):
+        schedule(program, replace(parameters, scaled_bits=38))
 
 
 def test_raw_accumulators_and_operations_without_instruction_are_refused():

@@ -24,7 +24,7 @@ def test_tensors_and_clocks_of_random_networks(seed, rows, lanes_columns, encodi
     lanes, columns = lanes_columns
     needs = memory_needs(program, rows=rows, columns=columns, weight_encoding=encoding, post_lanes=lanes)
     parameters = CoreParameters(
-        rows=rows, columns=columns, accumulator_bits=needs.accumulator_bits, reduction=reduction, post_lanes=lanes, weight_encoding=encoding,
+        rows=rows, columns=columns, accumulator_bits=needs.accumulator_bits, scaled_bits=needs.scaled_bits, reduction=reduction, post_lanes=lanes, weight_encoding=encoding,
         weight_words=max(1, needs.weight_words), activation_words=max(1, needs.activation_words), record_words=max(1, needs.record_words),
         program_words=needs.program_words,
     )  # fmt: skip

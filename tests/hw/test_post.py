@@ -30,9 +30,11 @@ def pieces_of(value: int, records: list[Record], *, two: list[int] | None = None
     ]
 
 
-def run_requantiser(simulate, bits: int, clocks: list[dict | None], low: int, high: int, *, two_operands: bool = False) -> list[int]:
+def run_requantiser(
+    simulate, bits: int, clocks: list[dict | None], low: int, high: int, *, two_operands: bool = False, scaled: int = 58
+) -> list[int]:
     """Codes in order; every one must come exactly the latency after its last piece."""
-    unit = Requantiser(accumulator_bits=bits)
+    unit = Requantiser(accumulator_bits=bits, scaled_bits=scaled)
     codes = []
 
     async def bench(ctx) -> None:
@@ -78,6 +80,24 @@ def test_requantiser_at_the_corners(simulate, bits):
     clocks = [clock for value, record in cases for clock in pieces_of(value, [record])]
     want = [int(requantise_formula([value], [record], -128, 127)[0]) for value, record in cases]
     assert run_requantiser(simulate, bits, clocks, -128, 127) == want
+
+
+@pytest.mark.parametrize("scaled", [34, 39, 40, 41, 47, 48, 57])
+def test_requantiser_with_sums_that_are_just_wide_enough(simulate, scaled):
+    """Results at the ends of what the sums hold, and at every shift below their width."""
+    rng = np.random.default_rng(scaled)
+    largest = (1 << (scaled - 1)) - 1
+    cases = []
+    for shift in range(scaled):
+        for total in (largest, -largest - 1, *(int(entry) << max(0, shift - 1) for entry in rng.integers(-300, 300, 3))):
+            multiplier, value = int(rng.integers(-(1 << 24), 1 << 24)), int(rng.integers(-(1 << 15), 1 << 15))
+            bias = max(-BIG - 1, min(BIG, total - multiplier * value))
+            if -largest - 1 <= multiplier * value + bias <= largest and shift <= 55:
+                cases.append((value, Record(START_MIN, multiplier, bias, shift, bool(rng.integers(2)))))
+    assert len(cases) > 3 * scaled
+    clocks = [clock for value, record in cases for clock in pieces_of(value, [record])]
+    want = [int(requantise_formula([value], [record], -128, 127)[0]) for value, record in cases]
+    assert run_requantiser(simulate, 16, clocks, -128, 127, scaled=scaled) == want
 
 
 def test_requantiser_rounds_ties_to_even_around_every_shift(simulate):
