@@ -68,7 +68,7 @@ def _source(value: onnx_ir.Value, name: str) -> tuple[Value | None, int | None]:
     if not value.uses() and not value.is_graph_output():
         return None, None
     if value.shape is None or value.dtype is None:
-        raise ModelError(f"{name}: input {label!r} has no shape; export the model with input shapes")
+        raise ModelError(f"{name}: input {label!r} has no shape; export the model with input shapes, or give --shape {label}=1,SIZE,...")
     kind = _INPUT_TYPES.get(int(value.dtype))
     if kind is None:
         raise ModelError(f"{name}: input {label!r} is of type {value.dtype}; use float32, int8 or uint8 inputs")
@@ -76,7 +76,10 @@ def _source(value: onnx_ir.Value, name: str) -> tuple[Value | None, int | None]:
     if not declared:
         raise ModelError(f"{name}: input {label!r} is a single number; the first axis of an input must be the batch")
     if any(not isinstance(size, int) or size < 1 for size in declared[1:]):
-        raise ModelError(f"{name}: input {label!r} has shape {list(declared)}; every axis but the first (the batch) must be a fixed number")
+        example = ",".join(["1", *(str(size) if isinstance(size, int) and size > 0 else "SIZE" for size in declared[1:])])
+        raise ModelError(
+            f"{name}: input {label!r} has shape {list(declared)}; every axis but the first (the batch) must be a fixed number: give --shape {label}={example}"
+        )
     sample = tuple(int(size) for size in declared[1:])
     if float(np.prod(sample, dtype=np.float64)) > LARGEST_TENSOR:
         raise ModelError(f"{name}: input {label!r} has shape {list(declared)}, more than {LARGEST_TENSOR} elements a sample")
