@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from tritloom.boards import fit, get_board
 from tritloom.compiler.frontend import Sizes, lower, with_sizes
+from tritloom.compiler.frontend.reader import parse_proto
 from tritloom.compiler.image import Artefact, artefact_digest, decode_artefact, encode_artefact
 from tritloom.compiler.ir.program import Program
 from tritloom.compiler.schedule import Schedule, schedule
@@ -74,7 +74,7 @@ class CompiledModel:
     @cached_property
     def unread_inputs(self) -> dict[str, tuple[int, ...]]:
         """Inputs that the model declares although no layer reads them: the shape of a sample by name, unknown sizes as 1."""
-        graph = onnx.load_from_string(self.source).graph
+        graph = parse_proto(self.source, "the ONNX model inside the compiled one").graph
         known = {spec.name for spec in self.program.inputs} | {tensor.name for tensor in graph.initializer}
         return {
             value.name: tuple(size.dim_value or 1 for size in value.type.tensor_type.shape.dim[1:])

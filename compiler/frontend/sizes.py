@@ -119,7 +119,7 @@ def _infer(model: onnx.ModelProto, name: str) -> None:
     """Write the shapes that follow from the inputs' into the model."""
     try:
         inferred = onnx.shape_inference.infer_shapes(_standard_shapes(model), data_prop=True).graph
-    except (RuntimeError, ValueError):
+    except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         # Only a convenience for executors: lowering computes every shape itself, and names the node where one does not fit.
         return
     known = {value.name: value for value in (*inferred.value_info, *inferred.output, *inferred.input)}
