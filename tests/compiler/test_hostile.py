@@ -181,6 +181,11 @@ CASES: dict[str, tuple[bytes, str]] = {
     "input of 2 GB": (_model(_input_sizes(1, 1 << 29, 4)), "elements a sample"),
     "input beyond 64 bits": (_model(_input_sizes(1, 1 << 62, 1 << 62)), "elements a sample"),
     "negative input": (_model(_input_sizes(1, -6)), "must be a fixed number"),
+    "batch of 2 G": (
+        _model(_input_sizes((1 << 31) - 1, 6)),
+        "declares a batch of 2147483647; export the model with a batch of 1 or a free one$",
+    ),
+    "negative batch": (_model(_input_sizes(-2, 6)), "declares a batch of -2"),
     "empty input": (_model(_input_sizes(1, 0)), "must be a fixed number"),
     "scale nan": (_model(_scale(np.nan)), "not a positive finite number"),
     "scale infinite": (_model(_scale(np.inf)), "not a positive finite number"),
