@@ -8,10 +8,10 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import onnx
 
 from tritloom.boards import fit, get_board
-from tritloom.compiler.frontend import lower
+from tritloom.compiler.frontend import Sizes, lower, with_sizes
+from tritloom.compiler.frontend.reader import parse_proto
 from tritloom.compiler.image import Artefact, artefact_digest, decode_artefact, encode_artefact
 from tritloom.compiler.ir.program import Program
 from tritloom.compiler.schedule import Schedule, schedule
@@ -74,7 +74,7 @@ class CompiledModel:
     @cached_property
     def unread_inputs(self) -> dict[str, tuple[int, ...]]:
         """Inputs that the model declares although no layer reads them: the shape of a sample by name, unknown sizes as 1."""
-        graph = onnx.load_from_string(self.source).graph
+        graph = parse_proto(self.source, "the ONNX model inside the compiled one").graph
         known = {spec.name for spec in self.program.inputs} | {tensor.name for tensor in graph.initializer}
         return {
             value.name: tuple(size.dim_value or 1 for size in value.type.tensor_type.shape.dim[1:])
@@ -120,6 +120,7 @@ def compile(
     planes: int | None = None,
     activation_bits: int = 8,
     name: str | None = None,
+    shapes: Sizes | None = None,
 ) -> CompiledModel:
     """Lower an ONNX model to ternary integers and schedule it for a board.
 
@@ -138,6 +139,9 @@ def compile(
         Width of activations that the model itself does not quantise, 2 to 8.
     name
         Name of the program; by default the file's name without its extension.
+    shapes
+        Sizes of inputs to declare anew, by input name, first axis the batch (a name there leaves it free): see
+        :func:`tritloom.compiler.frontend.with_sizes`. The model with these sizes is what is stored and compared with.
 
     Raises :class:`UserError` for a wrong argument and :class:`ModelError` for a model that cannot be lowered or scheduled.
     """
@@ -150,6 +154,8 @@ def compile(
         raise UserError(f"activation_bits must be from 2 to 8, not {activation_bits}")
     data = model if isinstance(model, bytes) else read_bytes(model, "model")
     title = name or ("model" if isinstance(model, bytes) else Path(model).stem)
+    if shapes:
+        data = with_sizes(data, shapes, title)
     samples = calibration if calibration is None or isinstance(calibration, Mapping) else read_arrays(calibration, "calibration file")
     lowered = lower(
         data,
@@ -171,15 +177,28 @@ def compile(
 
 
 def open_model(
-    model: "CompiledModel | Source", *, calibration: Calibration | None = None, method: str = "auto", planes: int | None = None
+    model: "CompiledModel | Source",
+    *,
+    calibration: Calibration | None = None,
+    method: str = "auto",
+    planes: int | None = None,
+    shapes: Sizes | None = None,
 ) -> CompiledModel:
-    """A compiled model from itself, a ``.loom`` file, an ONNX model (which is compiled), or the bytes of either."""
+    """A compiled model from itself, a ``.loom`` file, an ONNX model (which is compiled), or the bytes of either.
+
+    ``shapes`` is for ONNX models only: :class:`UserError` where the sizes are fixed already.
+    """
+    data = None if isinstance(model, CompiledModel) else model if isinstance(model, bytes) else read_bytes(model, "model")
+    stored = (
+        data is None or data.startswith(_ARTEFACT_MAGIC) or (not isinstance(model, bytes | CompiledModel) and Path(model).suffix == ".loom")
+    )
+    if stored and shapes:
+        raise UserError("--shape is for ONNX models: the sizes of a compiled model are fixed; compile its ONNX model again with --shape")
     if isinstance(model, CompiledModel):
         return model
-    data = model if isinstance(model, bytes) else read_bytes(model, "model")
-    if data.startswith(_ARTEFACT_MAGIC) or (not isinstance(model, bytes) and Path(model).suffix == ".loom"):
+    if stored:
         return CompiledModel.load(model)
-    return compile(model, calibration=calibration, method=method, planes=planes)
+    return compile(model, calibration=calibration, method=method, planes=planes, shapes=shapes)
 
 
 def _digest_of(samples: Mapping[str, np.ndarray]) -> str:

@@ -2,7 +2,6 @@
 
 import os
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,9 @@ __all__ = ["LARGEST_ARRAY_FILE", "read_arrays", "read_bytes", "replacing", "writ
 
 LARGEST_ARRAY_FILE = 4 << 30
 """Bytes that the arrays of one input file may take in memory."""
+
+_SUSPICIOUS, _MOST_INFLATION = 1 << 28, 100
+"""Arrays of more bytes than this may not be so many times larger than the file."""
 
 
 def read_bytes(path: str | os.PathLike[str], what: str) -> bytes:
@@ -38,6 +40,11 @@ def read_arrays(path: str | os.PathLike[str], what: str = "array file") -> dict[
             size = sum(entry.file_size for entry in archive.infolist())
             if size > LARGEST_ARRAY_FILE:
                 raise UserError(f"{what} {shown!r} holds {size} bytes of arrays; at most {LARGEST_ARRAY_FILE} are read")
+            stored = Path(path).stat().st_size
+            if size > _SUSPICIOUS and size > _MOST_INFLATION * stored:
+                raise UserError(
+                    f"{what} {shown!r} would unfold from {stored} to {size} bytes, which arrays of samples do not; write it with numpy.savez, uncompressed"
+                )
             arrays = {}
             for entry in archive.infolist():
                 with archive.open(entry) as stream:
@@ -45,20 +52,10 @@ def read_arrays(path: str | os.PathLike[str], what: str = "array file") -> dict[
                     arrays[name] = _read_array(stream, entry.file_size)
     except OSError as error:
         raise UserError(f"{what} {shown!r} cannot be read: {error.strerror or error}") from error
-    except (
-        zipfile.BadZipFile,
-        zlib.error,
-        ValueError,
-        EOFError,
-        NotImplementedError,
-        RuntimeError,
-        SyntaxError,
-        TypeError,
-        MemoryError,
-    ) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    except UserError:
+        raise
+    except Exception as error:  # what zipfile, its decompressors and NumPy raise for damaged files is not written down anywhere
+        reason = str(error).splitlines()[0][:200] if str(error).strip() else type(error).__name__
         raise UserError(f"{what} {shown!r} is not a readable .npz file ({reason}); write one with numpy.savez(path, name=array)") from error
     if not arrays:
         raise UserError(f"{what} {shown!r} holds no arrays; write one with numpy.savez(path, name=array)")

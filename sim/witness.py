@@ -14,6 +14,7 @@ import onnx
 import onnxruntime
 
 from tritloom.compiler.frontend.constants import name_nodes_apart, rebatch_reshapes
+from tritloom.compiler.frontend.reader import parse_proto
 from tritloom.errors import MissingToolError, ModelError, UserError
 
 __all__ = ["run_witness", "uses_custom_operators"]
@@ -221,7 +222,7 @@ def run_witness(data: bytes, feeds: Feeds, outputs: Sequence[str] | None = None)
     :class:`UserError` for unknown names, :class:`ModelError` when the executor refuses the model, :class:`MissingToolError` when the
     model needs ``qonnx`` and it is not installed.
     """
-    model = onnx.load_from_string(data)
+    model = parse_proto(data, "the model")
     names = list(outputs) if outputs is not None else [value.name for value in model.graph.output]
     declared = {value.name for value in _free_inputs(model)}
     name_nodes_apart(model.graph)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tritloom.cli.console import Console
-from tritloom.cli.options import JsonOption, LoomArgument, QuietOption, VerboseOption
+from tritloom.cli.options import JsonOption, LoomArgument, QuietOption, ShapeOption, VerboseOption, sizes_of
 from tritloom.errors import UserError
 
 __all__ = ["build"]
@@ -23,6 +23,7 @@ def build(
         str | None,
         typer.Option("--array", metavar="ROWSxCOLS", help="Size of the array; default: the largest that fits.", show_default=False),
     ] = None,
+    shape: ShapeOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = 0,
@@ -46,7 +47,7 @@ def build(
     if found.family == "none":
         raise UserError(f"board {found.name!r} is simulated and has no bitstream; 'tritloom boards' lists the others")
     size = None if array is None else _array_size(array)
-    compiled = open_model(model)
+    compiled = open_model(model, shapes=sizes_of(shape))
     with console.progress() as progress:
         built = build_model(compiled, board=found.name, output=output, array=size, seed=seed, progress=progress.tell)
     result, core = built.result, built.schedule.parameters

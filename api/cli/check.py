@@ -3,12 +3,14 @@
 import typer
 
 from tritloom.cli.console import Console
-from tritloom.cli.options import JsonOption, ModelArgument, QuietOption, VerboseOption
+from tritloom.cli.options import JsonOption, ModelArgument, QuietOption, ShapeOption, VerboseOption, sizes_of
 
 __all__ = ["check"]
 
 
-def check(model: ModelArgument, json: JsonOption = False, verbose: VerboseOption = 0, quiet: QuietOption = 0) -> None:
+def check(
+    model: ModelArgument, shape: ShapeOption = None, json: JsonOption = False, verbose: VerboseOption = 0, quiet: QuietOption = 0
+) -> None:
     """Say whether a model is supported; lists every offending node at once.
 
     Exits with 1 when the model is not supported.
@@ -22,12 +24,16 @@ def check(model: ModelArgument, json: JsonOption = False, verbose: VerboseOption
     from dataclasses import asdict
 
     from tritloom.compiler.frontend import check as check_model
+    from tritloom.compiler.frontend import with_sizes
     from tritloom.errors import ModelError
     from tritloom.files import read_bytes
 
     console = Console(json=json, verbose=verbose, quiet=quiet)
     data = read_bytes(model, "model")
+    sizes = sizes_of(shape)
     try:
+        if sizes:
+            data = with_sizes(data, sizes, model.stem)
         report = check_model(data, name=model.stem)
     except ModelError as error:
         problem = {

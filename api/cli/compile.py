@@ -14,7 +14,9 @@ from tritloom.cli.options import (
     ModelArgument,
     PlanesOption,
     QuietOption,
+    ShapeOption,
     VerboseOption,
+    sizes_of,
 )
 from tritloom.errors import UserError
 
@@ -30,6 +32,7 @@ def compile(
     calibration: CalibrationOption = None,
     method: MethodOption = "auto",
     planes: PlanesOption = None,
+    shape: ShapeOption = None,
     activation_bits: Annotated[int, typer.Option(metavar="N", help="Width of activations that the model does not quantise, 2 to 8.")] = 8,
     emit: Annotated[
         str | None,
@@ -57,6 +60,8 @@ def compile(
 
     tritloom compile quantised.onnx -o model.loom --board ulx3s-25f
 
+    tritloom compile convolutional.onnx -o model.loom --shape image=1,3,64,64
+
     tritloom compile quantised.onnx -o model.loom --board icebreaker --emit verilog --divisor 24
     """
     from tritloom.compiled import compile as compile_model
@@ -70,7 +75,15 @@ def compile(
     folder = target.with_name(f"{target.stem}-verilog")
     with console.progress() as progress:
         progress.tell(f"compiling {model.name}")
-        compiled = compile_model(model, board=board, calibration=calibration, method=method, planes=planes, activation_bits=activation_bits)
+        compiled = compile_model(
+            model,
+            board=board,
+            calibration=calibration,
+            method=method,
+            planes=planes,
+            activation_bits=activation_bits,
+            shapes=sizes_of(shape),
+        )
         if emit is not None:
             from tritloom.emission import emit_verilog
             from tritloom.hw.link.uart import MIN_DIVISOR

@@ -9,7 +9,9 @@ from tritloom.cli.options import (
     ModelOrLoomArgument,
     PlanesOption,
     QuietOption,
+    ShapeOption,
     VerboseOption,
+    sizes_of,
 )  # fmt: skip
 
 __all__ = ["estimate"]
@@ -21,6 +23,7 @@ def estimate(
     calibration: CalibrationOption = None,
     method: MethodOption = "auto",
     planes: PlanesOption = None,
+    shape: ShapeOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = 0,
@@ -39,7 +42,7 @@ def estimate(
     from tritloom.estimation import estimate as estimate_model
 
     console = Console(json=json, verbose=verbose, quiet=quiet)
-    compiled = open_model(model, calibration=calibration, method=method, planes=planes)
+    compiled = open_model(model, calibration=calibration, method=method, planes=planes, shapes=sizes_of(shape))
     found = estimate_model(compiled, board=board)
     rows = [(layer.name, layer.cycles, layer.macs, f"{layer.utilisation:.1%}") for layer in found.layers]
     console.table(f"{compiled.program.name} on {found.board}", ("layer", "cycles", "multiply-accumulates", "utilisation"), rows)

@@ -5,9 +5,11 @@ from typing import Annotated
 
 import typer
 
+from tritloom.errors import UserError
+
 __all__ = [
     "BoardOption", "CalibrationOption", "JsonOption", "LoomArgument", "MethodOption", "ModelArgument", "ModelOrLoomArgument", "PlanesOption", "QuietOption",
-    "VerboseOption",
+    "ShapeOption", "VerboseOption", "sizes_of",
 ]  # fmt: skip
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX model.", show_default=False)]
@@ -37,3 +39,36 @@ PlanesOption = Annotated[int | None, typer.Option("--planes", metavar="N", help=
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
 VerboseOption = Annotated[int, typer.Option("--verbose", "-v", count=True, help="Say more; twice for tracebacks.", show_default=False)]
 QuietOption = Annotated[int, typer.Option("--quiet", "-q", count=True, help="Say less; twice for errors only.", show_default=False)]
+ShapeOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--shape",
+        metavar="[NAME=]N,...",
+        help="Sizes of an input, batch first, instead of those in the ONNX model; once for each input.",
+        show_default=False,
+    ),
+]
+
+
+def sizes_of(shapes: list[str] | None) -> dict[str, tuple[int | str, ...]]:
+    """``NAME=1,32,32,3`` or ``1,32,32,3`` as axes by input name, the name empty where it is left out. Raises :class:`UserError`."""
+    found: dict[str, tuple[int | str, ...]] = {}
+    for text in shapes or ():
+        name, equals, sizes = text.rpartition("=")
+        words = [word.strip() for word in sizes.split(",")]
+        if (equals and not name) or not all(words):
+            raise UserError(f"--shape must be NAME=SIZES such as x=1,3,32,32, or SIZES alone, not {text!r}")
+        if name in found:
+            raise UserError(f"--shape names {f'input {name!r}' if name else 'the input'} twice; give each input once")
+        found[name] = tuple(_size(word, text) for word in words)
+    return found
+
+
+def _size(word: str, text: str) -> int | str:
+    if word.removeprefix("-").isascii() and word.removeprefix("-").isdigit():
+        if len(word) > 18:
+            raise UserError(f"--shape {text[:40]!r} has a size beyond all models")
+        return int(word)
+    if not word.isidentifier():
+        raise UserError(f"--shape must be NAME=SIZES such as x=1,3,32,32, or SIZES alone, not {text!r}")
+    return word

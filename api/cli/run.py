@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tritloom.cli.console import Console
-from tritloom.cli.options import BoardOption, JsonOption, LoomArgument, QuietOption, VerboseOption
+from tritloom.cli.options import BoardOption, JsonOption, LoomArgument, QuietOption, ShapeOption, VerboseOption, sizes_of
 
 __all__ = ["run"]
 
@@ -22,6 +22,7 @@ def run(
     ],
     on: Annotated[str, typer.Option("--on", metavar="golden|amaranth|verilator|netlist|bitstream", help="What computes.")] = "golden",
     board: BoardOption = "sim",
+    shape: ShapeOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = 0,
@@ -36,6 +37,7 @@ def run(
     """
     from time import monotonic
 
+    from tritloom.compiled import open_model
     from tritloom.files import read_arrays, write_arrays
     from tritloom.session import InferenceSession
 
@@ -43,7 +45,7 @@ def run(
     feeds = read_arrays(input, "input file")
     started = monotonic()
     with console.progress() as progress:
-        session = InferenceSession(model, providers=[(on, {"board": board})], progress=progress.tell)
+        session = InferenceSession(open_model(model, shapes=sizes_of(shape)), providers=[(on, {"board": board})], progress=progress.tell)
         results = session.run(None, feeds)
     seconds = monotonic() - started
     arrays = {argument.name: array for argument, array in zip(session.get_outputs(), results, strict=True)}

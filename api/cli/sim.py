@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from tritloom.cli.console import Console
-from tritloom.cli.options import BoardOption, JsonOption, LoomArgument, QuietOption, VerboseOption
+from tritloom.cli.options import BoardOption, JsonOption, LoomArgument, QuietOption, ShapeOption, VerboseOption, sizes_of
 
 __all__ = ["SIMULATORS", "WAVES", "sim"]
 
@@ -26,6 +26,7 @@ def sim(
     first_sample: Annotated[int, typer.Option("--first-sample", metavar="N", help="Number of the first input.")] = 0,
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed of the inputs and of the stalls.")] = 0,
     output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for waves and results.")] = Path("sim-output"),
+    shape: ShapeOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = 0,
@@ -56,7 +57,7 @@ def sim(
     from tritloom.compiled import open_model
     from tritloom.sim.cocotb_bench import run_bench
 
-    compiled = open_model(model).with_schedule(board)
+    compiled = open_model(model, shapes=sizes_of(shape)).with_schedule(board)
     with TemporaryDirectory(prefix="tritloom-") as folder, console.progress() as progress:
         artefact = Path(folder) / f"{model.stem}.loom"
         compiled.save(artefact)

@@ -14,7 +14,9 @@ from tritloom.cli.options import (
     ModelOrLoomArgument,
     PlanesOption,
     QuietOption,
+    ShapeOption,
     VerboseOption,
+    sizes_of,
 )  # fmt: skip
 
 __all__ = ["verify"]
@@ -36,6 +38,7 @@ def verify(
     calibration: CalibrationOption = None,
     method: MethodOption = "auto",
     planes: PlanesOption = None,
+    shape: ShapeOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = 0,
@@ -62,7 +65,7 @@ def verify(
     from tritloom.verification import verify as verify_model
 
     console = Console(json=json, verbose=verbose, quiet=quiet)
-    compiled = open_model(model, calibration=calibration, method=method, planes=planes)
+    compiled = open_model(model, calibration=calibration, method=method, planes=planes, shapes=sizes_of(shape))
     feeds = None if input is None else read_arrays(input, "input file")
     names = [name.strip() for name in on.split(",") if name.strip()]
     with console.progress() as progress:

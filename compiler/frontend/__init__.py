@@ -3,5 +3,6 @@
 from tritloom.compiler.frontend.lowering import check, lower
 from tritloom.compiler.frontend.problems import CheckReport, Lowered, Problem
 from tritloom.compiler.frontend.registry import Operator, supported_operators
+from tritloom.compiler.frontend.sizes import Sizes, with_sizes
 
-__all__ = ["CheckReport", "Lowered", "Operator", "Problem", "check", "lower", "supported_operators"]
+__all__ = ["CheckReport", "Lowered", "Operator", "Problem", "Sizes", "check", "lower", "supported_operators", "with_sizes"]

@@ -11,7 +11,7 @@ from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.reader import LARGEST_TENSOR
 from tritloom.compiler.frontend.values import Constant
 
-__all__ = ["RUNTIME_ERRORS", "WITNESS_IR_VERSION", "fold", "name_nodes_apart", "quiet_session", "rebatch_reshapes"]
+__all__ = ["RUNTIME_ERRORS", "WITNESS_IR_VERSION", "constants_of", "fold", "name_nodes_apart", "quiet_session", "rebatch_reshapes"]
 
 WITNESS_IR_VERSION = 10
 """Of the models given to ONNX Runtime, which refuses versions newer than itself."""
@@ -115,22 +115,35 @@ def fold(node: onnx.NodeProto, operands: list[Constant | None], opset: int) -> l
     return [found[name] if name else Constant(np.zeros(0)) for name in node.output]
 
 
+def constants_of(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
+    """Lists of int64 among the initializers and Constant nodes, by name: what may be the shape of a Reshape."""
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    constants: dict[str, np.ndarray] = {}
+    for node in graph.node:
+        if node.op_type == "Constant" and not node.domain:
+            for attribute in node.attribute:
+                if attribute.name == "value":
+                    tensors[node.output[0]] = attribute.t
+                elif attribute.name == "value_ints":
+                    constants[node.output[0]] = np.array(attribute.ints, np.int64)
+    for name, tensor in tensors.items():
+        if tensor.data_type == onnx.TensorProto.INT64 and len(tensor.dims) <= 1:
+            constants[name] = onnx.numpy_helper.to_array(tensor)
+    return constants
+
+
 def rebatch_reshapes(graph: onnx.GraphProto, declared: int | None, batch: int) -> None:
     """Make constant shapes of Reshape that begin with the ``declared`` batch begin with ``batch``; 0 is that of the operand."""
     if declared is None or declared == batch:
         return
-    constants = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            for attribute in node.attribute:
-                if attribute.name == "value":
-                    constants[node.output[0]] = attribute.t
-                elif attribute.name == "value_ints":
-                    constants[node.output[0]] = onnx.numpy_helper.from_array(np.array(attribute.ints, np.int64))
+    constants = constants_of(graph)
+    fixed = {tensor.name for tensor in graph.initializer} | {
+        output for node in graph.node if node.op_type == "Constant" for output in node.output
+    }
     for number, node in enumerate(graph.node):
-        if node.op_type != "Reshape" or node.input[0] in constants or node.input[1] not in constants:
+        if node.op_type != "Reshape" or node.input[0] in fixed or node.input[1] not in constants:
             continue
-        shape = onnx.numpy_helper.to_array(constants[node.input[1]]).copy()
+        shape = constants[node.input[1]].copy()
         if shape.ndim == 1 and len(shape) and shape[0] == declared:
             shape[0] = batch
             name = f"{node.input[1]}_batch_{number}"

@@ -37,6 +37,7 @@ FAMILIES = (operators_activation, operators_dense, operators_elementwise, operat
 """The modules that put their handlers into the table when they are imported."""
 
 _INPUT_TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16", 11: "float64"}
+_LARGEST_BATCH = 1 << 20
 _ALIASES = {"ai.onnx": ""}
 _MALFORMED = (ArithmeticError, LookupError, MemoryError, TypeError, ValueError, AttributeError)
 """What NumPy raises when a damaged model gives an operator operands of impossible shapes or types."""
@@ -68,7 +69,7 @@ def _source(value: onnx_ir.Value, name: str) -> tuple[Value | None, int | None]:
     if not value.uses() and not value.is_graph_output():
         return None, None
     if value.shape is None or value.dtype is None:
-        raise ModelError(f"{name}: input {label!r} has no shape; export the model with input shapes")
+        raise ModelError(f"{name}: input {label!r} has no shape; export the model with input shapes, or give --shape {label}=1,SIZE,...")
     kind = _INPUT_TYPES.get(int(value.dtype))
     if kind is None:
         raise ModelError(f"{name}: input {label!r} is of type {value.dtype}; use float32, int8 or uint8 inputs")
@@ -76,7 +77,12 @@ def _source(value: onnx_ir.Value, name: str) -> tuple[Value | None, int | None]:
     if not declared:
         raise ModelError(f"{name}: input {label!r} is a single number; the first axis of an input must be the batch")
     if any(not isinstance(size, int) or size < 1 for size in declared[1:]):
-        raise ModelError(f"{name}: input {label!r} has shape {list(declared)}; every axis but the first (the batch) must be a fixed number")
+        example = ",".join(["1", *(str(size) if isinstance(size, int) and size > 0 else "SIZE" for size in declared[1:])])
+        raise ModelError(
+            f"{name}: input {label!r} has shape {list(declared)}; every axis but the first (the batch) must be a fixed number: give --shape {label}={example}"
+        )
+    if isinstance(declared[0], int) and not 0 <= declared[0] <= _LARGEST_BATCH:
+        raise ModelError(f"{name}: input {label!r} declares a batch of {declared[0]}; export the model with a batch of 1 or a free one")
     sample = tuple(int(size) for size in declared[1:])
     if float(np.prod(sample, dtype=np.float64)) > LARGEST_TENSOR:
         raise ModelError(f"{name}: input {label!r} has shape {list(declared)}, more than {LARGEST_TENSOR} elements a sample")

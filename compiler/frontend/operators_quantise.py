@@ -223,7 +223,10 @@ def _divided(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
 def _constant_on_grid(codes: np.ndarray, scale: np.ndarray) -> Constant:
     """A quantised constant; ``codes`` have their zero point subtracted. Fractional zero points leave no integer grid."""
     dtype = scale.dtype if scale.dtype.kind == "f" else np.dtype(np.float32)
-    array = (codes.astype(dtype) * scale.astype(dtype)).astype(dtype)
+    with np.errstate(over="ignore"):
+        array = (codes.astype(dtype) * scale.astype(dtype)).astype(dtype)
+    if not np.isfinite(array).all():
+        raise RefusalError("a constant is infinite or not a number", "export the quantiser with smaller scales")
     integers = np.rint(codes).astype(np.int64)
     if not np.array_equal(integers, codes):
         return Constant(array)

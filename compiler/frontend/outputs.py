@@ -34,6 +34,8 @@ def output_spec(builder: Builder, value: onnx_ir.Value, operand: Operand, batch:
     declared = value.shape[0] if value.shape is not None and len(value.shape) == len(operand.shape) and len(operand.shape) else None
     first = declared if isinstance(declared, int) else str(declared) if declared is not None else batch if batch is not None else "batch"
     dtype = "float32" if value.dtype is None else str(value.dtype.numpy())
+    if value.dtype is not None and value.dtype.numpy().kind not in "fiub":
+        raise RefusalError(f"graph output {value.name!r} is declared as {value.dtype}", "declare it as float32, as exporters do")
     return OutputSpec(
         name=str(value.name),
         shape=(first, *operand.shape[1:]),

@@ -3,6 +3,8 @@
 Anything may be in the bytes: every failure is a :class:`tritloom.errors.ModelError`.
 """
 
+import re
+
 import onnx
 import onnx.checker
 import onnx.inliner
@@ -12,7 +14,7 @@ from onnx_ir.passes.common import RemoveInitializersFromInputsPass, RemoveUnused
 
 from tritloom.errors import ModelError
 
-__all__ = ["CUSTOM_DOMAINS", "LARGEST_TENSOR", "OLDEST_OPSET", "read_model", "read_proto"]
+__all__ = ["CUSTOM_DOMAINS", "LARGEST_TENSOR", "OLDEST_OPSET", "parse_proto", "read_model", "read_proto"]
 
 CUSTOM_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general", "qonnx.custom_op.channels_last")
 """Operator sets of QONNX; files often use them without importing them."""
@@ -25,9 +27,18 @@ LARGEST_TENSOR = 1 << 26
 
 _MOST_NODES = 100_000
 
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""Line breaks and what a terminal takes for commands: messages print names."""
 
-def read_proto(data: bytes, name: str) -> onnx.ModelProto:
-    """Parse and validate. Raises :class:`ModelError`; ``name`` is how the model is called in messages."""
+_LONGEST_NAME = 2000
+"""Characters of a name: messages repeat names, and exporters join scopes to some hundred."""
+
+
+def parse_proto(data: bytes, name: str) -> onnx.ModelProto:
+    """Parse and make sure that nothing in the file leads out of it: no damaged or endless names, no tensor that lies in another file.
+
+    Raises :class:`ModelError`; ``name`` is how the model is called in messages. Whether the graph makes sense is not looked at.
+    """
     if not data:
         raise ModelError(f"{name} is empty; an ONNX model was expected")
     try:
@@ -36,9 +47,61 @@ def read_proto(data: bytes, name: str) -> onnx.ModelProto:
         raise ModelError(f"{name} is not an ONNX model, or it is damaged or truncated") from None
     if not model.HasField("graph") or not model.graph.output:
         raise ModelError(f"{name} is not an ONNX model: it has no graph with outputs")
-    if len(model.graph.node) > _MOST_NODES:
-        raise ModelError(f"{name} has {len(model.graph.node)} nodes, more than {_MOST_NODES}")
-    _check_text(model, name)
+    try:
+        _check_contents(model, name)
+    except UnicodeDecodeError:
+        raise ModelError(f"{name} is damaged: a name in it is not UTF-8 text") from None
+    return model
+
+
+def _check_contents(model: onnx.ModelProto, name: str) -> None:
+    """Walk everything that nodes, subgraphs and functions hold. Raises :class:`ModelError`, and UnicodeDecodeError for text that is none."""
+    texts: list[str | bytes] = [entry.domain for entry in model.opset_import]
+    graphs, tensors = [model.graph], list[onnx.TensorProto]()
+    nodes = [node for function in model.functions for node in function.node]
+    for function in model.functions:
+        texts += [function.name, function.domain, *function.input, *function.output]
+    count = 0
+    while graphs or nodes:
+        if graphs:
+            graph = graphs.pop()
+            nodes.extend(graph.node)
+            tensors.extend(graph.initializer)
+            for sparse in graph.sparse_initializer:
+                tensors += [sparse.values, sparse.indices]
+            texts.extend(value.name for value in (*graph.input, *graph.output, *graph.value_info))
+            continue
+        node = nodes.pop()
+        count += 1
+        if count > _MOST_NODES:
+            raise ModelError(f"{name} has more than {_MOST_NODES} nodes")
+        texts += [node.op_type, node.domain, node.name, *node.input, *node.output]
+        for attribute in node.attribute:
+            texts.append(attribute.name)
+            if attribute.type == onnx.AttributeProto.STRING:
+                attribute.s.decode("utf-8")
+            graphs += [attribute.g] * attribute.HasField("g") + list(attribute.graphs)
+            tensors += [attribute.t] * attribute.HasField("t") + list(attribute.tensors)
+            for sparse in (*[attribute.sparse_tensor] * attribute.HasField("sparse_tensor"), *attribute.sparse_tensors):
+                tensors += [sparse.values, sparse.indices]
+    texts.extend(tensor.name for tensor in tensors)
+    if any(not isinstance(text, str) for text in texts):
+        raise ModelError(f"{name} is damaged: a name in it is not UTF-8 text")
+    longest = max(texts, key=len)
+    if len(longest) > _LONGEST_NAME:
+        raise ModelError(f"{name} has a name of {len(longest)} characters, more than {_LONGEST_NAME}: {longest[:40]!r}...")
+    broken = next((text for text in texts if _CONTROL.search(str(text))), None)
+    if broken is not None:
+        raise ModelError(f"{name} has a name with control characters: {broken[:80]!r}; rename it")
+    # Executors would read the file that the tensor names, wherever it lies.
+    external = next((tensor for tensor in tensors if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data), None)
+    if external is not None:
+        raise ModelError(f"{name} keeps tensor {external.name!r} in another file; save the model with its weights inside one file")
+
+
+def read_proto(data: bytes, name: str) -> onnx.ModelProto:
+    """Parse and validate. Raises :class:`ModelError`; ``name`` is how the model is called in messages."""
+    model = parse_proto(data, name)
     opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=OLDEST_OPSET)
     if opset < OLDEST_OPSET:
         raise ModelError(f"{name} has opset {opset}; export it with opset {OLDEST_OPSET} or later")
@@ -47,9 +110,6 @@ def read_proto(data: bytes, name: str) -> onnx.ModelProto:
     for domain in CUSTOM_DOMAINS:
         if domain in used and domain not in imported:
             model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
-    external = next((t.name for t in model.graph.initializer if t.data_location == onnx.TensorProto.EXTERNAL), None)
-    if external is not None:
-        raise ModelError(f"{name} keeps tensor {external!r} in another file; save the model with its weights inside one file")
     for value in model.graph.output:
         # Executors infer shapes that the file leaves out; the checker wants the field to be there.
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
@@ -58,31 +118,12 @@ def read_proto(data: bytes, name: str) -> onnx.ModelProto:
         onnx.checker.check_model(model)
     except onnx.checker.ValidationError as error:
         lines = str(error).strip().splitlines()
-        raise ModelError(f"{name} is not a valid ONNX model: {lines[0] if lines else 'the checker refused it'}") from None
+        raise ModelError(f"{name} is not a valid ONNX model: {lines[0][:300] if lines else 'the checker refused it'}") from None
     except (TypeError, ValueError):
         raise ModelError(f"{name} is not a valid ONNX model: a node, tensor or type in it is damaged") from None
     if model.functions:
         model = _inline(model, name)
     return model
-
-
-def _check_text(model: onnx.ModelProto, name: str) -> None:
-    """Refuse names and text attributes that are not UTF-8: each library would fail on them in its own way."""
-    try:
-        texts: list[str | bytes] = [entry.domain for entry in model.opset_import]
-        for node in model.graph.node:
-            texts += [node.op_type, node.domain, node.name, *node.input, *node.output]
-            for attribute in node.attribute:
-                texts.append(attribute.name)
-                if attribute.type == onnx.AttributeProto.STRING:
-                    texts.append(attribute.s.decode("utf-8"))
-        for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
-            texts.append(value.name)
-        damaged = any(not isinstance(text, str) for text in texts)
-    except UnicodeDecodeError:
-        damaged = True
-    if damaged:
-        raise ModelError(f"{name} is damaged: a name in it is not UTF-8 text")
 
 
 def read_model(data: bytes, name: str) -> tuple[onnx.ModelProto, onnx_ir.Model]:

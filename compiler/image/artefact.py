@@ -12,6 +12,7 @@ import numpy as np
 
 from tritloom.compiler.image.archive import pack, unpack
 from tritloom.compiler.image.codec import ArrayReader, ArrayWriter, Malformed, decode_program, encode_program, integer, mapping, text
+from tritloom.compiler.image.host_steps import check_host_steps
 from tritloom.compiler.image.schedules import SCHEDULE_FILES, decode_schedule, encode_schedule
 from tritloom.compiler.image.validate import validate_program
 from tritloom.compiler.ir.program import Program
@@ -106,6 +107,7 @@ def decode_artefact(data: bytes, where: str) -> Artefact:
         arrays = ArrayReader({name: content for name, content in entries.items() if name.startswith("arrays/")})
         program = decode_program(_read_json(entries["program.json"]), arrays)
         validate_program(program)
+        check_host_steps(program)
         if arrays.unused:
             raise Malformed(f"nothing refers to {min(arrays.unused)}")
         schedules = {}

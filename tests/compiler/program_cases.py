@@ -40,14 +40,20 @@ class ProgramBuilder:
 
     def input(self, shape):
         name = self.tensor(shape)
-        quantise = HostOp(kind="Quantize", attributes={"scale": 0.125, "zero_point": 0})
+        quantise = HostOp(kind="Quantize", constants={"scale": np.array(0.125)}, attributes={"high": 127, "low": -128})
         self.inputs.append(InputSpec(name=f"in_{name}", shape=("N", *shape), dtype="float32", tensor=name, prologue=(quantise,)))
         return name
 
     def output(self, name):
         shape = self.tensors[name].shape
         self.outputs.append(
-            OutputSpec(name=f"out_{name}", shape=("N", *shape), dtype="float32", tensor=name, epilogue=(HostOp(kind="Dequantize"),))
+            OutputSpec(
+                name=f"out_{name}",
+                shape=("N", *shape),
+                dtype="float32",
+                tensor=name,
+                epilogue=(HostOp(kind="Dequantize", constants={"scale": np.array(1.0)}),),
+            )
         )
 
     def step(self, channels, pieces=None, spread=300, shared=None):

@@ -53,9 +53,9 @@ def rich():
     builder.output(builder.copy(left, np.arange(80)[::-1], (80, 1, 1)))
     program = builder.program('a name with \u00e9, "quotes" and \u2603')
     operations = (
-        HostOp(kind="Mul", constants={"a": np.arange(3, dtype=np.int8), "b": np.float32([[1.5, -0.0, np.nan, np.inf]])}),
-        HostOp(kind="Quantize", attributes={
-            "axis": -1, "keep": True, "limits": [-np.inf, np.inf], "mode": "half_even", "nested": {"shape": (1, -1)}, "none": None,
+        HostOp(kind="Mul", constants={"B": np.array(2, np.float32), "a": np.arange(3, dtype=np.int8), "b": np.float32([[1.5, -0.0, np.nan, np.inf]])}),
+        HostOp(kind="Quantize", constants={"scale": np.array(0.5, np.float32)}, attributes={
+            "axis": -1, "high": 7, "keep": True, "limits": [-np.inf, np.inf], "low": -8, "mode": "half_even", "nested": {"shape": (1, -1)}, "none": None,
             "scale": (Fraction(-1, 3**50), Fraction(7)), "slope": 0.1, "table": np.arange(4, dtype=np.uint8),
         }),
     )  # fmt: skip
@@ -74,7 +74,11 @@ def rich():
         operations=(changed, *program.operations[1:]),
         inputs=(replace(program.inputs[0], prologue=operations, index=index, shape=("batch", 5, 4, 4)),),
         outputs=(
-            replace(program.outputs[0], witness="before", epilogue=(HostOp(kind="Dequantize"), HostOp(kind="Softmax"))),
+            replace(
+                program.outputs[0],
+                witness="before",
+                epilogue=(HostOp(kind="Dequantize", constants={"scale": np.array(1, np.float32)}), HostOp(kind="Softmax")),
+            ),
             program.outputs[1],
         ),
     )
@@ -117,12 +121,31 @@ def test_every_field_survives():
     after = decode_artefact(data, "x.loom").program
     assert_same_program(program, after)
     before_op, after_op = program.inputs[0].prologue[0], after.inputs[0].prologue[0]
-    assert list(after_op.constants) == ["a", "b"]
+    assert list(after_op.constants) == ["B", "a", "b"]
     for name, values in before_op.constants.items():
         assert values.dtype == after_op.constants[name].dtype
         np.testing.assert_array_equal(values, after_op.constants[name])
     np.testing.assert_array_equal(after.inputs[0].index, program.inputs[0].index)
     schedule(after, sim_parameters(after))
+
+
+def test_an_input_of_which_only_a_part_is_read():
+    program = artefact(3).program
+    spec = program.inputs[0]
+    tensor = program.tensors[spec.tensor]
+    wide = (*tensor.shape[:2], tensor.shape[2] + 3)
+    index = np.arange(np.prod(wide)).reshape(wide)[..., 3:].ravel()
+    part = replace(program, inputs=(replace(spec, shape=("N", *wide), index=index), *program.inputs[1:]))
+    data = encode_artefact(Artefact(source=b"", program=part, schedules={}))
+    np.testing.assert_array_equal(decode_artefact(data, "x.loom").program.inputs[0].index, index)
+    beyond = replace(part, inputs=(replace(part.inputs[0], index=index + 1), *part.inputs[1:]))
+    refused(encode_artefact(Artefact(source=b"", program=beyond, schedules={})), "has an index beyond its array")
+    refused(
+        encode_artefact(
+            Artefact(source=b"", program=replace(part, inputs=(replace(part.inputs[0], index=index - 4), *part.inputs[1:])), schedules={})
+        ),
+        "index beyond",
+    )
 
 
 def test_another_schedule_is_made_from_the_stored_program():
