@@ -7,11 +7,15 @@ import typer
 
 from tritloom.cli.console import Console
 from tritloom.cli.options import (
+    BiasCorrectionOption,
     BoardOption,
+    CalibrationMethodOption,
     CalibrationOption,
     JsonOption,
+    LayersOption,
     MethodOption,
     ModelArgument,
+    PercentileOption,
     PlanesOption,
     QuietOption,
     VerboseOption,
@@ -28,8 +32,12 @@ def compile(
     ] = None,
     board: BoardOption = "sim",
     calibration: CalibrationOption = None,
+    calibration_method: CalibrationMethodOption = "mse",
+    percentile: PercentileOption = 99.99,
+    no_bias_correction: BiasCorrectionOption = False,
     method: MethodOption = "auto",
     planes: PlanesOption = None,
+    layers: LayersOption = None,
     activation_bits: Annotated[int, typer.Option(metavar="N", help="Width of activations that the model does not quantise, 2 to 8.")] = 8,
     emit: Annotated[
         str | None,
@@ -70,7 +78,18 @@ def compile(
     folder = target.with_name(f"{target.stem}-verilog")
     with console.progress() as progress:
         progress.tell(f"compiling {model.name}")
-        compiled = compile_model(model, board=board, calibration=calibration, method=method, planes=planes, activation_bits=activation_bits)
+        compiled = compile_model(
+            model,
+            board=board,
+            calibration=calibration,
+            calibration_method=calibration_method,
+            percentile=percentile,
+            bias_correction=not no_bias_correction,
+            method=method,
+            planes=planes,
+            layers=layers,
+            activation_bits=activation_bits,
+        )
         if emit is not None:
             from tritloom.emission import emit_verilog
             from tritloom.hw.link.uart import MIN_DIVISOR

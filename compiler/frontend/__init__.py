@@ -1,7 +1,7 @@
 """ONNX bytes to an integer program: reading, checking, symbolic execution of the float graph, exact quantisation."""
 
-from tritloom.compiler.frontend.lowering import check, lower
+from tritloom.compiler.frontend.lowering import Lowering, check, lower
 from tritloom.compiler.frontend.problems import CheckReport, Lowered, Problem
 from tritloom.compiler.frontend.registry import Operator, supported_operators
 
-__all__ = ["CheckReport", "Lowered", "Operator", "Problem", "check", "lower", "supported_operators"]
+__all__ = ["CheckReport", "Lowered", "Lowering", "Operator", "Problem", "check", "lower", "supported_operators"]
