@@ -3,35 +3,36 @@
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from tritloom.boards import fit, get_board
-from tritloom.compiler.frontend import Sizes, lower, with_sizes
+from tritloom.compiler.frontend import Lowered, Lowering, Sizes, with_sizes
+from tritloom.compiler.frontend.builder import Settings
 from tritloom.compiler.frontend.reader import parse_proto
 from tritloom.compiler.image import Artefact, artefact_digest, decode_artefact, encode_artefact
 from tritloom.compiler.ir.program import Program
+from tritloom.compiler.quantize.calibration import DEFAULT_CALIBRATION, DEFAULT_PERCENTILE
+from tritloom.compiler.quantize.weights import WeightChoice
 from tritloom.compiler.schedule import Schedule, schedule
 from tritloom.errors import UserError
 from tritloom.files import read_arrays, read_bytes, write_bytes
+from tritloom.layers import read_layers
 
-__all__ = ["DEFAULT_BOARD", "METHODS", "CompiledModel", "compile", "open_model"]
+__all__ = ["DEFAULT_BOARD", "CompiledModel", "assemble", "compile", "open_model", "read_samples"]
 
 DEFAULT_BOARD = "sim"
 """A core of fixed array whose memories are as large as the model needs: for simulation, on no real part."""
-
-METHODS = ("auto", "twn", "absmean", "planes")
-"""How float weights become ternary digits; ``auto`` keeps integer weights and takes the best method for each float one."""
-
-LARGEST_PLANES = 8
 
 _ARTEFACT_MAGIC = b"PK\x03\x04"
 
 Source = str | os.PathLike[str] | bytes
 Calibration = str | os.PathLike[str] | Mapping[str, np.ndarray]
+Layers = str | os.PathLike[str] | Mapping[str, WeightChoice]
 
 
 class CompiledModel:
@@ -119,6 +120,10 @@ def compile(
     method: str = "auto",
     planes: int | None = None,
     activation_bits: int = 8,
+    layers: Layers | None = None,
+    calibration_method: str = DEFAULT_CALIBRATION,
+    percentile: float = DEFAULT_PERCENTILE,
+    bias_correction: bool = True,
     name: str | None = None,
     shapes: Sizes | None = None,
 ) -> CompiledModel:
@@ -137,6 +142,12 @@ def compile(
         How float weights become digits (:data:`METHODS`) and how many digit planes they may take.
     activation_bits
         Width of activations that the model itself does not quantise, 2 to 8.
+    layers
+        Other methods and planes for single layers: :class:`WeightChoice` by the name of the node, or the path of a TOML file of them.
+    calibration_method, percentile
+        How the grids of these activations follow from the samples, see :func:`tritloom.compiler.quantize.calibration.choose_grid`.
+    bias_correction
+        Whether the mean error that ternarised weights make over the samples is folded into the bias of each output channel.
     name
         Name of the program; by default the file's name without its extension.
     shapes
@@ -146,46 +157,49 @@ def compile(
     Raises :class:`UserError` for a wrong argument and :class:`ModelError` for a model that cannot be lowered or scheduled.
     """
     found = get_board(board)
-    if method not in METHODS:
-        raise UserError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
-    if planes is not None and not 1 <= planes <= LARGEST_PLANES:
-        raise UserError(f"planes must be from 1 to {LARGEST_PLANES}, not {planes}")
     if not 2 <= activation_bits <= 8:
         raise UserError(f"activation_bits must be from 2 to 8, not {activation_bits}")
+    choice = WeightChoice(method=method, planes=planes)
+    settings = Settings(
+        method=choice.method,
+        planes=choice.planes,
+        layers=layers if isinstance(layers, Mapping) else {} if layers is None else read_layers(layers),
+        activation_bits=activation_bits,
+        calibration_method=calibration_method,
+        percentile=percentile,
+        bias_correction=bias_correction,
+    )
     data = model if isinstance(model, bytes) else read_bytes(model, "model")
     title = name or ("model" if isinstance(model, bytes) else Path(model).stem)
     if shapes:
         data = with_sizes(data, shapes, title)
-    samples = calibration if calibration is None or isinstance(calibration, Mapping) else read_arrays(calibration, "calibration file")
-    lowered = lower(
-        data,
-        name=title,
-        calibration=None if samples is None else dict(samples),
-        method=method,
-        planes=planes,
-        activation_bits=activation_bits,
-    )
-    settings = {
-        "method": method,
-        "planes": planes,
-        "activation_bits": activation_bits,
+    samples = read_samples(calibration)
+    lowered = Lowering(data, name=title, calibration=samples).lower(settings)
+    return assemble(data, lowered, settings, samples).with_schedule(found.name)
+
+
+def read_samples(calibration: Calibration | None) -> Mapping[str, np.ndarray] | None:
+    """Calibration samples by input name from a mapping or a file."""
+    return calibration if calibration is None or isinstance(calibration, Mapping) else read_arrays(calibration, "calibration file")
+
+
+def assemble(source: bytes, lowered: Lowered, settings: Settings, samples: Mapping[str, np.ndarray] | None) -> CompiledModel:
+    """The compiled model of a lowered one, without a schedule; settings and the digest of the samples are recorded."""
+    recorded = {
+        **asdict(settings),
+        "layers": {layer: asdict(choice) for layer, choice in settings.layers.items()},
         "calibration": None if samples is None else _digest_of(samples),
         "notes": list(lowered.notes),
     }
-    artefact = Artefact(source=data, program=lowered.program, schedules={}, settings=settings)
-    return CompiledModel(artefact).with_schedule(found.name)
+    return CompiledModel(Artefact(source=source, program=lowered.program, schedules={}, settings=recorded))
 
 
 def open_model(
-    model: "CompiledModel | Source",
-    *,
-    calibration: Calibration | None = None,
-    method: str = "auto",
-    planes: int | None = None,
-    shapes: Sizes | None = None,
+    model: "CompiledModel | Source", *, calibration: Calibration | None = None, shapes: Sizes | None = None, **options: Any
 ) -> CompiledModel:
-    """A compiled model from itself, a ``.loom`` file, an ONNX model (which is compiled), or the bytes of either.
+    """A compiled model from itself, a ``.loom`` file, an ONNX model, or the bytes of either.
 
+    An ONNX model is compiled; ``options`` are further keywords of :func:`compile`, which a compiled model has behind it.
     ``shapes`` is for ONNX models only: :class:`UserError` where the sizes are fixed already.
     """
     data = None if isinstance(model, CompiledModel) else model if isinstance(model, bytes) else read_bytes(model, "model")
@@ -198,7 +212,7 @@ def open_model(
         return model
     if stored:
         return CompiledModel.load(model)
-    return compile(model, calibration=calibration, method=method, planes=planes, shapes=shapes)
+    return compile(model, calibration=calibration, shapes=shapes, **options)
 
 
 def _digest_of(samples: Mapping[str, np.ndarray]) -> str:

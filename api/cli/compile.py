@@ -7,11 +7,15 @@ import typer
 
 from tritloom.cli.console import Console
 from tritloom.cli.options import (
+    BiasCorrectionOption,
     BoardOption,
+    CalibrationMethodOption,
     CalibrationOption,
     JsonOption,
+    LayersOption,
     MethodOption,
     ModelArgument,
+    PercentileOption,
     PlanesOption,
     QuietOption,
     ShapeOption,
@@ -30,8 +34,12 @@ def compile(
     ] = None,
     board: BoardOption = "sim",
     calibration: CalibrationOption = None,
+    calibration_method: CalibrationMethodOption = "mse",
+    percentile: PercentileOption = 99.99,
+    no_bias_correction: BiasCorrectionOption = False,
     method: MethodOption = "auto",
     planes: PlanesOption = None,
+    layers: LayersOption = None,
     shape: ShapeOption = None,
     activation_bits: Annotated[int, typer.Option(metavar="N", help="Width of activations that the model does not quantise, 2 to 8.")] = 8,
     emit: Annotated[
@@ -79,10 +87,14 @@ def compile(
             model,
             board=board,
             calibration=calibration,
+            calibration_method=calibration_method,
+            percentile=percentile,
+            bias_correction=not no_bias_correction,
             method=method,
             planes=planes,
-            activation_bits=activation_bits,
+            layers=layers,
             shapes=sizes_of(shape),
+            activation_bits=activation_bits,
         )
         if emit is not None:
             from tritloom.emission import emit_verilog

@@ -2,11 +2,15 @@
 
 from tritloom.cli.console import Console
 from tritloom.cli.options import (
+    BiasCorrectionOption,
     BoardOption,
+    CalibrationMethodOption,
     CalibrationOption,
     JsonOption,
+    LayersOption,
     MethodOption,
     ModelOrLoomArgument,
+    PercentileOption,
     PlanesOption,
     QuietOption,
     ShapeOption,
@@ -21,8 +25,12 @@ def estimate(
     model: ModelOrLoomArgument,
     board: BoardOption = "sim",
     calibration: CalibrationOption = None,
+    calibration_method: CalibrationMethodOption = "mse",
+    percentile: PercentileOption = 99.99,
+    no_bias_correction: BiasCorrectionOption = False,
     method: MethodOption = "auto",
     planes: PlanesOption = None,
+    layers: LayersOption = None,
     shape: ShapeOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
@@ -42,7 +50,17 @@ def estimate(
     from tritloom.estimation import estimate as estimate_model
 
     console = Console(json=json, verbose=verbose, quiet=quiet)
-    compiled = open_model(model, calibration=calibration, method=method, planes=planes, shapes=sizes_of(shape))
+    compiled = open_model(
+        model,
+        calibration=calibration,
+        calibration_method=calibration_method,
+        percentile=percentile,
+        bias_correction=not no_bias_correction,
+        method=method,
+        planes=planes,
+        layers=layers,
+        shapes=sizes_of(shape),
+    )
     found = estimate_model(compiled, board=board)
     rows = [(layer.name, layer.cycles, layer.macs, f"{layer.utilisation:.1%}") for layer in found.layers]
     console.table(f"{compiled.program.name} on {found.board}", ("layer", "cycles", "multiply-accumulates", "utilisation"), rows)

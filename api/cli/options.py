@@ -8,8 +8,8 @@ import typer
 from tritloom.errors import UserError
 
 __all__ = [
-    "BoardOption", "CalibrationOption", "JsonOption", "LoomArgument", "MethodOption", "ModelArgument", "ModelOrLoomArgument", "PlanesOption", "QuietOption",
-    "ShapeOption", "VerboseOption", "sizes_of",
+    "BiasCorrectionOption", "BoardOption", "CalibrationMethodOption", "CalibrationOption", "JsonOption", "LayersOption", "LoomArgument", "MethodOption",
+    "ModelArgument", "ModelOrLoomArgument", "PercentileOption", "PlanesOption", "QuietOption", "ShapeOption", "VerboseOption", "sizes_of",
 ]  # fmt: skip
 
 ModelArgument = Annotated[Path, typer.Argument(metavar="MODEL", help="ONNX model.", show_default=False)]
@@ -27,6 +27,30 @@ CalibrationOption = Annotated[
         metavar="F.npz",
         help="Samples of the inputs by name, for a model without quantisers of its own.",
         show_default=False,
+    ),
+]
+CalibrationMethodOption = Annotated[
+    str,
+    typer.Option(
+        "--calibration-method",
+        metavar="minmax|percentile|mse",
+        help="How grids follow from the samples: all values inside, a share of them inside, or the smallest mean squared error.",
+    ),
+]
+PercentileOption = Annotated[
+    float, typer.Option("--percentile", metavar="P", help="Share of the values inside the grid for --calibration-method percentile.")
+]
+BiasCorrectionOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-bias-correction",
+        help="Leave the mean error of ternarised weights over the samples in the sums; by default the biases take it out.",
+    ),
+]
+LayersOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--layers", metavar="F.toml", help="Method and planes of single layers: a table for each, named like it.", show_default=False
     ),
 ]
 MethodOption = Annotated[

@@ -7,11 +7,15 @@ import typer
 
 from tritloom.cli.console import Console
 from tritloom.cli.options import (
+    BiasCorrectionOption,
     BoardOption,
+    CalibrationMethodOption,
     CalibrationOption,
     JsonOption,
+    LayersOption,
     MethodOption,
     ModelOrLoomArgument,
+    PercentileOption,
     PlanesOption,
     QuietOption,
     ShapeOption,
@@ -36,8 +40,12 @@ def verify(
     seed: Annotated[int, typer.Option("--seed", metavar="S", help="Seed of the random inputs.")] = 0,
     board: BoardOption = "sim",
     calibration: CalibrationOption = None,
+    calibration_method: CalibrationMethodOption = "mse",
+    percentile: PercentileOption = 99.99,
+    no_bias_correction: BiasCorrectionOption = False,
     method: MethodOption = "auto",
     planes: PlanesOption = None,
+    layers: LayersOption = None,
     shape: ShapeOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
@@ -65,7 +73,17 @@ def verify(
     from tritloom.verification import verify as verify_model
 
     console = Console(json=json, verbose=verbose, quiet=quiet)
-    compiled = open_model(model, calibration=calibration, method=method, planes=planes, shapes=sizes_of(shape))
+    compiled = open_model(
+        model,
+        calibration=calibration,
+        calibration_method=calibration_method,
+        percentile=percentile,
+        bias_correction=not no_bias_correction,
+        method=method,
+        planes=planes,
+        layers=layers,
+        shapes=sizes_of(shape),
+    )
     feeds = None if input is None else read_arrays(input, "input file")
     names = [name.strip() for name in on.split(",") if name.strip()]
     with console.progress() as progress:

@@ -1,11 +1,12 @@
 """The program under construction: names, tensors, operations, and the way from a symbolic value to an integer tensor."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 
 import numpy as np
 
+from tritloom.compiler.frontend.correction import BiasCorrection
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.values import (
     Codes,
@@ -21,9 +22,11 @@ from tritloom.compiler.frontend.values import (
     take_channels,
 )
 from tritloom.compiler.ir.program import Copy, HostOp, InputSpec, Operation, Proof, Rescale, StepFunction, Tensor
+from tritloom.compiler.quantize.calibration import CALIBRATION_METHODS, DEFAULT_CALIBRATION, DEFAULT_PERCENTILE
 from tritloom.compiler.quantize.chain import compose, entry
 from tritloom.compiler.quantize.steps import Affine, LeakyRelu, Quantiser, Step, derive_add, derive_step
-from tritloom.errors import ModelError
+from tritloom.compiler.quantize.weights import WeightChoice
+from tritloom.errors import ModelError, UserError
 
 __all__ = ["Builder", "Settings", "grid_quantiser", "host_quantise"]
 
@@ -31,6 +34,7 @@ GridOf = Callable[[str, int], tuple[Fraction, int]]
 """ONNX value name and bits to scale and zero point; raises :class:`ModelError` when there are no calibration samples."""
 
 
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """What the user chose.
 
@@ -38,14 +42,35 @@ class Settings:
     ----------
     method, planes
         Of :func:`tritloom.compiler.quantize.weights.lower_weights`.
+    layers
+        Other choices than these for single layers, by the name of the node.
     activation_bits
         Width of the codes of calibrated tensors, 2 to 8.
+    calibration_method, percentile
+        Of :func:`tritloom.compiler.quantize.calibration.choose_grid`.
+    bias_correction
+        Whether the mean errors of ternarised layers are folded into their biases where there are calibration samples.
     """
 
-    def __init__(self, *, method: str = "auto", planes: int | None = None, activation_bits: int = 8) -> None:
-        if not 2 <= activation_bits <= 8:
-            raise ModelError(f"activation bits must be from 2 to 8, not {activation_bits}")
-        self.method, self.planes, self.activation_bits = method, planes, activation_bits
+    method: str = "auto"
+    planes: int | None = None
+    layers: Mapping[str, WeightChoice] = field(default_factory=dict)
+    activation_bits: int = 8
+    calibration_method: str = DEFAULT_CALIBRATION
+    percentile: float = DEFAULT_PERCENTILE
+    bias_correction: bool = True
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.activation_bits <= 8:
+            raise ModelError(f"activation bits must be from 2 to 8, not {self.activation_bits}")
+        if self.calibration_method not in CALIBRATION_METHODS:
+            raise UserError(f"calibration method must be one of {', '.join(CALIBRATION_METHODS)}, not {self.calibration_method!r}")
+        if not 50 < self.percentile <= 100:
+            raise UserError(f"percentile must be above 50 and at most 100, not {self.percentile!r}")
+
+    def choice(self, layer: str) -> WeightChoice:
+        """How the float weights of a layer become digit planes."""
+        return self.layers.get(layer) or WeightChoice(method=self.method, planes=self.planes)
 
 
 def grid_quantiser(scale: Fraction, zero_point: int, bits: int) -> Quantiser:
@@ -90,10 +115,14 @@ class Builder:
         The user's choices.
     grid_of
         Where the grid of a value without a quantiser comes from.
+    correction
+        The mean errors of layers with ternarised weights; ``None`` leaves their biases as they are.
     """
 
-    def __init__(self, *, settings: Settings, grid_of: GridOf, dry: bool = False) -> None:
-        self.settings, self.dry = settings, dry
+    def __init__(self, *, settings: Settings, grid_of: GridOf, dry: bool = False, correction: BiasCorrection | None = None) -> None:
+        self.settings, self.dry, self.correction = settings, dry, correction
+        self.weighted: dict[str, str] = {}
+        """ONNX output of each layer with weights, by the layer's name."""
         self.tensors: dict[str, Tensor] = {}
         self.operations: list[Operation] = []
         self.inputs: list[InputSpec] = []

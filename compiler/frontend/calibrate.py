@@ -3,7 +3,7 @@
 The float graph is run by ONNX Runtime, sample by sample with a batch of one; QONNX quantisers are rewritten in standard operators first.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -14,12 +14,14 @@ import onnx.numpy_helper
 
 from tritloom.compiler.frontend.constants import RUNTIME_ERRORS, WITNESS_IR_VERSION, quiet_session, rebatch_reshapes
 from tritloom.compiler.frontend.operators_quantise import QONNX_DOMAINS, ROUNDING_MODES
-from tritloom.compiler.quantize.calibration import choose_grid
+from tritloom.compiler.quantize.calibration import DEFAULT_CALIBRATION, DEFAULT_PERCENTILE, choose_grid
 from tritloom.errors import ModelError, UserError
 
-__all__ = ["Calibration", "standard_model"]
+__all__ = ["MOST_SAMPLES", "Calibration", "standard_model"]
 
-_MOST_SAMPLES = 1024
+MOST_SAMPLES = 1024
+"""Samples that are looked at; further ones are left out."""
+
 _MOST_VALUES = 1 << 24
 """Values of one tensor that are looked at; more samples than that are left out."""
 
@@ -37,7 +39,7 @@ class Calibration:
         Arrays by input name, first axis the samples; ``None`` when there are none.
     """
 
-    def __init__(self, *, model: onnx.ModelProto, name: str, samples: dict[str, np.ndarray] | None) -> None:
+    def __init__(self, *, model: onnx.ModelProto, name: str, samples: Mapping[str, np.ndarray] | None) -> None:
         self._model, self._name = model, name
         initializers = {tensor.name for tensor in model.graph.initializer}
         self._inputs = [value for value in model.graph.input if value.name not in initializers]
@@ -45,14 +47,38 @@ class Calibration:
         self._needed = [value for value in self._inputs if value.name in read]
         self._samples = None if samples is None else self._validated(samples)
         self._known: dict[str, np.ndarray] = {}
+        self._means: dict[str, np.ndarray] = {}
+        self._mean_count = 0
 
-    def grid(self, value: str, bits: int) -> tuple[Fraction, int]:
-        """Scale and zero point for an ONNX value. Raises :class:`ModelError` when there are no samples."""
+    def grid(
+        self, value: str, bits: int, *, method: str = DEFAULT_CALIBRATION, percentile: float = DEFAULT_PERCENTILE
+    ) -> tuple[Fraction, int]:
+        """Scale and zero point for an ONNX value, see :func:`choose_grid`. Raises :class:`ModelError` when there are no samples."""
         if self._samples is None:
             raise ModelError(self._advice(value))
         if value not in self._known:
             self.prefetch([value])
-        return choose_grid(self._known[value], bits, name=f"calibration values of {value!r}")
+        return choose_grid(self._known[value], bits, method=method, percentile=percentile, name=f"calibration values of {value!r}")
+
+    def first(self, count: int) -> dict[str, np.ndarray]:
+        """The first ``count`` samples, fewer where there are not so many."""
+        assert self._samples is not None
+        return {name: array[:count] for name, array in self._samples.items()}
+
+    def means(self, values: list[str], count: int) -> dict[str, np.ndarray]:
+        """Means of ONNX values over the first ``count`` samples: float64, of the shape of one sample behind a batch of one."""
+        if count != self._mean_count:
+            self._means, self._mean_count = {}, count
+        missing = [value for value in dict.fromkeys(values) if value not in self._means]
+        if missing:
+            sums: list[Any] = [0.0] * len(missing)
+            samples = 0
+            for found in self._each_sample(missing, count):
+                samples += 1
+                for index, array in enumerate(found):
+                    sums[index] = sums[index] + array.astype(np.float64)
+            self._means.update((value, np.asarray(total / samples)) for value, total in zip(missing, sums, strict=True))
+        return {value: self._means[value] for value in values}
 
     def prefetch(self, values: list[str]) -> None:
         """Run the graph once for several values."""
@@ -83,7 +109,7 @@ class Calibration:
         node = next((node for node in self._model.graph.node if value in node.output), None)
         return "" if node is None else f" (the output of node {node.name or value!r}, {node.op_type})"
 
-    def _validated(self, samples: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def _validated(self, samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [entry.name for entry in self._needed]
         unread = {entry.name: entry for entry in self._inputs if entry.name not in names}
         if sorted(set(samples) - set(unread)) != sorted(names):
@@ -108,21 +134,24 @@ class Calibration:
             found[name] = np.zeros(shape, onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type))
         return found
 
-    def _run(self, values: list[str]) -> None:
+    def _each_sample(self, values: list[str], count: int) -> Iterator[list[np.ndarray]]:
+        """Values of the float graph for one sample after the other, float32."""
         assert self._samples is not None
         model = standard_model(self._model, values)
         try:
             session = quiet_session(model)
-            count = min(len(next(iter(self._samples.values()))), _MOST_SAMPLES)
-            parts: dict[str, list[np.ndarray]] = {value: [] for value in values}
-            for sample in range(count):
+            for sample in range(min(len(next(iter(self._samples.values()))), count)):
                 feeds = {name: array[sample : sample + 1] for name, array in self._samples.items()}
-                for value, found in zip(values, session.run(values, feeds), strict=True):
-                    array = np.asarray(found, np.float32)
-                    if (sample + 1) * array.size <= _MOST_VALUES or not sample:
-                        parts[value].append(array.ravel())
+                yield [np.asarray(found, np.float32) for found in session.run(values, feeds)]
         except RUNTIME_ERRORS as error:
             raise ModelError(f"{self._name} cannot be run for calibration: {str(error).splitlines()[0]}") from None
+
+    def _run(self, values: list[str]) -> None:
+        parts: dict[str, list[np.ndarray]] = {value: [] for value in values}
+        for sample, found in enumerate(self._each_sample(values, MOST_SAMPLES)):
+            for value, array in zip(values, found, strict=True):
+                if (sample + 1) * array.size <= _MOST_VALUES or not sample:
+                    parts[value].append(array.ravel())
         for value in values:
             self._known[value] = np.concatenate(parts[value])
 

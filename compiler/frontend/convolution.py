@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 
 from tritloom.compiler.frontend.builder import Builder
+from tritloom.compiler.frontend.correction import mean_sums
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.values import Codes, Constant, Pending, Value, affine_of, fractions, identity_view
 from tritloom.compiler.ir.program import Convolution, HostOp, StepFunction, Tensor, Window
@@ -124,7 +125,7 @@ def integer_weights(builder: Builder, constant: Constant, label: str) -> Integer
     values = constant.array
     if values.dtype.kind not in "fiu":
         raise RefusalError(f"its weights are of type {values.dtype}", "use float32 weights")
-    settings = builder.settings
+    choice = builder.settings.choice(label)
     if builder.dry:
         return IntegerWeights(codes=np.zeros(values.shape, np.int16), scale=(Fraction(1),), planes=1, method="exact", error=0.0)
     grid = constant.grid
@@ -137,8 +138,8 @@ def integer_weights(builder: Builder, constant: Constant, label: str) -> Integer
                                    "quantise the weights to 9 bits or fewer")  # fmt: skip
             scales = fractions(rows[:, 0])
             scales = scales[:1] if len(set(scales)) == 1 else scales
-            return lower_weights(values, codes=grid.codes, scale=scales, method=settings.method, planes=settings.planes)
-    lowered = lower_weights(values, method=settings.method, planes=settings.planes)
+            return lower_weights(values, codes=grid.codes, scale=scales, method=choice.method, planes=choice.planes)
+    lowered = lower_weights(values, method=choice.method, planes=choice.planes)
     if lowered.method != "exact":
         planes = f"{lowered.planes} digit plane" + ("s" if lowered.planes > 1 else "")
         builder.notes.append(
@@ -159,11 +160,13 @@ def accumulators_value(
     name: str,
     label: str,
     arrange: Callable[[np.ndarray], np.ndarray],
+    whole: bool = True,
 ) -> Value:
     """The pending convolution of codes; ``kernel`` is the integer weights in their final layout (O, I / groups, kh, kw).
 
     ``activation`` is codes with an affine chain whose gain is the same within each group. ``arrange`` takes the element
-    numbers (O, H, W) to the view of the value.
+    numbers (O, H, W) to the view of the value. ``whole`` says that the value is the ONNX value ``name`` already, so that its mean
+    error can be taken out of the bias.
     """
     assert isinstance(activation.base, Codes)
     tensor = activation.base.tensor
@@ -195,17 +198,25 @@ def accumulators_value(
         raise RefusalError(
             f"its weights reach {largest}, more than {MAX_PLANES} digit planes hold", "quantise the weights to 9 bits or fewer"
         )
-    # The integer part of the offset becomes the zero point of the raw tensor, the rest is for the host.
-    zeros = [-round(offset / gain) for gain, offset in zip(gains, offsets, strict=True)]
-    zeros = [zero if abs(zero) < _ACCUMULATOR_LIMIT else 0 for zero in zeros]
-    rest = [offset + gain * zero for gain, offset, zero in zip(gains, offsets, zeros, strict=True)]
     pad_code = 0
     if any(window.pads):
         code = -affine.offset[0] / affine.gain[0] if affine.gain[0] else Fraction(0)
         pad_code = int(code)
+    height, width = window.output_size(*tensor.shape[1:])
+    view = arrange(identity_view((outputs, height, width)))
+    builder.weighted[label] = name
+    if whole and builder.correction is not None and weights.method != "exact":
+        slope, bias_of = (np.array([float(part) for part in parts])[:, None, None] for parts in (gains, offsets))
+        errors = builder.correction.errors(
+            builder, name, label, view, tensor, lambda codes: mean_sums(codes, kernel, window, groups, pad_code) * slope + bias_of
+        )
+        offsets = [offset + error for offset, error in zip(offsets, errors, strict=True)]
+    # The integer part of the offset becomes the zero point of the raw tensor, the rest is for the host.
+    zeros = [-round(offset / gain) for gain, offset in zip(gains, offsets, strict=True)]
+    zeros = [zero if abs(zero) < _ACCUMULATOR_LIMIT else 0 for zero in zeros]
+    rest = [offset + gain * zero for gain, offset, zero in zip(gains, offsets, zeros, strict=True)]
     bounds = [tensor.low, tensor.high, *([pad_code] if any(window.pads) else [])]
     low, high = reachable_bounds(kernel, min(bounds), max(bounds))
-    height, width = window.output_size(*tensor.shape[1:])
     base = Accumulators(
         shape=(outputs, height, width),
         label=label,
@@ -222,7 +233,6 @@ def accumulators_value(
         method=weights.method,
         error=weights.error,
     )
-    view = arrange(identity_view(base.shape))
     trail = [HostOp(kind="Dequantize")]
     if any(rest):
         constant = np.array([float(part) for part in rest], np.float32)[view // base.pixels]

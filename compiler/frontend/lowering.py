@@ -1,32 +1,32 @@
 """The two things the front end does: lower a model to an integer program, and check whether that is possible."""
 
+from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from functools import partial
 from typing import Any
 
 import numpy as np
 import onnx_ir
 
 from tritloom.compiler.frontend.builder import Builder, Settings
-from tritloom.compiler.frontend.calibrate import Calibration
+from tritloom.compiler.frontend.calibrate import MOST_SAMPLES, Calibration
+from tritloom.compiler.frontend.correction import BiasCorrection
 from tritloom.compiler.frontend.execution import Execution, execute
 from tritloom.compiler.frontend.problems import CheckReport, Lowered, Problem, problems_error
 from tritloom.compiler.frontend.reader import read_model
 from tritloom.compiler.ir.program import Convolution, Operation, Program
 from tritloom.compiler.passes import PASSES
+from tritloom.errors import UserError
 
-__all__ = ["check", "lower"]
+__all__ = ["Lowering", "check", "lower"]
 
 
-def lower(
-    data: bytes,
-    *,
-    name: str,
-    calibration: dict[str, np.ndarray] | None = None,
-    method: str = "auto",
-    planes: int | None = None,
-    activation_bits: int = 8,
-) -> Lowered:
-    """Lower an ONNX file to an integer program.
+_MOST_CODES = 1 << 28
+"""Codes of all tensors together that bias correction keeps."""
+
+
+class Lowering:
+    """A model that was read and checked, to be lowered with one or several settings.
 
     Parameters
     ----------
@@ -36,35 +36,69 @@ def lower(
         Name of the program, used in messages.
     calibration
         Sample inputs by name, first axis the samples: needed where the model states no quantiser.
-    method, planes
-        How float weights become digit planes, see :func:`tritloom.compiler.quantize.weights.lower_weights`.
-    activation_bits
-        Width of calibrated activations, 2 to 8.
+
+    Raises :class:`ModelError` for a model that cannot be read or lowered, :class:`UserError` for wrong samples.
+    """
+
+    def __init__(self, data: bytes, *, name: str, calibration: Mapping[str, np.ndarray] | None = None) -> None:
+        self._name = name
+        proto, self._model = read_model(data, name)
+        self._wanted, plan, found = _plan(self._model, name)
+        if found.problems:
+            raise problems_error(name, found.problems)
+        self._weighted = plan.weighted
+        self._correctable = calibration is not None
+        self._samples = Calibration(model=proto, name=name, samples=calibration)
+        if self._wanted and calibration is None:
+            self._samples.grid(self._wanted[0], Settings().activation_bits)
+        codes = sum(tensor.elements for tensor in plan.tensors.values())
+        self._count = max(1, min(MOST_SAMPLES, _MOST_CODES // max(1, codes)))
+
+    @property
+    def layers(self) -> list[str]:
+        """Names of the layers with weights, in the order of the graph."""
+        return list(self._weighted)
+
+    def lower(self, settings: Settings) -> Lowered:
+        """The integer program. Raises :class:`ModelError` for a model that cannot be lowered, :class:`UserError` for layers it does not have."""
+        unknown = [layer for layer in settings.layers if layer not in self._weighted]
+        if unknown:
+            raise UserError(f"{self._name} has no layer {unknown[0]!r} with weights; its layers are {', '.join(self._weighted)}")
+        self._samples.prefetch(self._wanted)
+        correction = None
+        if settings.bias_correction and self._correctable:
+            correction = BiasCorrection(samples=self._samples.first(self._count), mean=self._mean)
+        grid = partial(self._samples.grid, method=settings.calibration_method, percentile=settings.percentile)
+        builder = Builder(settings=settings, grid_of=grid, correction=correction)
+        done = execute(self._model, builder, self._name)
+        if done.problems:
+            raise problems_error(self._name, done.problems)
+        program = _program(builder, done, self._name)
+        for rewrite in PASSES:
+            program = rewrite(program)
+        return Lowered(program, [*builder.notes, *self._notes(settings, correction)])
+
+    def _mean(self, value: str) -> np.ndarray:
+        return self._samples.means(list(dict.fromkeys([*self._weighted.values(), value])), self._count)[value]
+
+    def _notes(self, settings: Settings, correction: BiasCorrection | None) -> Iterator[str]:
+        if self._wanted:
+            method = settings.calibration_method + (f" {settings.percentile:g}" if settings.calibration_method == "percentile" else "")
+            yield (
+                f"{len(self._wanted)} tensor{'' if len(self._wanted) == 1 else 's'} without a quantiser got {settings.activation_bits}-bit grids ({method}) "
+                f"from calibration samples: {', '.join(self._wanted)}"
+            )
+        if correction is not None and correction.corrected:
+            yield f"mean errors over the calibration samples were taken out of the biases of {', '.join(correction.corrected)}"
+
+
+def lower(data: bytes, *, name: str, calibration: Mapping[str, np.ndarray] | None = None, **settings: Any) -> Lowered:
+    """Lower an ONNX file to an integer program: :class:`Lowering` with the :class:`Settings` of the keywords ``settings``.
 
     Raises :class:`ModelError` for a model that cannot be read or lowered, :class:`UserError` for wrong options or samples.
     """
-    settings = Settings(method=method, planes=planes, activation_bits=activation_bits)
-    proto, model = read_model(data, name)
-    wanted, _, plan = _plan(model, name)
-    if plan.problems:
-        raise problems_error(name, plan.problems)
-    samples = Calibration(model=proto, name=name, samples=calibration)
-    if wanted and calibration is None:
-        samples.grid(wanted[0], settings.activation_bits)
-    samples.prefetch(wanted)
-    builder = Builder(settings=settings, grid_of=samples.grid)
-    done = execute(model, builder, name)
-    if done.problems:
-        raise problems_error(name, done.problems)
-    program = _program(builder, done, name)
-    for rewrite in PASSES:
-        program = rewrite(program)
-    notes = list(builder.notes)
-    if wanted:
-        notes.append(
-            f"{len(wanted)} tensor{'' if len(wanted) == 1 else 's'} without a quantiser got {activation_bits}-bit grids from calibration samples: {', '.join(wanted)}"
-        )
-    return Lowered(program, notes)
+    chosen = Settings(**settings)
+    return Lowering(data, name=name, calibration=calibration).lower(chosen)
 
 
 def check(data: bytes, *, name: str = "model") -> CheckReport:

@@ -88,10 +88,11 @@ def _pads_with_code(value: Value) -> bool:
 
 
 def _dense(builder: Builder, node: Node, value: Value, rows_of: Callable[[np.ndarray], np.ndarray], weights: Constant,
-           bias: tuple[Fraction, ...] | None, arrange: Callable[[np.ndarray], np.ndarray]) -> Value:  # fmt: skip
+           bias: tuple[Fraction, ...] | None, arrange: Callable[[np.ndarray], np.ndarray], *, whole: bool = True) -> Value:  # fmt: skip
     """``y[t, o] = sum_k x[t, k] * w[o, k] + bias[o]``, ``weights`` (O, K).
 
-    ``rows_of`` takes the view of the input to (T, K), ``arrange`` takes (T, O) to the view of the result.
+    ``rows_of`` takes the view of the input to (T, K), ``arrange`` takes (T, O) to the view of the result, which with ``whole`` is
+    the node's first output.
     """
     value = builder.codes(value)
     if not _equal_in_groups(value, 1):
@@ -109,7 +110,7 @@ def _dense(builder: Builder, node: Node, value: Value, rows_of: Callable[[np.nda
         kernel = np.zeros((elements, outputs), np.int64)
         np.add.at(kernel, rows[0], matrix.T)
         return accumulators_value(builder, value, lowered, kernel.T.reshape(outputs, *shape), Window(kernel=shape[1:]), 1, bias,
-                                  name=node.outputs[0], label=node.label, arrange=lambda array: arrange(array.reshape(1, outputs)))  # fmt: skip
+                                  name=node.outputs[0], label=node.label, arrange=lambda array: arrange(array.reshape(1, outputs)), whole=whole)  # fmt: skip
     channel, pixel = rows // value.base.pixels, rows % value.base.pixels
     if not ((channel == channel[:1]).all() and (pixel == pixel[:, :1]).all() and len(set(channel[0])) == features == value.base.shape[0]):
         # The same weights for many rows are a 1 x 1 convolution once every row is a pixel.
@@ -118,7 +119,7 @@ def _dense(builder: Builder, node: Node, value: Value, rows_of: Callable[[np.nda
     order = np.empty(features, np.int64)
     order[channel[0]] = np.arange(features)
     return accumulators_value(builder, value, lowered, matrix[:, order, None, None], Window(), 1, bias, name=node.outputs[0], label=node.label,
-                              arrange=lambda array: arrange(array.reshape(outputs, -1)[:, pixel[:, 0]].T))  # fmt: skip
+                              arrange=lambda array: arrange(array.reshape(outputs, -1)[:, pixel[:, 0]].T), whole=whole)  # fmt: skip
 
 
 @operator("Gemm", "constant weights; alpha, beta, transA, transB")
@@ -138,7 +139,7 @@ def _gemm(builder: Builder, node: Node) -> Operand:
     outputs = weights.array.shape[0]
     fused = addend is not None and alpha == 1 and addend.array.size in (1, outputs) and addend.array.shape[-1:] in ((), (1,), (outputs,))
     result = _dense(builder, node, value, lambda view: view.T if turned else view, weights, _bias(addend, outputs) if fused else None,
-                    lambda array: array)  # fmt: skip
+                    lambda array: array, whole=alpha == 1 and (addend is None or fused))  # fmt: skip
     if alpha != 1:
         factor = np.array(alpha, np.float32)
         host = HostOp(kind="Mul", constants={"B": factor})

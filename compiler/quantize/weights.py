@@ -11,7 +11,7 @@ import numpy as np
 from tritloom.errors import ModelError, UserError
 from tritloom.hw.arch.trits import plane_count
 
-__all__ = ["MAX_PLANES", "METHODS", "IntegerWeights", "absmean", "lower_weights", "recognise", "residual_planes", "twn"]
+__all__ = ["MAX_PLANES", "METHODS", "IntegerWeights", "WeightChoice", "absmean", "lower_weights", "recognise", "residual_planes", "twn"]
 
 METHODS = ("auto", "twn", "absmean", "planes")
 MAX_PLANES = 6
@@ -33,6 +33,22 @@ class IntegerWeights:
     planes: int
     method: str
     error: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightChoice:
+    """Method and number of planes of :func:`lower_weights` for one layer. Raises :class:`UserError` for what it cannot make."""
+
+    method: str = "auto"
+    planes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise UserError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
+        if self.planes is not None and not (type(self.planes) is int and 1 <= self.planes <= MAX_PLANES):
+            raise UserError(f"planes must be from 1 to {MAX_PLANES}, not {self.planes!r}")
+        if self.method in ("twn", "absmean") and self.planes not in (None, 1):
+            raise UserError(f"method {self.method} makes one plane, not {self.planes}; use method planes")
 
 
 def _rows(values: np.ndarray) -> np.ndarray:
@@ -193,12 +209,7 @@ def lower_weights(
     the better of one scale and one a row; ``planes`` has two planes by default. Raises :class:`UserError` for
     an unknown method or a number of planes it cannot make, :class:`ModelError` for weights that are not finite.
     """
-    if method not in METHODS:
-        raise UserError(f"method must be one of {', '.join(METHODS)}, not {method!r}")
-    if planes is not None and not 1 <= planes <= MAX_PLANES:
-        raise UserError(f"planes must be from 1 to {MAX_PLANES}, not {planes}")
-    if method in ("twn", "absmean") and planes not in (None, 1):
-        raise UserError(f"method {method} makes one plane, not {planes}; use method planes")
+    WeightChoice(method=method, planes=planes)
     values = np.asarray(values)
     if not np.isfinite(values).all():
         raise ModelError("weights must be finite, not NaN or infinite")

@@ -99,7 +99,7 @@ def test_wrong_inputs_are_value_errors(mlp):
 def test_compile_checks_its_arguments(mlp):
     for arguments, message in (
         ({"method": "magic"}, r"^method must be one of auto, twn, absmean, planes, not 'magic'$"),
-        ({"planes": 0}, r"^planes must be from 1 to 8, not 0$"),
+        ({"planes": 0}, r"^planes must be from 1 to 6, not 0$"),
         ({"activation_bits": 9}, r"^activation_bits must be from 2 to 8, not 9$"),
         ({"board": "sims"}, r"^unknown board 'sims'; did you mean 'sim'\?$"),
     ):
