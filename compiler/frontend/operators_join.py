@@ -10,7 +10,7 @@ from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.registry import Node, operator
 from tritloom.compiler.frontend.values import Codes, Constant, Operand, Pending, Source, Tail, Value, affine_of
 from tritloom.compiler.ir.program import Rescale, Tensor
-from tritloom.compiler.quantize.steps import Affine, LeakyRelu, Quantiser, Step
+from tritloom.compiler.quantize.steps import Affine, Fork, LeakyRelu, Quantised, Quantiser, Step
 
 __all__ = ["Joined"]
 
@@ -61,6 +61,11 @@ def _sliced_step(step: Step, first: int, last: int) -> Step:
         return Affine(_slice(step.gain, first, last), _slice(step.offset, first, last))
     if isinstance(step, LeakyRelu) and isinstance(step.slope, tuple):
         return LeakyRelu(_slice(step.slope, first, last))
+    if isinstance(step, Fork):
+        left, right = (tuple(_sliced_step(part, first, last) for part in branch) for branch in (step.left, step.right))
+        return replace(step, left=left, right=right)
+    if isinstance(step, Quantised):
+        return replace(step, quantiser=_sliced_quantiser(step.quantiser, first, last))
     return step
 
 

@@ -224,6 +224,9 @@ class HostOp:
     BatchNormalization      ``scale B input_mean input_var``   ``epsilon``; axis 1 is the channel
     Softmax                                                    ``axis``
     ArgMax                                                     ``axis keepdims select_last_index``
+    Function                                                   ``name parameters``: :mod:`tritloom.compiler.quantize.functions`
+    Fork, Swap                                                 :func:`tritloom.compiler.golden.host.apply_hosts`
+    Join                                                       ``operator``: Add, Sub, Mul or Div
     Reshape                                                    ``shape`` without the batch axis
     Transpose                                                  ``perm``, its first entry is 0
     Gather                  ``index``: element of the sample

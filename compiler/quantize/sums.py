@@ -7,7 +7,8 @@ from itertools import product
 import numpy as np
 
 from tritloom.compiler.ir.program import Proof, StepFunction
-from tritloom.compiler.quantize.chain import Affine, Quantiser, Step, compose, entry
+from tritloom.compiler.quantize.chain import Affine, Quantiser, Step, compose, entry, is_curved
+from tritloom.compiler.quantize.curves import round_codes
 from tritloom.errors import ModelError
 from tritloom.hw.arch.record import BIAS_BITS, MULTIPLIER_BITS, START_MIN, Record
 
@@ -93,22 +94,7 @@ def _codes(
     halves = np.rint(2 * value)
     near = np.argwhere(np.abs(2 * value - halves) <= 2 * error)
     value = np.where(np.isfinite(value), value, 0.0)
-    if quantiser.bipolar:
-        codes = np.where(value >= 0, quantiser.high, quantiser.low)
-    else:
-        match quantiser.rounding:
-            case "floor":
-                rounded = np.floor(value)
-            case "ceil":
-                rounded = np.ceil(value)
-            case "toward_zero":
-                rounded = np.trunc(value)
-            case "away_from_zero":
-                rounded = np.where(value >= 0, np.ceil(value), np.floor(value))
-            case _:
-                rounded = np.rint(value)
-        codes = np.clip(rounded + (zero - before), quantiser.low, quantiser.high)
-    codes = codes.astype(np.int64) + quantiser.offset
+    codes = round_codes(value, quantiser, zero - before).astype(np.int64)
     known: dict[Fraction, int] = {}
     for i, j in near:
         exact = left[i] + right[j]
@@ -120,6 +106,8 @@ def _codes(
 
 def _linear(chain: Sequence[Step], quantiser: Quantiser, channel: int) -> tuple[Fraction, Fraction, int, int]:
     """The chain as ``gain * x + offset`` and the codes it is clamped to. Raises :class:`ModelError` when it is not of that form."""
+    if is_curved(chain):
+        raise ModelError(f"the elementwise steps after an Add are curved; {_HINT}")
     segments = compose(chain, channel)
     sloped = [index for index, segment in enumerate(segments) if segment.gain != 0]
     if len(sloped) > 1:
