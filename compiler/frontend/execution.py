@@ -17,8 +17,10 @@ from tritloom.compiler.frontend import (
     operators_pool,
     operators_quantise,
     operators_reduce,
+    operators_resize,
     operators_select,
     operators_shape,
+    operators_transposed,
     operators_truncate,
 )
 from tritloom.compiler.frontend.builder import Builder
@@ -34,7 +36,7 @@ from tritloom.errors import ModelError, UserError
 __all__ = ["FAMILIES", "Execution", "execute"]
 
 FAMILIES = (operators_activation, operators_dense, operators_elementwise, operators_function, operators_join, operators_pad, operators_pool, operators_quantise,
-            operators_reduce, operators_select, operators_shape, operators_truncate)  # fmt: skip
+            operators_reduce, operators_resize, operators_select, operators_shape, operators_transposed, operators_truncate)  # fmt: skip
 """The modules that put their handlers into the table when they are imported."""
 
 _INPUT_TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16", 11: "float64"}
@@ -121,7 +123,7 @@ _EXACT = (
 
 _FORMS = (
     (("GatherElements", "GatherND", "Expand", "Tile"), "use Slice, Split, Gather, Reshape or Transpose"),
-    (("ConvTranspose", "ConvInteger", "DeformConv", "Upsample", "Resize"), "use Conv"),
+    (("ConvInteger", "DeformConv"), "use Conv"),
     (("MatMulInteger", "QLinearConv", "QLinearMatMul", "MatMulNBits", "QGemm"), "export with QuantizeLinear and DequantizeLinear around MatMul or Conv"),
     (("DynamicQuantizeLinear", "Round", "Floor", "Ceil", "FloatQuant", "MultiThreshold"), "use QuantizeLinear or Quant with constant scales"),
     (("ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"), "use ReduceMean, AveragePool or MaxPool"),

@@ -54,10 +54,12 @@ def _round(values: np.ndarray, rounding: str) -> np.ndarray:
 
 
 def _along(constant: np.ndarray, dimensions: int, axis: int) -> np.ndarray:
-    """Give a vector of one entry a channel the shape that broadcasts along ``axis``."""
+    """Give a vector of one entry a channel the shape that broadcasts along ``axis``; more axes are those of a sample."""
     constant = np.asarray(constant)
     if constant.size == 1:
         return constant.reshape(())
+    if constant.ndim > 1:
+        return constant[None]
     return constant.reshape([-1 if d == axis % dimensions else 1 for d in range(dimensions)])
 
 

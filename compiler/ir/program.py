@@ -235,7 +235,7 @@ class HostOp:
     Dequantize              ``scale``, ``zero_point``          ``axis``
     ======================= ================================== =====================================================
 
-    ``scale`` and ``zero_point`` are single, or vectors along ``axis`` (default 1); the quantiser's attributes are those of
+    ``scale`` and ``zero_point`` are single, vectors along ``axis`` (default 1), or of a sample's shape; the quantiser's attributes are those of
     :class:`tritloom.compiler.quantize.steps.Quantiser`.
     """
 
