@@ -8,7 +8,7 @@ import numpy as np
 from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.registry import Node, operator
-from tritloom.compiler.frontend.values import Codes, Constant, Operand, Pending, Source, Tail, Value, affine_of
+from tritloom.compiler.frontend.values import Codes, Constant, Operand, Pending, Source, Tail, Value, affine_of, canonical_shape
 from tritloom.compiler.ir.program import Rescale, Tensor
 from tritloom.compiler.quantize.steps import Affine, Fork, LeakyRelu, Quantised, Quantiser, Step
 
@@ -137,8 +137,14 @@ def _concat(builder: Builder, node: Node) -> Operand:
 
 
 def _laid_out(builder: Builder, value: Value, axis: int) -> Value:
-    """Codes with the axis as channels and everything else as pixels."""
+    """Elements with the axis as channels and everything else as pixels; behind axis 1 they stay (C, H, W), and what lies so already stays as it is."""
+    if axis == 1 and value.chain is not None and not isinstance(value.base, Source):
+        ordered = value.base.shape == canonical_shape(value.shape) and np.array_equal(value.view.ravel(), np.arange(value.view.size))
+        if ordered:
+            return value
     value = builder.codes(value)
+    if axis == 1:
+        return builder.placed(value, canonical_shape(value.shape))
     table = np.moveaxis(value.view, axis, 0).reshape(value.view.shape[axis], -1)
     return builder.placed(replace(value, view=table), (table.shape[0], 1, table.shape[1]))
 
