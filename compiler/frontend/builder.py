@@ -24,7 +24,7 @@ from tritloom.compiler.frontend.values import (
 from tritloom.compiler.ir.program import Copy, HostOp, InputSpec, Operation, Proof, Rescale, StepFunction, Tensor
 from tritloom.compiler.quantize.calibration import CALIBRATION_METHODS, DEFAULT_CALIBRATION, DEFAULT_PERCENTILE
 from tritloom.compiler.quantize.chain import compose, entry
-from tritloom.compiler.quantize.steps import Affine, LeakyRelu, Quantiser, Step, derive_add, derive_step
+from tritloom.compiler.quantize.steps import Affine, LeakyRelu, Quantiser, Step, derive_add, derive_step, is_curved
 from tritloom.compiler.quantize.weights import WeightChoice
 from tritloom.errors import ModelError, UserError
 
@@ -323,11 +323,21 @@ class Builder:
         )
         return self.codes(on_codes)
 
-    def on_own_grid(self, base: Pending, value: str, chain: tuple[Step, ...], quantiser: Quantiser, name: str, source: str) -> Tensor:
-        """What :meth:`Pending.finish` gives, for a base that cannot take the chain: the base's own ``value`` becomes codes on a grid from
-        calibration, and the chain a step function behind them."""
+    def on_own_grid(
+        self,
+        base: Pending,
+        value: str,
+        chain: tuple[Step, ...],
+        quantiser: Quantiser,
+        name: str,
+        source: str,
+        *,
+        before: tuple[Step, ...] = (),
+    ) -> Tensor:
+        """What :meth:`Pending.finish` gives, for a base that cannot take the chain: the ``value`` that the steps ``before`` make of the base
+        becomes codes on a grid from calibration, and the chain a step function behind them."""
         view = identity_view(base.shape)
-        plain = Value(name=value, base=base, view=view, chain=(), trail=None, start=view, witness=value, label=base.label)
+        plain = Value(name=value, base=base, view=view, chain=before, trail=None, start=view, witness=value, label=base.label)
         codes = self.codes(plain)
         settled = self.settle(replace(codes, name=name, chain=(*(codes.chain or ()), *chain), quantiser=quantiser, source=source))
         assert isinstance(settled.base, Codes)
@@ -336,7 +346,7 @@ class Builder:
     def _lossless(self, value: Value) -> Value | None:
         """Steps behind codes that stay on one grid of 8 bits (Relu, Clip, a common scale) need no calibration."""
         base = value.base
-        if not isinstance(base, Codes) or value.chain is None:
+        if not isinstance(base, Codes) or value.chain is None or is_curved(value.chain):
             return None
         channels = base.shape[0]
         tensor = base.tensor
@@ -413,7 +423,7 @@ def _differs(chain: tuple[Step, ...]) -> bool:
 
 def _on_codes(value: Value, tensor: Tensor, quantiser: Quantiser) -> Value:
     """What a value is once its codes exist."""
-    base = Codes(shape=tensor.shape, tensor=tensor)
+    base = Codes(shape=tensor.shape, tensor=tensor, origin=value if isinstance(value.base, Codes) else None)
     if value.integer:
         chain: tuple[Step, ...] = (Affine((Fraction(1),), (Fraction(-quantiser.offset),)),)
         trail = (HostOp(kind="Dequantize", constants={"scale": np.array(1.0), "zero_point": np.array(quantiser.offset)}),)

@@ -11,7 +11,16 @@ from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.reader import LARGEST_TENSOR
 from tritloom.compiler.frontend.values import Constant
 
-__all__ = ["RUNTIME_ERRORS", "WITNESS_IR_VERSION", "constants_of", "fold", "name_nodes_apart", "quiet_session", "rebatch_reshapes"]
+__all__ = [
+    "RUNTIME_ERRORS",
+    "WITNESS_IR_VERSION",
+    "constants_of",
+    "fold",
+    "name_nodes_apart",
+    "quiet_session",
+    "rebatch_reshapes",
+    "run_node",
+]
 
 WITNESS_IR_VERSION = 10
 """Of the models given to ONNX Runtime, which refuses versions newer than itself."""
@@ -88,6 +97,14 @@ def fold(node: onnx.NodeProto, operands: list[Constant | None], opset: int) -> l
         )
     arrays = [None if operand is None else operand.array for operand in operands]
     _check_size(node, arrays)
+    results = run_node(node, arrays, opset)
+    if any(array.size > LARGEST_TENSOR for array in results):
+        raise RefusalError(f"{node.op_type} of constants makes a very large tensor", f"use tensors of at most {LARGEST_TENSOR} elements")
+    return [Constant(array) for array in results]
+
+
+def run_node(node: onnx.NodeProto, arrays: list[np.ndarray | None], opset: int) -> list[np.ndarray]:
+    """Outputs of a node, an empty array for those without a name; the caller bounds their size. Raises :class:`RefusalError`."""
     bound: dict[str, np.ndarray] = {}
     copied = onnx.NodeProto()
     copied.CopyFrom(node)
@@ -109,10 +126,8 @@ def fold(node: onnx.NodeProto, operands: list[Constant | None], opset: int) -> l
         raise RefusalError(
             f"its constants cannot be computed: {lines[0] if lines else node.op_type}", "store the result as a constant"
         ) from None
-    if any(np.asarray(array).size > LARGEST_TENSOR for array in results):
-        raise RefusalError(f"{node.op_type} of constants makes a very large tensor", f"use tensors of at most {LARGEST_TENSOR} elements")
-    found = {name: Constant(np.asarray(array)) for name, array in zip(outputs, results, strict=True)}
-    return [found[name] if name else Constant(np.zeros(0)) for name in node.output]
+    found = {name: np.asarray(array) for name, array in zip(outputs, results, strict=True)}
+    return [found[name] if name else np.zeros(0) for name in node.output]
 
 
 def constants_of(graph: onnx.GraphProto) -> dict[str, np.ndarray]:

@@ -12,7 +12,8 @@ from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.values import Codes, Constant, Pending, Value, affine_of, fractions, identity_view
 from tritloom.compiler.ir.program import Convolution, HostOp, StepFunction, Tensor, Window
 from tritloom.compiler.quantize.chain import entry
-from tritloom.compiler.quantize.steps import Affine, Quantiser, Step
+from tritloom.compiler.quantize.curves import LARGEST_TABLE
+from tritloom.compiler.quantize.steps import Affine, Quantiser, Step, is_curved
 from tritloom.compiler.quantize.weights import MAX_PLANES, IntegerWeights, lower_weights
 from tritloom.hw.arch.trits import plane_count
 
@@ -24,7 +25,12 @@ _LARGEST_CODE = (3**MAX_PLANES - 1) // 2
 
 @dataclass(eq=False, kw_only=True)
 class Accumulators(Pending):
-    """A convolution whose result is not yet requantised. ``low`` and ``high`` bound the accumulator of each output channel."""
+    """A convolution whose result is not yet requantised. ``low`` and ``high`` bound the accumulator of each output channel.
+
+    ``value`` is its ONNX name, behind the first step of every chain that starts here.
+    """
+
+    value: str
 
     input: Tensor
     weights: np.ndarray
@@ -40,6 +46,12 @@ class Accumulators(Pending):
     error: float
 
     def finish(self, builder: Builder, chain: tuple[Step, ...], quantiser: Quantiser, name: str, source: str) -> Tensor:
+        reachable = sum(high - low + 1 for low, high in zip(self.low, self.high, strict=True))
+        if is_curved(chain) and reachable > LARGEST_TABLE:
+            first = next(index for index, step in enumerate(chain) if is_curved((step,)))
+            stated = getattr(chain[first], "value", "")
+            before = first if stated else 1
+            return builder.on_own_grid(self, stated or self.value, chain[before:], quantiser, name, source, before=chain[:before])
         step = builder.step(chain, quantiser, self.low, self.high, self.shape[0])
         tensor = builder.tensor(name, self.shape, quantiser, step, source)
         self._emit(builder, tensor, step)
@@ -220,6 +232,7 @@ def accumulators_value(
     base = Accumulators(
         shape=(outputs, height, width),
         label=label,
+        value=name,
         input=tensor,
         weights=kernel.astype(np.int16),
         planes=max(weights.planes, plane_count(largest)),

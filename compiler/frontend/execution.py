@@ -11,13 +11,16 @@ from tritloom.compiler.frontend import (
     operators_activation,
     operators_dense,
     operators_elementwise,
+    operators_function,
     operators_join,
     operators_pad,
     operators_pool,
     operators_quantise,
     operators_reduce,
+    operators_resize,
     operators_select,
     operators_shape,
+    operators_transposed,
     operators_truncate,
 )
 from tritloom.compiler.frontend.builder import Builder
@@ -32,8 +35,8 @@ from tritloom.errors import ModelError, UserError
 
 __all__ = ["FAMILIES", "Execution", "execute"]
 
-FAMILIES = (operators_activation, operators_dense, operators_elementwise, operators_join, operators_pad, operators_pool, operators_quantise,
-            operators_reduce, operators_select, operators_shape, operators_truncate)  # fmt: skip
+FAMILIES = (operators_activation, operators_dense, operators_elementwise, operators_function, operators_join, operators_pad, operators_pool, operators_quantise,
+            operators_reduce, operators_resize, operators_select, operators_shape, operators_transposed, operators_truncate)  # fmt: skip
 """The modules that put their handlers into the table when they are imported."""
 
 _INPUT_TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16", 11: "float64"}
@@ -125,17 +128,15 @@ _EXACT = (
 """Operators whose handlers also take constants, because they keep or make the constant's grid."""
 
 _FORMS = (
-    (("Selu", "Elu", "Celu", "Gelu", "Softplus", "Softsign", "Swish", "Mish", "Erf", "Tanh", "HardSwish", "ThresholdedRelu"),
-     "use Relu, LeakyRelu or Clip as the activation"),
     (("GatherElements", "GatherND", "Expand", "Tile"), "use Slice, Split, Gather, Reshape or Transpose"),
-    (("ConvTranspose", "ConvInteger", "DeformConv", "Upsample", "Resize"), "use Conv"),
+    (("ConvInteger", "DeformConv"), "use Conv"),
     (("MatMulInteger", "QLinearConv", "QLinearMatMul", "MatMulNBits", "QGemm"), "export with QuantizeLinear and DequantizeLinear around MatMul or Conv"),
     (("DynamicQuantizeLinear", "Round", "Floor", "Ceil", "FloatQuant", "MultiThreshold"), "use QuantizeLinear or Quant with constant scales"),
     (("ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"), "use ReduceMean, AveragePool or MaxPool"),
     (("LayerNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization", "LRN"), "use BatchNormalization"),
-    (("LogSoftmax", "Exp", "Log", "TopK"), "use Softmax, Sigmoid or ArgMax at the end of the network"),
+    (("LogSoftmax", "TopK"), "use Softmax, Sigmoid or ArgMax at the end of the network"),
     (("LSTM", "GRU", "RNN", "Loop", "If", "Scan"), "unroll it into Gemm, Conv and elementwise operators"),
-    (("Mean", "Abs", "Sqrt", "Pow", "Reciprocal", "Where", "Einsum"), "use Add, Sub, Mul, Div, Relu, Clip or MatMul"),
+    (("Where", "Einsum"), "use Add, Sub, Mul, Div, Relu, Clip or MatMul"),
 )  # fmt: skip
 
 

@@ -16,7 +16,7 @@ from tritloom.compiler.frontend.windows import spatial_rank, window_of
 from tritloom.compiler.ir.program import HostOp, Window
 from tritloom.compiler.quantize.chain import entry
 
-__all__: list[str] = []
+__all__ = ["bias_of", "prepared"]
 
 _KERNEL_LIMIT = 1 << 26
 """Weights of the largest layer."""
@@ -31,7 +31,8 @@ def _equal_in_groups(value: Value, groups: int) -> bool:
     return len(affine.gain) == 1 or all(len(set(affine.gain[g * size : (g + 1) * size])) == 1 for g in range(groups))
 
 
-def _bias(constant: Constant | None, outputs: int) -> tuple[Fraction, ...] | None:
+def bias_of(constant: Constant | None, outputs: int) -> tuple[Fraction, ...] | None:
+    """One bias, or one an output. Raises :class:`RefusalError` for another number of them."""
     if constant is None:
         return None
     size = constant.array.size
@@ -59,20 +60,31 @@ def _conv(builder: Builder, node: Node) -> Operand:
             f"its weights of shape {list(weights.array.shape)} and {groups} groups do not fit {channels} input channels",
             "export the model again",
         )
-    bias = _bias(node.constant(2, "bias"), outputs)
-    value = builder.codes(value)
-    vertical = rank == 1 and value.base.shape == (channels, size[0], 1) and size[0] > 1
+    bias = bias_of(node.constant(2, "bias"), outputs)
+    flat, _ = window_of(node, size, list(kernel), pool=False)
+    value, vertical = prepared(builder, value, groups, padded=any(flat.pads))
     window, _ = window_of(node, size, list(kernel), pool=False, vertical=vertical)
-    shape = (channels, size[0], 1) if vertical else (channels, 1, size[0]) if rank == 1 else (channels, size[0], size[1])
-    value = builder.placed(value, shape)
-    if not _equal_in_groups(value, groups) or (any(window.pads) and not _pads_with_code(value)):
-        value = builder.placed(builder.requantised(value), shape)
     lowered = integer_weights(builder, weights, node.label)
     matrix = lowered.codes.reshape(outputs, inputs, *window.kernel)
     spatial = (lambda array: array.reshape(1, outputs, -1)) if rank == 1 else (lambda array: array[None])
     return accumulators_value(
         builder, value, lowered, matrix, window, groups, bias, name=node.outputs[0], label=node.label, arrange=spatial
     )
+
+
+def prepared(builder: Builder, value: Value, groups: int, *, padded: bool) -> tuple[Value, bool]:
+    """Codes that a convolution can read, (C, H, W) for (1, C, H, W), one scale a group, and a code for 0 where it is ``padded``.
+
+    For (1, C, L) they are (C, 1, L), or (C, L, 1) where they lie so already; the second result says so.
+    """
+    channels, size = value.shape[1], value.shape[2:]
+    value = builder.codes(value)
+    vertical = len(size) == 1 and value.base.shape == (channels, size[0], 1) and size[0] > 1
+    shape = (channels, size[0], 1) if vertical else (channels, 1, size[0]) if len(size) == 1 else (channels, size[0], size[1])
+    value = builder.placed(value, shape)
+    if not _equal_in_groups(value, groups) or (padded and not _pads_with_code(value)):
+        value = builder.placed(builder.requantised(value), shape)
+    return value, vertical
 
 
 def _pads_with_code(value: Value) -> bool:
@@ -138,7 +150,7 @@ def _gemm(builder: Builder, node: Node) -> Operand:
         addend = Constant((addend.array * np.float32(beta)).astype(np.float32)) if beta else None
     outputs = weights.array.shape[0]
     fused = addend is not None and alpha == 1 and addend.array.size in (1, outputs) and addend.array.shape[-1:] in ((), (1,), (outputs,))
-    result = _dense(builder, node, value, lambda view: view.T if turned else view, weights, _bias(addend, outputs) if fused else None,
+    result = _dense(builder, node, value, lambda view: view.T if turned else view, weights, bias_of(addend, outputs) if fused else None,
                     lambda array: array, whole=alpha == 1 and (addend is None or fused))  # fmt: skip
     if alpha != 1:
         factor = np.array(alpha, np.float32)

@@ -1,4 +1,4 @@
-"""Elementwise arithmetic with constants and batch normalisation: steps of a chain. And what only the host does at the end."""
+"""Elementwise arithmetic and batch normalisation: steps of a chain. And what only the host does at the end."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -7,6 +7,7 @@ from math import isqrt
 import numpy as np
 
 from tritloom.compiler.frontend.builder import Builder
+from tritloom.compiler.frontend.curves import curve, forked
 from tritloom.compiler.frontend.operators_shape import move
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.reader import LARGEST_TENSOR
@@ -150,7 +151,8 @@ def channel_values(builder: Builder, node: Node, value: Value, constant: Constan
 def _add(builder: Builder, node: Node) -> Operand:
     found = _binary(node)
     if found is None:
-        return add_values(builder, node, node.activation(0), node.activation(1), subtract=False)
+        left, right = node.activation(0), node.activation(1)
+        return forked(builder, node, left, right, curved=True) or add_values(builder, node, left, right, subtract=False)
     value, constant, first = found
     return affine_step(builder, node, value, Fraction(1), constant, _host(node, constant, first))
 
@@ -168,27 +170,44 @@ def _sum(builder: Builder, node: Node) -> Operand | list[Operand]:
 def _sub(builder: Builder, node: Node) -> Operand:
     found = _binary(node)
     if found is None:
-        return add_values(builder, node, node.activation(0), node.activation(1), subtract=True)
+        left, right = node.activation(0), node.activation(1)
+        return forked(builder, node, left, right, curved=True) or add_values(builder, node, left, right, subtract=True)
     value, constant, first = found
     gain, offset = (Fraction(-1), constant) if first else (Fraction(1), _negated(constant))
     return affine_step(builder, node, value, gain, offset, _host(node, constant, first))
 
 
-@operator("Mul", "a constant for each channel")
+@operator("Mul", "a constant for each channel, or two activations computed element by element from one (x * Sigmoid(x))")
 def _mul(builder: Builder, node: Node) -> Operand:
     found = _binary(node)
     if found is None:
-        raise RefusalError("the product of two activations is not supported", "multiply by a constant")
+        result = forked(builder, node, node.activation(0), node.activation(1))
+        if result is None:
+            raise RefusalError(
+                "the product of two activations is not supported",
+                "multiply by a constant, or by what elementwise operators make of the activation itself",
+            )
+        return result
     value, constant, first = found
     return affine_step(builder, node, value, constant, Fraction(0), _host(node, constant, first))
 
 
-@operator("Div", "by a constant for each channel")
+@operator("Div", "by a constant for each channel; a constant by an activation; two activations computed element by element from one")
 def _div(builder: Builder, node: Node) -> Operand:
     found = _binary(node)
-    if found is None or found[2]:
-        raise RefusalError("division by an activation is not supported", "divide by a constant")
-    value, constant, _ = found
+    if found is None:
+        result = forked(builder, node, node.activation(0), node.activation(1))
+        if result is None:
+            raise RefusalError("the quotient of two activations is not supported", "divide by a constant")
+        return result
+    value, constant, first = found
+    if first:
+        inverse = curve(builder, node, value, "Reciprocal")
+        result = affine_step(builder, node, inverse, constant, Fraction(0), HostOp(kind="Mul", constants={"B": constant.array}))
+        if result.trail is not None and result.trail[-2].kind == "Function":
+            # The host divides, which rounds once.
+            result = replace(result, trail=(*result.trail[:-2], _host(node, constant, True)))
+        return result
     if not constant.array.all():
         raise RefusalError("it divides by zero", "divide by constants other than zero")
     value, divisors = channel_values(builder, node, value, constant)
@@ -267,12 +286,6 @@ def _softmax(builder: Builder, node: Node) -> Operand:
     if node.opset < 13 and int(np.prod(value.shape[axis + 1 :], dtype=np.int64)) != 1:
         raise RefusalError("before opset 13 Softmax joins all axes from its axis on", "export with opset 13 or later")
     return tail(builder, node, value, HostOp(kind="Softmax", attributes={"axis": axis}), value.shape)
-
-
-@operator("Sigmoid", "at the end of the network, on the host")
-def _sigmoid(builder: Builder, node: Node) -> Operand:
-    value = builder.settle(node.activation())
-    return tail(builder, node, value, HostOp(kind="Sigmoid"), value.shape)
 
 
 @operator("ArgMax", "at the end of the network, on the host")

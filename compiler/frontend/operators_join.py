@@ -8,9 +8,9 @@ import numpy as np
 from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.registry import Node, operator
-from tritloom.compiler.frontend.values import Codes, Constant, Operand, Pending, Source, Tail, Value, affine_of
+from tritloom.compiler.frontend.values import Codes, Constant, Operand, Pending, Source, Tail, Value, affine_of, canonical_shape
 from tritloom.compiler.ir.program import Rescale, Tensor
-from tritloom.compiler.quantize.steps import Affine, LeakyRelu, Quantiser, Step
+from tritloom.compiler.quantize.steps import Affine, Fork, LeakyRelu, Quantised, Quantiser, Step
 
 __all__ = ["Joined"]
 
@@ -61,6 +61,11 @@ def _sliced_step(step: Step, first: int, last: int) -> Step:
         return Affine(_slice(step.gain, first, last), _slice(step.offset, first, last))
     if isinstance(step, LeakyRelu) and isinstance(step.slope, tuple):
         return LeakyRelu(_slice(step.slope, first, last))
+    if isinstance(step, Fork):
+        left, right = (tuple(_sliced_step(part, first, last) for part in branch) for branch in (step.left, step.right))
+        return replace(step, left=left, right=right)
+    if isinstance(step, Quantised):
+        return replace(step, quantiser=_sliced_quantiser(step.quantiser, first, last))
     return step
 
 
@@ -132,8 +137,14 @@ def _concat(builder: Builder, node: Node) -> Operand:
 
 
 def _laid_out(builder: Builder, value: Value, axis: int) -> Value:
-    """Codes with the axis as channels and everything else as pixels."""
+    """Elements with the axis as channels and everything else as pixels; behind axis 1 they stay (C, H, W), and what lies so already stays as it is."""
+    if axis == 1 and value.chain is not None and not isinstance(value.base, Source):
+        ordered = value.base.shape == canonical_shape(value.shape) and np.array_equal(value.view.ravel(), np.arange(value.view.size))
+        if ordered:
+            return value
     value = builder.codes(value)
+    if axis == 1:
+        return builder.placed(value, canonical_shape(value.shape))
     table = np.moveaxis(value.view, axis, 0).reshape(value.view.shape[axis], -1)
     return builder.placed(replace(value, view=table), (table.shape[0], 1, table.shape[1]))
 

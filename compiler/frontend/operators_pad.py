@@ -13,7 +13,8 @@ from tritloom.compiler.frontend.registry import Node, append, operator
 from tritloom.compiler.frontend.values import Codes, Operand, Pending, Source, Tail, Value, affine_of, identity_view
 from tritloom.compiler.ir.program import HostOp, SumPool, Tensor, Window
 from tritloom.compiler.passes.fold_pads import identity_step
-from tritloom.compiler.quantize.chain import compose, entry
+from tritloom.compiler.quantize.chain import entry
+from tritloom.compiler.quantize.curves import evaluate_exact
 from tritloom.compiler.quantize.steps import Quantiser, Step
 
 __all__ = ["Padded"]
@@ -61,9 +62,7 @@ class Padded(Pending):
 
     def _filled(self, chain: tuple[Step, ...], channel: int) -> Fraction:
         """The frame behind ``chain``."""
-        segments = compose(chain, channel)
-        segment = segments[sum(1 for s in segments[1:] if s.start is not None and s.start <= self.fill)]
-        return segment.gain * self.fill + segment.offset
+        return evaluate_exact(chain, self.fill, channel)
 
     def _inside(self, chain: tuple[Step, ...], *, name: str, quantiser: Quantiser | None = None, source: str = "quantiser") -> Value:
         assert self.inner.chain is not None

@@ -13,7 +13,7 @@ from tritloom.compiler.frontend.values import Codes, Operand, Pending, Tail, Val
 from tritloom.compiler.frontend.windows import spatial_rank, window_of
 from tritloom.compiler.ir.program import Convolution, MaxPool, Rescale, SumPool, Tensor, Window
 from tritloom.compiler.quantize.chain import compose, entry
-from tritloom.compiler.quantize.steps import Affine, Quantiser, Step
+from tritloom.compiler.quantize.steps import Affine, Quantiser, Step, is_curved
 
 __all__ = ["LargestOf", "MeanOf", "max_pool", "mean_pool"]
 
@@ -70,8 +70,9 @@ class LargestOf(Pending):
         assert isinstance(inner.base, Pending) and inner.chain is not None
         channels = self.shape[0]
         directions = [direction(chain, channel) for channel in range(channels)]
-        if 0 in directions:
-            # Steps that both rise and fall do not commute with a maximum.
+        curved = is_curved((*inner.chain, *chain))
+        if 0 in directions or (quantiser.bipolar and curved and -1 in directions):
+            # Steps that both rise and fall do not commute with a maximum; how near to zero a falling curve comes is not known.
             return builder.on_own_grid(self, self.value, chain, quantiser, name, source)
         falling = [channel for channel, sign in enumerate(directions) if sign < 0]
         before = f"{name}_before_{self.label}"

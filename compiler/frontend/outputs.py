@@ -108,7 +108,7 @@ def _affine(value: Value, tensor: Tensor) -> _Reading:
 
 
 def _dequantize(tensor: Tensor, view: np.ndarray) -> HostOp:
-    """Dequantize for elements picked by ``view``: single numbers, or vectors along the axis that counts the channels."""
+    """Dequantize for elements picked by ``view``: single numbers, vectors along the axis that counts the channels, or one an element."""
     scale = np.array([float(part) for part in tensor.scale])
     zero = np.array(tensor.zero_point, np.int64)
     if len(scale) == 1 and len(zero) == 1:
@@ -120,4 +120,4 @@ def _dequantize(tensor: Tensor, view: np.ndarray) -> HostOp:
             picks = along[:, 0]
             constants = {"scale": scale[picks % len(scale)], "zero_point": zero[picks % len(zero)]}
             return HostOp(kind="Dequantize", constants=constants, attributes={"axis": axis})
-    raise RefusalError("the channels of this output do not lie along one axis", "flatten the output, or keep the channel axis")
+    return HostOp(kind="Dequantize", constants={"scale": scale[channel[0] % len(scale)], "zero_point": zero[channel[0] % len(zero)]})

@@ -101,7 +101,7 @@ def supported_operators() -> list[Operator]:
 
 
 def append(builder: Builder, node: Node, value: Value, step: Step | None, host: HostOp | None) -> Value:
-    """``value`` after one elementwise step; ``step`` is ``None`` where only the host can do it."""
+    """``value`` after one elementwise step; ``step`` is ``None`` where only the host can do it, ``host`` where it cannot."""
     value = builder.settle(value)
     if len(value.chain or ()) + len(value.trail or ()) > _LONGEST_CHAIN:
         raise RefusalError(f"more than {_LONGEST_CHAIN // 2} elementwise operators follow each other", "put a quantiser between them")
@@ -115,4 +115,5 @@ def append(builder: Builder, node: Node, value: Value, step: Step | None, host: 
         witness=value.witness,
         label=node.label,
         head=value.head,
+        stages=value.stages,
     )

@@ -14,7 +14,8 @@ import numpy as np
 
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.ir.program import HostOp, Tensor
-from tritloom.compiler.quantize.chain import compose, entry
+from tritloom.compiler.quantize.chain import compose, entry, is_curved
+from tritloom.compiler.quantize.curves import rises
 from tritloom.compiler.quantize.steps import Affine, Quantiser, Step
 
 if TYPE_CHECKING:
@@ -79,9 +80,10 @@ class Source(Base):
 
 @dataclass(eq=False, kw_only=True)
 class Codes(Base):
-    """An integer tensor of the program."""
+    """An integer tensor of the program. ``origin`` is the value that was quantised to it, where that starts from other codes."""
 
     tensor: Tensor
+    origin: "Value | None" = None
 
 
 @dataclass(eq=False, kw_only=True)
@@ -134,11 +136,16 @@ class Value:
     integer: bool = False
     source: str = "quantiser"
     head: int = 1
+    stages: dict[int, str] = field(default_factory=dict)
+    """ONNX names of the values in front of this one on its chain, by length of the chain there; its own is among them."""
     settled: "Value | None" = field(default=None, init=False)
     """What the builder made of this value, so that it makes it once."""
 
     def __post_init__(self) -> None:
         check_size(self.view.shape)
+        if self.chain is not None:
+            # A node that makes several steps names the last of them only.
+            self.stages = {length: name for length, name in self.stages.items() if name != self.name} | {len(self.chain): self.name}
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -229,7 +236,10 @@ def affine_of(chain: tuple[Step, ...] | None) -> Affine | None:
 
 
 def direction(chain: tuple[Step, ...], channel: int) -> int:
-    """1 when the chain never decreases in this channel, -1 when it never increases, 0 when it does both."""
+    """1 when the chain never decreases in this channel, -1 when it never increases, 0 when it does both (or a curve may)."""
+    for index, step in enumerate(chain):
+        if is_curved((step,)):
+            return direction(chain[:index], channel) * direction(chain[index + 1 :], channel) if rises(step) else 0
     gains = [segment.gain for segment in compose(chain, channel)]
     if all(gain >= 0 for gain in gains):
         return 1

@@ -5,7 +5,7 @@ from tritloom.compiler.frontend.reader import LARGEST_TENSOR
 from tritloom.compiler.frontend.registry import Node
 from tritloom.compiler.ir.program import Window
 
-__all__ = ["spatial_rank", "window_of"]
+__all__ = ["listed", "spatial_rank", "window_of"]
 
 
 def spatial_rank(shape: tuple[int, ...]) -> int:
@@ -17,12 +17,13 @@ def spatial_rank(shape: tuple[int, ...]) -> int:
     return len(shape) - 2
 
 
-def _listed(node: Node, name: str, rank: int, default: int) -> list[int]:
+def listed(node: Node, name: str, rank: int, default: int, *, least: int = 1) -> list[int]:
+    """An attribute of ``rank`` integers, ``least`` or more (pads 0 or more). Raises :class:`RefusalError`."""
     values = node.attribute(name, list)
     if values is None:
         return [default] * rank
-    if len(values) != rank or min(values) < (0 if name == "pads" else 1) or max(values) > LARGEST_TENSOR:
-        raise RefusalError(f"its attribute {name} is {values}", f"give {rank} values of 1 or more")
+    if len(values) != rank or min(values) < (0 if name == "pads" else least) or max(values) > LARGEST_TENSOR:
+        raise RefusalError(f"its attribute {name} is {values}", f"give {rank} values of {0 if name == 'pads' else least} or more")
     return values
 
 
@@ -33,8 +34,8 @@ def window_of(node: Node, size: tuple[int, ...], kernel: list[int], *, pool: boo
     right or at the bottom are dropped, as ONNX says. A ``pool`` must see an element of the input in every window.
     """
     rank = len(size)
-    strides, dilations = _listed(node, "strides", rank, 1), _listed(node, "dilations", rank, 1)
-    pads = _listed(node, "pads", 2 * rank, 0)
+    strides, dilations = listed(node, "strides", rank, 1), listed(node, "dilations", rank, 1)
+    pads = listed(node, "pads", 2 * rank, 0)
     automatic = node.attribute("auto_pad", str, "NOTSET")
     if automatic not in ("NOTSET", "SAME_UPPER", "SAME_LOWER", "VALID", ""):
         raise RefusalError(f"auto_pad {automatic} is not known", "use explicit pads")

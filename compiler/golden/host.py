@@ -7,17 +7,19 @@ Operands of a :class:`HostOp` keep their ONNX names. ``constants``: ``A`` or ``B
 and Quantize or Dequantize with one scale a channel), ``keepdims`` and ``select_last_index`` (ArgMax), ``shape`` without batch axis
 (Reshape), ``perm`` with batch axis (Transpose), and for Quantize ``low``, ``high``, ``rounding``, ``bipolar``, ``clip_first``, ``offset``
 as in :class:`tritloom.compiler.quantize.steps.Quantiser`. Everything is elementwise float32, one rounding an operation, as ONNX Runtime
-does it.
+does it. ``Function`` is computed in float64 and rounded once. ``Fork``, ``Swap`` and ``Join`` are for operators of two operands that are
+both computed from one value, :func:`apply_hosts`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from tritloom.compiler.ir.program import HostOp, InputSpec, OutputSpec, Program
+from tritloom.compiler.quantize.functions import FUNCTIONS
 from tritloom.errors import ModelError, UserError
 
-__all__ = ["apply_host", "dequantise_outputs", "invert_host", "quantise_inputs", "random_feeds"]
+__all__ = ["apply_host", "apply_hosts", "dequantise_outputs", "invert_host", "quantise_inputs", "random_feeds"]
 
 _BINARY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "Add": np.add,
@@ -52,10 +54,12 @@ def _round(values: np.ndarray, rounding: str) -> np.ndarray:
 
 
 def _along(constant: np.ndarray, dimensions: int, axis: int) -> np.ndarray:
-    """Give a vector of one entry a channel the shape that broadcasts along ``axis``."""
+    """Give a vector of one entry a channel the shape that broadcasts along ``axis``; more axes are those of a sample."""
     constant = np.asarray(constant)
     if constant.size == 1:
         return constant.reshape(())
+    if constant.ndim > 1:
+        return constant[None]
     return constant.reshape([-1 if d == axis % dimensions else 1 for d in range(dimensions)])
 
 
@@ -106,6 +110,36 @@ def _normalise(op: HostOp, x: np.ndarray, *, inverse: bool = False) -> np.ndarra
     return (x - bias) / np.where(gain == 0, 1, gain) if inverse else x * gain + bias
 
 
+def _function(op: HostOp, x: np.ndarray) -> np.ndarray:
+    name = op.attributes.get("name")
+    if name not in FUNCTIONS:
+        raise ModelError(f"host function {name!r} is not known")
+    with np.errstate(all="ignore"):
+        return FUNCTIONS[name].fast(x.astype(np.float64), *op.attributes.get("parameters", ())).astype(x.dtype)
+
+
+def apply_hosts(ops: Sequence[HostOp], x: np.ndarray) -> np.ndarray:
+    """Host operations one after the other. ``Fork`` keeps the array aside, ``Swap`` exchanges it for the one kept last, and ``Join`` is the
+    binary operator of the one kept last and the present one: what lies between is computed twice from the forked array. Infinities and NaN are those of NumPy."""
+    kept: list[np.ndarray] = []
+    with np.errstate(all="ignore"):
+        for op in ops:
+            match op.kind:
+                case "Fork":
+                    kept.append(x)
+                case "Swap" | "Join" if not kept:
+                    raise ModelError(f"host operation {op.kind!r} stands without a Fork before it")
+                case "Swap":
+                    x, kept[-1] = kept[-1], x
+                case "Join":
+                    if op.attributes.get("operator") not in _BINARY:
+                        raise ModelError(f"host operator {op.attributes.get('operator')!r} is not known")
+                    x = _BINARY[op.attributes["operator"]](kept.pop(), x)
+                case _:
+                    x = apply_host(op, x)
+    return x
+
+
 def apply_host(op: HostOp, x: np.ndarray) -> np.ndarray:
     """One host operation on an array whose first axis is the batch. Raises :class:`ModelError` for an unknown kind."""
     if op.kind in _BINARY:
@@ -133,6 +167,8 @@ def apply_host(op: HostOp, x: np.ndarray) -> np.ndarray:
         case "Sigmoid":
             small = np.exp(-np.abs(x))
             return np.where(x >= 0, 1 / (1 + small), small / (1 + small))
+        case "Function":
+            return _function(op, x)
         case "ArgMax":
             return _argmax(op, x)
         case "Reshape":
@@ -193,8 +229,7 @@ def quantise_inputs(program: Program, feeds: dict[str, np.ndarray]) -> dict[str,
     for spec in program.inputs:
         x = arrays[spec.name]
         with np.errstate(over="ignore"):
-            for op in spec.prologue:
-                x = apply_host(op, x)
+            x = apply_hosts(spec.prologue, x)
         flat = x.reshape(len(x), int(np.prod(x.shape[1:])))
         if spec.index is not None:
             flat = flat[:, np.asarray(spec.index).ravel()]
@@ -213,8 +248,7 @@ def dequantise_outputs(program: Program, tensors: dict[str, np.ndarray]) -> dict
         if spec.index is not None:
             index = np.asarray(spec.index)
             x = x.reshape(len(x), program.tensors[spec.tensor].elements)[:, index.ravel()].reshape(len(x), *index.shape)
-        for op in spec.epilogue:
-            x = apply_host(op, x)
+        x = apply_hosts(spec.epilogue, x)
         sizes = _sizes(spec)
         outputs[spec.name] = (x if sizes is None else x.reshape(len(x), *sizes)).astype(spec.dtype)
     return outputs
@@ -237,6 +271,13 @@ def invert_host(op: HostOp, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray
             return -x
         case "Relu" | "Clip":
             return x
+        case "Function":
+            points = np.linspace(-20, 20, 1 << 14, dtype=np.float32)
+            values = _function(op, points)
+            points, values = points[np.isfinite(values)], values[np.isfinite(values)]
+            order = np.argsort(values, kind="stable")
+            nearest = np.minimum(np.searchsorted(values[order], x), len(order) - 1)
+            return points[order][nearest]
         case "LeakyRelu":
             alpha = np.float32(op.attributes.get("alpha", 0.01))
             return np.where(x < 0, x / alpha, x) if alpha > 0 else x
@@ -265,14 +306,27 @@ def invert_host(op: HostOp, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray
             raise ModelError(f"host operation {op.kind!r} cannot be inverted to draw random inputs")
 
 
+def _sections(ops: Sequence[HostOp]) -> list[tuple[HostOp, ...]]:
+    """The operations one by one, but everything from a Fork to its Join together."""
+    found: list[tuple[HostOp, ...]] = []
+    depth = 0
+    for op in ops:
+        if depth:
+            found[-1] = (*found[-1], op)
+        else:
+            found.append((op,))
+        depth += (op.kind == "Fork") - (op.kind == "Join")
+    return found
+
+
 def _unquantise(spec: InputSpec, codes: np.ndarray) -> np.ndarray:
     """Model input whose codes are ``codes``, (N, C, H, W)."""
     sizes = _sizes(spec)
     if sizes is None:
         raise ModelError(f"input {spec.name!r} has a shape that is not fixed: {spec.shape}")
-    shapes, probe = [sizes], np.zeros((1, *sizes), np.float32)
-    for op in spec.prologue:
-        probe = apply_host(op, probe)
+    shapes, probe, sections = [sizes], np.zeros((1, *sizes), np.float32), _sections(spec.prologue)
+    for section in sections:
+        probe = apply_hosts(section, probe)
         shapes.append(probe.shape[1:])
     flat = codes.reshape(len(codes), -1)
     if spec.index is not None:
@@ -281,8 +335,9 @@ def _unquantise(spec: InputSpec, codes: np.ndarray) -> np.ndarray:
         whole[:, np.asarray(spec.index).ravel()] = flat
         flat = whole
     x = flat.reshape(len(codes), *shapes[-1])
-    for op, shape in zip(reversed(spec.prologue), reversed(shapes[:-1]), strict=True):
-        x = invert_host(op, x, shape)
+    for section, shape in zip(reversed(sections), reversed(shapes[:-1]), strict=True):
+        # What x * f(x) is made of cannot be told from it: x itself is near enough to reach many codes.
+        x = invert_host(section[0], x, shape) if len(section) == 1 else x.reshape(len(x), *shape)
     return np.rint(x).astype(spec.dtype) if np.dtype(spec.dtype).kind in "iu" else x.astype(spec.dtype)
 
 

@@ -35,8 +35,8 @@ __all__ = ["ArrayReader", "ArrayWriter", "Malformed", "decode_program", "encode_
 
 DTYPES = ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
 HOST_OPS = (
-    "Add", "ArgMax", "BatchNormalization", "Clip", "Dequantize", "Div", "Gather", "LeakyRelu", "Mul", "Neg", "Pad", "PRelu", "Quantize", "Relu", "Reshape", "Sigmoid",
-    "Softmax", "Sub", "Transpose",
+    "Add", "ArgMax", "BatchNormalization", "Clip", "Dequantize", "Div", "Fork", "Function", "Gather", "Join", "LeakyRelu", "Mul", "Neg", "Pad", "PRelu", "Quantize",
+    "Relu", "Reshape", "Sigmoid", "Softmax", "Sub", "Swap", "Transpose",
 )  # fmt: skip
 MAX_STEP_CHANNELS = 1 << 22
 """Most channels of all step functions of a program together, which bounds what a small file can unfold to."""

@@ -224,6 +224,9 @@ class HostOp:
     BatchNormalization      ``scale B input_mean input_var``   ``epsilon``; axis 1 is the channel
     Softmax                                                    ``axis``
     ArgMax                                                     ``axis keepdims select_last_index``
+    Function                                                   ``name parameters``: :mod:`tritloom.compiler.quantize.functions`
+    Fork, Swap                                                 :func:`tritloom.compiler.golden.host.apply_hosts`
+    Join                                                       ``operator``: Add, Sub, Mul or Div
     Reshape                                                    ``shape`` without the batch axis
     Transpose                                                  ``perm``, its first entry is 0
     Gather                  ``index``: element of the sample
@@ -232,7 +235,7 @@ class HostOp:
     Dequantize              ``scale``, ``zero_point``          ``axis``
     ======================= ================================== =====================================================
 
-    ``scale`` and ``zero_point`` are single, or vectors along ``axis`` (default 1); the quantiser's attributes are those of
+    ``scale`` and ``zero_point`` are single, vectors along ``axis`` (default 1), or of a sample's shape; the quantiser's attributes are those of
     :class:`tritloom.compiler.quantize.steps.Quantiser`.
     """
 

@@ -2,7 +2,7 @@
 
 from bisect import bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fractions import Fraction
 from math import ceil, floor
 from typing import NamedTuple, TypeVar
@@ -10,8 +10,8 @@ from typing import NamedTuple, TypeVar
 from tritloom.errors import ModelError
 
 __all__ = [
-    "ROUNDINGS", "Affine", "Clip", "LeakyRelu", "Quantiser", "Relu", "Run", "Segment", "Step", "compose", "entry", "find_runs",
-    "round_exact",
+    "ROUNDINGS", "Affine", "Clip", "Fork", "Function", "LeakyRelu", "Quantised", "Quantiser", "Relu", "Run", "Segment", "Step", "compose", "entry",
+    "find_runs", "is_curved", "round_exact",
 ]  # fmt: skip
 
 ROUNDINGS = ("half_even", "half_up", "half_away", "half_toward_zero", "floor", "ceil", "toward_zero", "away_from_zero")
@@ -49,7 +49,39 @@ class Clip:
     high: Fraction | None
 
 
-Step = Affine | Relu | LeakyRelu | Clip
+@dataclass(frozen=True)
+class Function:
+    """A curve of :data:`tritloom.compiler.quantize.functions.FUNCTIONS` with its parameters. ``value`` is the ONNX name of its input."""
+
+    name: str
+    parameters: tuple[Fraction, ...] = ()
+    value: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Fork:
+    """``operator(left(x), right(x))`` with ``operator`` one of Add, Sub, Mul and Div. ``value`` is the ONNX name of ``x`` where it has one."""
+
+    operator: str
+    left: "tuple[Step, ...]"
+    right: "tuple[Step, ...]"
+    value: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True)
+class Quantised:
+    """The real value that the code of ``quantiser`` stands for: a quantiser inside a chain. ``value`` as for :class:`Function`."""
+
+    quantiser: "Quantiser"
+    value: str = field(default="", compare=False)
+
+
+Step = Affine | Relu | LeakyRelu | Clip | Function | Fork | Quantised
+
+
+def is_curved(chain: "Sequence[Step]") -> bool:
+    """Whether the chain holds a step that is not continuous and piecewise linear, so that :func:`compose` cannot take it."""
+    return any(isinstance(step, Function | Fork | Quantised) for step in chain)
 
 
 @dataclass(frozen=True)
@@ -171,7 +203,7 @@ def _join(segments: list[Segment]) -> list[Segment]:
 
 
 def compose(chain: Sequence[Step], channel: int) -> list[Segment]:
-    """The chain of one channel as continuous linear segments from left to right."""
+    """The chain of one channel, which must not be curved, as continuous linear segments from left to right."""
     segments = [Segment(None, Fraction(1), Fraction(0))]
     for step in chain:
         if isinstance(step, Affine):
@@ -184,7 +216,7 @@ def compose(chain: Sequence[Step], channel: int) -> list[Segment]:
             segments = [
                 Segment(s.start, s.gain * slope, s.offset * slope) if _inside(segments, i) < 0 else s for i, s in enumerate(segments)
             ]
-        else:
+        elif isinstance(step, Clip):
             for bound, side in ((step.low, -1), (step.high, 1)):
                 if bound is None:
                     continue
@@ -193,6 +225,8 @@ def compose(chain: Sequence[Step], channel: int) -> list[Segment]:
                 segments = [
                     Segment(s.start, Fraction(0), bound) if (_inside(segments, i) - bound) * side > 0 else s for i, s in enumerate(segments)
                 ]
+        else:
+            raise TypeError(f"{type(step).__name__} is not piecewise linear")
         segments = _join(segments)
     return segments
 

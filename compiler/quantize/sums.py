@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import product
+from math import lcm
 
 import numpy as np
 
 from tritloom.compiler.ir.program import Proof, StepFunction
-from tritloom.compiler.quantize.chain import Affine, Quantiser, Step, compose, entry
+from tritloom.compiler.quantize.chain import Affine, Quantiser, Step, compose, entry, is_curved
+from tritloom.compiler.quantize.curves import round_codes
 from tritloom.errors import ModelError
 from tritloom.hw.arch.record import BIAS_BITS, MULTIPLIER_BITS, START_MIN, Record
 
-__all__ = ["derive_add", "is_clamped_line"]
+__all__ = ["derive_add", "is_clamped_line", "pair_codes"]
 
 _HINT = "put a quantiser right after the Add"
 _MULTIPLIER_MAX = (1 << (MULTIPLIER_BITS - 1)) - 1
@@ -80,46 +82,60 @@ def _search(pairs: _Pairs, gains: tuple[float, float], modes: tuple[bool, ...], 
     return best[1]
 
 
-def _codes(
+def pair_codes(
     a: np.ndarray, b: np.ndarray, gains: tuple[Fraction, Fraction], offset: Fraction, quantiser: Quantiser, channel: int
 ) -> np.ndarray:
     """Exact code of every pair: float64 where it cannot be wrong, rationals near every rounding boundary."""
     scale, zero = quantiser.parameters(channel)
-    left, right = gains[0] / scale * a.astype(object), gains[1] / scale * b.astype(object)
     before = zero if quantiser.clip_first or quantiser.bipolar else 0
-    rest = offset / scale + before
-    value = left.astype(np.float64)[:, None] + right.astype(np.float64)[None, :] + float(rest)
-    error = 1e-12 * (1.0 + float(max(abs(left))) + float(max(abs(right))) + abs(float(rest)))
-    halves = np.rint(2 * value)
-    near = np.argwhere(np.abs(2 * value - halves) <= 2 * error)
+    parts = gains[0] / scale, gains[1] / scale, offset / scale + before
+    left, right = float(parts[0]) * a, float(parts[1]) * b
+    value = left[:, None] + right[None, :] + float(parts[2])
+    error = 1e-12 * (1.0 + float(np.abs(left).max()) + float(np.abs(right).max()) + abs(float(parts[2])))
     value = np.where(np.isfinite(value), value, 0.0)
+    codes = round_codes(value, quantiser, zero - before).astype(np.int64)
+    i, j = np.nonzero(np.abs(2 * value - np.rint(2 * value)) <= 2 * error)
+    # Over their common denominator the sums are integers.
+    denominator = lcm(*(part.denominator for part in parts))
+    factors = [part.numerator * (denominator // part.denominator) for part in parts]
+    fits = 2 * max(denominator, 256 * (abs(factors[0]) + abs(factors[1])) + abs(factors[2])) < 1 << 62
+    kind = np.int64 if fits else object
+    numerators = factors[0] * a[i].astype(kind) + factors[1] * b[j].astype(kind) + factors[2]
     if quantiser.bipolar:
-        codes = np.where(value >= 0, quantiser.high, quantiser.low)
+        exact = np.where(numerators >= 0, quantiser.high, quantiser.low)
     else:
-        match quantiser.rounding:
-            case "floor":
-                rounded = np.floor(value)
-            case "ceil":
-                rounded = np.ceil(value)
-            case "toward_zero":
-                rounded = np.trunc(value)
-            case "away_from_zero":
-                rounded = np.where(value >= 0, np.ceil(value), np.floor(value))
-            case _:
-                rounded = np.rint(value)
-        codes = np.clip(rounded + (zero - before), quantiser.low, quantiser.high)
-    codes = codes.astype(np.int64) + quantiser.offset
-    known: dict[Fraction, int] = {}
-    for i, j in near:
-        exact = left[i] + right[j]
-        if exact not in known:
-            known[exact] = quantiser.code((exact + offset / scale) * scale, channel)
-        codes[i, j] = known[exact]
+        exact = np.clip(_round_ratio(numerators, denominator, quantiser.rounding) + (zero - before), quantiser.low, quantiser.high)
+    codes[i, j] = exact.astype(np.int64) + quantiser.offset
     return codes
+
+
+def _round_ratio(numerators: np.ndarray, denominator: int, rounding: str) -> np.ndarray:
+    """``numerators / denominator`` rounded, in integers: int64 where twice each number fits, else an array of Python integers."""
+    whole = numerators // denominator
+    rest = numerators - whole * denominator
+    negative = numerators < 0
+    match rounding:
+        case "floor":
+            up = np.zeros(len(whole), bool)
+        case "ceil":
+            up = rest > 0
+        case "toward_zero":
+            up = (rest > 0) & negative
+        case "away_from_zero":
+            up = (rest > 0) & ~negative.astype(bool)
+        case _:
+            tie = (2 * rest == denominator).astype(bool)
+            at_tie = {"half_even": whole % 2 == 1, "half_up": True, "half_away": ~negative.astype(bool), "half_toward_zero": negative}[
+                rounding
+            ]
+            up = (2 * rest > denominator) | (tie & at_tie)
+    return whole + np.asarray(up).astype(numerators.dtype)
 
 
 def _linear(chain: Sequence[Step], quantiser: Quantiser, channel: int) -> tuple[Fraction, Fraction, int, int]:
     """The chain as ``gain * x + offset`` and the codes it is clamped to. Raises :class:`ModelError` when it is not of that form."""
+    if is_curved(chain):
+        raise ModelError(f"the elementwise steps after an Add are curved; {_HINT}")
     segments = compose(chain, channel)
     sloped = [index for index, segment in enumerate(segments) if segment.gain != 0]
     if len(sloped) > 1:
@@ -174,7 +190,7 @@ def derive_add(
         keys.append(key)
         if key in cases:
             continue
-        codes = np.clip(_codes(a, b, gains, constant, quantiser, channel), low, high)
+        codes = np.clip(pair_codes(a, b, gains, constant, quantiser, channel), low, high)
         slopes = float(gains[0] / scale), float(gains[1] / scale)
         modes = (False, True) if quantiser.rounding == "half_even" else (False,)
         if quantiser.bipolar:

@@ -7,7 +7,7 @@ import numpy as np
 
 from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Operation, Program, Rescale, StepFunction, SumPool, Window
 from tritloom.compiler.schedule.layout import Placement
-from tritloom.compiler.schedule.nest import Axis, affine_prefix, build
+from tritloom.compiler.schedule.nest import Axis, affine_prefix, build, separable_nests
 from tritloom.compiler.schedule.patches import remaining_weights, remaining_window
 from tritloom.errors import ModelError
 from tritloom.hw.arch.isa import Instruction, Opcode
@@ -375,9 +375,12 @@ class Lowering:
         source, target = self._placements[operation.input], self._placements[operation.output]
         points = np.stack([_addresses(source)[np.asarray(operation.index).ravel()], _addresses(target)], axis=1)
         best: list[tuple[np.ndarray, list[tuple[int, np.ndarray]]]] | None = None
+        nests = separable_nests(points[:, 0].reshape(target.shape), points[:, 1].reshape(target.shape))
+        if 0 < len(nests) <= MAX_COPY_INSTRUCTIONS:
+            best = nests
         for order in (np.argsort(points[:, 1], kind="stable"), np.arange(len(points)), np.argsort(points[:, 0], kind="stable")):
             rest, nests = points[order], []
-            while len(rest) and len(nests) < MAX_COPY_INSTRUCTIONS:
+            while len(rest) and len(nests) < (MAX_COPY_INSTRUCTIONS if best is None else len(best)):
                 loops, covered = affine_prefix(rest)
                 nests.append((rest[0], loops))
                 rest = rest[covered:]

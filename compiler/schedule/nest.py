@@ -1,15 +1,17 @@
 """Loop nests by stride: what the lowering writes down, and its shortest form as an instruction."""
 
 from dataclasses import dataclass, field
+from itertools import product
 
 import numpy as np
 
 from tritloom.errors import ModelError
 from tritloom.hw.arch.isa import MAX_LOOPS, NO_LOOP, Instruction, Loop, Opcode, loop_steps
 
-__all__ = ["Axis", "affine_prefix", "build"]
+__all__ = ["Axis", "affine_prefix", "build", "separable_nests"]
 
 MAX_ITERATIONS = 1 << 16
+_LONGEST_PERIOD = 64
 _REGISTERS = ("a", "b", "o", "p", "y", "x")
 
 
@@ -91,10 +93,62 @@ def affine_prefix(points: np.ndarray) -> tuple[list[tuple[int, np.ndarray]], int
     while len(loops) < MAX_LOOPS and len(points) >= 2 * block:
         stride = points[block] - points[0]
         blocks = points[: len(points) // block * block].reshape(-1, block, points.shape[1])[:MAX_ITERATIONS]
-        differs = (np.diff(blocks, axis=0) != stride).any(axis=(1, 2))
-        count = 1 + (int(np.argmax(differs)) if differs.any() else len(differs))
+        count, looked = 1, 8
+        while count == min(looked // 8, len(blocks)) < len(blocks):
+            # More and more at a time: most stretches are short, and what lies behind them is looked at again.
+            differs = (np.diff(blocks[count - 1 : looked], axis=0) != stride).any(axis=(1, 2))
+            count += int(np.argmax(differs)) if differs.any() else len(differs)
+            looked *= 8
         if count == 1:
             break
         loops.append((count, stride))
         block *= count
     return loops, block
+
+
+def _progressions(values: np.ndarray) -> list[tuple[int, int, int]]:
+    """``(first index, step, count)`` of few stretches of every ``step``-th entry in which the values are an arithmetic progression."""
+    best: list[tuple[int, int, int]] = []
+    for step in range(1, min(len(values), _LONGEST_PERIOD) + 1):
+        found: list[tuple[int, int, int]] = []
+        for phase in range(step):
+            part = values[phase::step]
+            changes = (np.flatnonzero(np.diff(part, 2)) + 2).tolist()
+            first = 0
+            for change in (*changes, len(part)):
+                # A stretch of one entry takes the next one with it, whatever the difference.
+                if change < len(part) and change - first < 2:
+                    continue
+                found += [
+                    (phase + begin * step, step, min(change - begin, MAX_ITERATIONS)) for begin in range(first, change, MAX_ITERATIONS)
+                ]
+                first = change
+        if not best or len(found) < len(best):
+            best = found
+        if len(best) <= step:
+            break
+    return best
+
+
+def separable_nests(source: np.ndarray, target: np.ndarray) -> list[tuple[np.ndarray, list[tuple[int, np.ndarray]]]]:
+    """Nests of a copy whose addresses are sums of a part for each of the axes (C, H, W); none where they are not.
+
+    ``source`` and ``target`` are int64 (C, H, W), the address of every element. A nest is its first pair of addresses and the loops
+    (iterations, strides), channels innermost: resizing by 3 / 2 takes every third row and every third column together.
+    """
+    both = np.stack([source, target])
+    origin = both[:, 0, 0, 0]
+    parts = [both[:, :, 0, 0], both[:, 0, 0, :], both[:, 0, :, 0]]
+    sums = parts[0][:, :, None, None] + parts[2][:, None, :, None] + parts[1][:, None, None, :] - 2 * origin[:, None, None, None]
+    if not np.array_equal(sums, both):
+        return []
+    axes = [_progressions(part[0]) for part in parts]
+    nests = []
+    for stretches in product(*axes[::-1]):
+        start, loops = -2 * origin, []
+        for (first, step, count), part in zip(stretches[::-1], parts, strict=True):
+            start = start + part[:, first]
+            if count > 1:
+                loops.append((count, part[:, first + step] - part[:, first]))
+        nests.append((start, loops))
+    return nests

@@ -247,7 +247,6 @@ def test_trunc_that_leaves_its_sign_open_is_refused() -> None:
     (lambda g, x: g.add("Max", x, g.qdq(x, 0.5)), "the Max of two activations is not supported"),
     (lambda g, x: g.add("Min", x, g.constant([1.0, 2, 3, 4, 5, 6, 7])), "its bound is not a single number"),
     (lambda g, x: g.add("Sum", x, x, x), "the sum of more than two operands is not supported"),
-    (lambda g, x: g.add("HardSwish", x), "operator HardSwish is not supported"),
 ])  # fmt: skip
 def test_refusals_in_words(build: object, words: str) -> None:
     g = Graph()

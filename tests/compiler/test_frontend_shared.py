@@ -52,7 +52,7 @@ def test_quantised_models_equal_the_executor(name: str, planes: set[int]) -> Non
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["three_layer_pytorch", "two_layer_keras", "conv1d_small_keras"])
+@pytest.mark.parametrize("name", ["three_layer_pytorch", "two_layer_keras", "conv1d_small_keras", "conv2d_small_mp_keras"])
 def test_float_models_with_many_planes_come_close(name: str) -> None:
     data = _load(name)
     ours, theirs = _run(data, _samples(data, 100), method="planes", planes=6)
@@ -68,6 +68,6 @@ def test_residual_block() -> None:
 
 
 def test_models_of_later_issues_are_refused_node_by_node() -> None:
-    for name, operators in (("separable_conv_model_ch_last", ["Conv"] * 4), ("conv2d_small_mp_keras", ["Selu"] * 3)):
+    for name, operators in (("separable_conv_model_ch_last", ["Conv"] * 4),):
         report = check(_load(name))
         assert [problem.op for problem in report.problems] == operators

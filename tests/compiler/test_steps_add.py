@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from tritloom.compiler.golden import requantise_sum
 from tritloom.compiler.quantize.steps import ROUNDINGS, Affine, Clip, LeakyRelu, Quantiser, Relu, derive_add
+from tritloom.compiler.quantize.sums import pair_codes
 from tritloom.errors import ModelError
 from tritloom.hw.arch.record import shift_round
 
@@ -52,6 +53,18 @@ def check(left, right, chain, quantiser, left_range=(-12, 11), right_range=(-9, 
     assert step.proof.largest == max(wrong) and step.proof.exact == (max(wrong) == 0)
     assert all(len(records) == 2 for records in step.records) and len(step.records) == channels
     return step
+
+
+@pytest.mark.parametrize("rounding", ROUNDINGS)
+@pytest.mark.parametrize("residue", [F(1, 3**50), F(-1, 3**50)])
+def test_sums_beside_a_tie_by_less_than_float64_sees(rounding, residue):
+    # The common denominator has more than 64 bits; every other pair of codes lies within 1e-22 of a tie.
+    quantiser = Quantiser(F(1), 1, -128, 127, rounding)
+    left, right = affine(F(1, 2)), affine(F(1, 2) + residue)
+    for a in range(-3, 4):
+        expected = [direct(left, right, (), quantiser, a, b) for b in range(-4, 6)]
+        codes = pair_codes(np.array([a]), np.arange(-4, 6), (left.gain[0], right.gain[0]), F(0), quantiser, 0)
+        assert codes.ravel().tolist() == expected
 
 
 @pytest.mark.parametrize("gains", [(F(1, 2), F(1, 4)), (F(1, 8), F(1, 8)), (F(-1, 4), F(3, 8)), (F(1), F(0)), (F(0), F(0))])
