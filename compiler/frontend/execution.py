@@ -11,6 +11,7 @@ from tritloom.compiler.frontend import (
     operators_activation,
     operators_dense,
     operators_elementwise,
+    operators_fused,
     operators_join,
     operators_pad,
     operators_pool,
@@ -32,7 +33,7 @@ from tritloom.errors import ModelError, UserError
 
 __all__ = ["FAMILIES", "Execution", "execute"]
 
-FAMILIES = (operators_activation, operators_dense, operators_elementwise, operators_join, operators_pad, operators_pool, operators_quantise,
+FAMILIES = (operators_activation, operators_dense, operators_elementwise, operators_fused, operators_join, operators_pad, operators_pool, operators_quantise,
             operators_reduce, operators_select, operators_shape, operators_truncate)  # fmt: skip
 """The modules that put their handlers into the table when they are imported."""
 
@@ -122,9 +123,10 @@ _FORMS = (
     (("Selu", "Elu", "Celu", "Gelu", "Softplus", "Softsign", "Swish", "Mish", "Erf", "Tanh", "HardSwish", "ThresholdedRelu"),
      "use Relu, LeakyRelu or Clip as the activation"),
     (("GatherElements", "GatherND", "Expand", "Tile"), "use Slice, Split, Gather, Reshape or Transpose"),
-    (("ConvTranspose", "ConvInteger", "DeformConv", "Upsample", "Resize"), "use Conv"),
-    (("MatMulInteger", "QLinearConv", "QLinearMatMul", "MatMulNBits", "QGemm"), "export with QuantizeLinear and DequantizeLinear around MatMul or Conv"),
-    (("DynamicQuantizeLinear", "Round", "Floor", "Ceil", "FloatQuant", "MultiThreshold"), "use QuantizeLinear or Quant with constant scales"),
+    (("ConvTranspose", "DeformConv", "Upsample", "Resize"), "use Conv"),
+    (("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"),
+     "its scales are computed from each input; quantise statically, with constant scales from calibration data (quantize_static)"),
+    (("Round", "Floor", "Ceil", "FloatQuant", "MultiThreshold"), "use QuantizeLinear or Quant with constant scales"),
     (("ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"), "use ReduceMean, AveragePool or MaxPool"),
     (("LayerNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization", "LRN"), "use BatchNormalization"),
     (("LogSoftmax", "Exp", "Log", "TopK"), "use Softmax, Sigmoid or ArgMax at the end of the network"),

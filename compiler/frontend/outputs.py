@@ -13,6 +13,9 @@ from tritloom.compiler.quantize.chain import entry
 
 __all__ = ["output_spec"]
 
+_LARGEST_EXACT = 1 << 24
+"""Integers up to this are float32 numbers."""
+
 
 @dataclass(frozen=True)
 class _Reading:
@@ -34,6 +37,11 @@ def output_spec(builder: Builder, value: onnx_ir.Value, operand: Operand, batch:
     declared = value.shape[0] if value.shape is not None and len(value.shape) == len(operand.shape) and len(operand.shape) else None
     first = declared if isinstance(declared, int) else str(declared) if declared is not None else batch if batch is not None else "batch"
     dtype = "float32" if value.dtype is None else str(value.dtype.numpy())
+    tensor = reading.tensor
+    largest = max(abs(bound - zero) for bound in (tensor.low, tensor.high) for zero in tensor.zero_point)
+    if np.dtype(dtype).kind in "iu" and largest > _LARGEST_EXACT:
+        raise RefusalError(f"graph output {value.name!r} may reach {largest}, more than the host's float32 holds exactly",
+                           "quantise it before the output")  # fmt: skip
     return OutputSpec(
         name=str(value.name),
         shape=(first, *operand.shape[1:]),
