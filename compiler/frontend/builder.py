@@ -59,9 +59,12 @@ def host_quantise(quantiser: Quantiser, rank: int, dtype: np.dtype) -> HostOp:
         np.array([float(entry) for entry in part]) if isinstance(part, tuple) else np.array(float(part))
         for part in (quantiser.scale, quantiser.zero_point)
     )
+    constants = {"scale": scale.astype(dtype), "zero_point": zero.astype(np.int32)}
+    if quantiser.thresholds is not None:
+        constants["thresholds"] = np.array([[float(part) for part in row] for row in quantiser.thresholds]).astype(dtype)
     return HostOp(
         kind="Quantize",
-        constants={"scale": scale.astype(dtype), "zero_point": zero.astype(np.int32)},
+        constants=constants,
         attributes={
             "axis": 1 if rank > 1 else 0,
             "low": quantiser.low,
@@ -411,6 +414,7 @@ def _keeps_codes(chain: tuple[Step, ...], quantiser: Quantiser, tensor: Tensor) 
         and scale == tensor.scale
         and tuple(value + quantiser.offset for value in zero) == tensor.zero_point
         and not quantiser.bipolar
+        and quantiser.thresholds is None
         and quantiser.low + quantiser.offset <= tensor.low
         and tensor.high <= quantiser.high + quantiser.offset
     )

@@ -9,6 +9,7 @@ import onnx_ir
 
 from tritloom.compiler.frontend import (
     operators_activation,
+    operators_channels_last,
     operators_dense,
     operators_elementwise,
     operators_fused,
@@ -19,6 +20,7 @@ from tritloom.compiler.frontend import (
     operators_reduce,
     operators_select,
     operators_shape,
+    operators_threshold,
     operators_truncate,
 )
 from tritloom.compiler.frontend.builder import Builder
@@ -33,8 +35,9 @@ from tritloom.errors import ModelError, UserError
 
 __all__ = ["FAMILIES", "Execution", "execute"]
 
-FAMILIES = (operators_activation, operators_dense, operators_elementwise, operators_fused, operators_join, operators_pad, operators_pool, operators_quantise,
-            operators_reduce, operators_select, operators_shape, operators_truncate)  # fmt: skip
+FAMILIES = (operators_activation, operators_channels_last, operators_dense, operators_elementwise, operators_fused, operators_join, operators_pad, operators_pool, operators_quantise,
+            operators_reduce, operators_select, operators_shape, operators_threshold,
+            operators_truncate)  # fmt: skip
 """The modules that put their handlers into the table when they are imported."""
 
 _INPUT_TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16", 11: "float64"}
@@ -126,7 +129,7 @@ _FORMS = (
     (("ConvTranspose", "DeformConv", "Upsample", "Resize"), "use Conv"),
     (("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"),
      "its scales are computed from each input; quantise statically, with constant scales from calibration data (quantize_static)"),
-    (("Round", "Floor", "Ceil", "FloatQuant", "MultiThreshold"), "use QuantizeLinear or Quant with constant scales"),
+    (("Round", "Floor", "Ceil", "FloatQuant"), "use QuantizeLinear or Quant with constant scales"),
     (("ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"), "use ReduceMean, AveragePool or MaxPool"),
     (("LayerNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization", "LRN"), "use BatchNormalization"),
     (("LogSoftmax", "Exp", "Log", "TopK"), "use Softmax, Sigmoid or ArgMax at the end of the network"),

@@ -70,8 +70,8 @@ class LargestOf(Pending):
         assert isinstance(inner.base, Pending) and inner.chain is not None
         channels = self.shape[0]
         directions = [direction(chain, channel) for channel in range(channels)]
-        if 0 in directions:
-            # Steps that both rise and fall do not commute with a maximum.
+        if 0 in directions or (quantiser.thresholds is not None and -1 in directions):
+            # Steps that both rise and fall do not commute with a maximum; thresholds that are reached by falling would have to be passed.
             return builder.on_own_grid(self, self.value, chain, quantiser, name, source)
         falling = [channel for channel, sign in enumerate(directions) if sign < 0]
         before = f"{name}_before_{self.label}"

@@ -8,7 +8,7 @@ level by one exact integer division; the runs of equal codes are then realised a
 from collections.abc import Sequence
 
 from tritloom.compiler.ir.program import Proof, StepFunction
-from tritloom.compiler.quantize.chain import ROUNDINGS, Affine, Clip, LeakyRelu, Quantiser, Relu, Run, Step, compose, find_runs
+from tritloom.compiler.quantize.chain import ROUNDINGS, Affine, Clip, LeakyRelu, Quantiser, Relu, Run, Step, compose, entry, find_runs
 from tritloom.compiler.quantize.pieces import MAX_PIECES, differences, realise
 from tritloom.compiler.quantize.sums import derive_add, is_clamped_line
 from tritloom.hw.arch.record import Record
@@ -50,7 +50,8 @@ def derive_step(
     keys = []
     for channel in range(channels):
         segments = tuple(compose(chain, channel))
-        key = (segments, quantiser.parameters(channel), lows[channel], highs[channel])
+        thresholds = None if quantiser.thresholds is None else entry(quantiser.thresholds, channel)
+        key = (segments, quantiser.parameters(channel), thresholds, lows[channel], highs[channel])
         keys.append(key)
         if key not in runs:
             runs[key] = find_runs(list(segments), quantiser, channel, lows[channel], highs[channel])
