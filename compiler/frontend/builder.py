@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 
 from tritloom.compiler.frontend.problems import RefusalError
+from tritloom.compiler.frontend.rounding import closed
 from tritloom.compiler.frontend.values import (
     Codes,
     Pending,
@@ -173,6 +174,10 @@ class Builder:
 
     def settle(self, value: Value) -> Value:
         """The value after its quantiser: codes with nothing but their scale behind them. Values without one stay as they are."""
+        if value.rounding is not None:
+            if value.settled is None:
+                value.settled = self.settle(closed(self, value))
+            return value.settled
         if value.quantiser is None:
             return value
         if value.settled is None:

@@ -18,6 +18,7 @@ from tritloom.compiler.frontend import (
     operators_pool,
     operators_quantise,
     operators_reduce,
+    operators_round,
     operators_select,
     operators_shape,
     operators_threshold,
@@ -36,7 +37,7 @@ from tritloom.errors import ModelError, UserError
 __all__ = ["FAMILIES", "Execution", "execute"]
 
 FAMILIES = (operators_activation, operators_channels_last, operators_dense, operators_elementwise, operators_fused, operators_join, operators_pad, operators_pool, operators_quantise,
-            operators_reduce, operators_select, operators_shape, operators_threshold,
+            operators_reduce, operators_round, operators_select, operators_shape, operators_threshold,
             operators_truncate)  # fmt: skip
 """The modules that put their handlers into the table when they are imported."""
 
@@ -129,7 +130,7 @@ _FORMS = (
     (("ConvTranspose", "DeformConv", "Upsample", "Resize"), "use Conv"),
     (("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"),
      "its scales are computed from each input; quantise statically, with constant scales from calibration data (quantize_static)"),
-    (("Round", "Floor", "Ceil", "FloatQuant"), "use QuantizeLinear or Quant with constant scales"),
+    (("FloatQuant",), "its codes are floating-point numbers of few bits; use Quant or QuantizeLinear, whose codes are integers"),
     (("ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"), "use ReduceMean, AveragePool or MaxPool"),
     (("LayerNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization", "LRN"), "use BatchNormalization"),
     (("LogSoftmax", "Exp", "Log", "TopK"), "use Softmax, Sigmoid or ArgMax at the end of the network"),

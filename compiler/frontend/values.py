@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tritloom.compiler.frontend.problems import RefusalError
+from tritloom.compiler.frontend.rounding import Rounding
 from tritloom.compiler.ir.program import HostOp, Tensor
 from tritloom.compiler.quantize.chain import compose, entry
 from tritloom.compiler.quantize.steps import Affine, Quantiser, Step
@@ -67,6 +68,11 @@ class Base:
     def pixels(self) -> int:
         return self.shape[1] * self.shape[2]
 
+    @property
+    def reach(self) -> tuple[int | None, int | None]:
+        """Bounds of an element where it is an integer of known range."""
+        return None, None
+
 
 @dataclass(eq=False, kw_only=True)
 class Source(Base):
@@ -76,12 +82,22 @@ class Source(Base):
     declared: tuple[int | str, ...]
     dtype: np.dtype
 
+    @property
+    def reach(self) -> tuple[int | None, int | None]:
+        if self.dtype.kind not in "iu":
+            return None, None
+        return int(np.iinfo(self.dtype).min), int(np.iinfo(self.dtype).max)
+
 
 @dataclass(eq=False, kw_only=True)
 class Codes(Base):
     """An integer tensor of the program."""
 
     tensor: Tensor
+
+    @property
+    def reach(self) -> tuple[int | None, int | None]:
+        return self.tensor.low, self.tensor.high
 
 
 @dataclass(eq=False, kw_only=True)
@@ -119,7 +135,7 @@ class Value:
     the same steps as the host would do them, from the base elements picked by ``start``; ``None`` when the host cannot
     (the batch axis was moved). The first ``head`` of them only turn integers into reals. ``witness`` names the ONNX value that ``start`` stands for. A value with a ``quantiser`` is what
     comes out of it, chain and trail lead to its input; with ``integer`` it is the code before ``quantiser.offset`` and not
-    the real value that the code stands for.
+    the real value that the code stands for. With a ``rounding`` the chain leads to what is rounded.
     """
 
     name: str
@@ -132,6 +148,7 @@ class Value:
     label: str = ""
     quantiser: Quantiser | None = None
     integer: bool = False
+    rounding: Rounding | None = None
     source: str = "quantiser"
     head: int = 1
     settled: "Value | None" = field(default=None, init=False)

@@ -68,6 +68,5 @@ def test_residual_block() -> None:
 
 
 def test_models_of_later_issues_are_refused_node_by_node() -> None:
-    for name, operators in (("separable_conv_model_ch_last", ["Conv"] * 4), ("conv2d_small_mp_keras", ["Selu"] * 3)):
-        report = check(_load(name))
-        assert [problem.op for problem in report.problems] == operators
+    report = check(_load("conv2d_small_mp_keras"))
+    assert [problem.op for problem in report.problems] == ["Selu"] * 3
