@@ -14,6 +14,7 @@ from tritloom.compiler.frontend import (
     operators_elementwise,
     operators_fused,
     operators_join,
+    operators_packed,
     operators_pad,
     operators_pool,
     operators_quantise,
@@ -36,7 +37,7 @@ from tritloom.errors import ModelError, UserError
 
 __all__ = ["FAMILIES", "Execution", "execute"]
 
-FAMILIES = (operators_activation, operators_channels_last, operators_dense, operators_elementwise, operators_fused, operators_join, operators_pad, operators_pool, operators_quantise,
+FAMILIES = (operators_activation, operators_channels_last, operators_dense, operators_elementwise, operators_fused, operators_join, operators_packed, operators_pad, operators_pool, operators_quantise,
             operators_reduce, operators_round, operators_select, operators_shape, operators_threshold,
             operators_truncate)  # fmt: skip
 """The modules that put their handlers into the table when they are imported."""

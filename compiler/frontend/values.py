@@ -6,7 +6,7 @@ Everything is analysed for a batch of one; axis 0 of a graph input or output is 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -35,10 +35,14 @@ LARGEST_ACTIVATION = 1 << 24
 
 @dataclass(frozen=True)
 class Grid:
-    """Where a constant came out of a quantiser: ``array == codes * scale`` exactly, arrays of the constant's shape."""
+    """Where a constant came out of a quantiser: ``array == codes * scale`` exactly, arrays of the constant's shape.
+
+    ``blocked`` when the scales are those of blocks: weights on unlike scales are then never approximated.
+    """
 
     codes: np.ndarray
     scale: np.ndarray
+    blocked: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Constant:
     grid: Grid | None = None
 
     def moved(self, movement: Callable[[np.ndarray], np.ndarray]) -> "Constant":
-        grid = None if self.grid is None else Grid(movement(self.grid.codes), movement(self.grid.scale))
+        grid = None if self.grid is None else replace(self.grid, codes=movement(self.grid.codes), scale=movement(self.grid.scale))
         return Constant(movement(self.array), grid)
 
 
