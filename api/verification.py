@@ -195,6 +195,9 @@ def _against_floats(program: Program, spec: OutputSpec, codes: np.ndarray, float
     if reference.shape != ours.shape:
         return TensorComparison(**result, mismatches=ours.size, top1_agreement=0.0, first=None)
     scale, zero = _grid(tensor, elements)
+    if floats.dtype.kind in "iu" and spec.epilogue and spec.epilogue[0].kind == "Dequantize" and tensor.source != "accumulator":
+        # The witness gives codes as integers; the first step says which integer a code stands for.
+        scale, zero = (np.asarray(spec.epilogue[0].constants[name]) for name in ("scale", "zero_point"))
     theirs = np.clip(np.rint(reference / scale) + zero, tensor.low, tensor.high).astype(np.int64)
     wrong = np.argwhere(theirs != ours)
     first = None

@@ -8,6 +8,7 @@ import numpy as np
 
 from tritloom.compiler.frontend.correction import BiasCorrection
 from tritloom.compiler.frontend.problems import RefusalError
+from tritloom.compiler.frontend.rounding import closed
 from tritloom.compiler.frontend.values import (
     Codes,
     Pending,
@@ -84,9 +85,12 @@ def host_quantise(quantiser: Quantiser, rank: int, dtype: np.dtype) -> HostOp:
         np.array([float(entry) for entry in part]) if isinstance(part, tuple) else np.array(float(part))
         for part in (quantiser.scale, quantiser.zero_point)
     )
+    constants = {"scale": scale.astype(dtype), "zero_point": zero.astype(np.int32)}
+    if quantiser.thresholds is not None:
+        constants["thresholds"] = np.array([[float(part) for part in row] for row in quantiser.thresholds]).astype(dtype)
     return HostOp(
         kind="Quantize",
-        constants={"scale": scale.astype(dtype), "zero_point": zero.astype(np.int32)},
+        constants=constants,
         attributes={
             "axis": 1 if rank > 1 else 0,
             "low": quantiser.low,
@@ -199,6 +203,10 @@ class Builder:
 
     def settle(self, value: Value) -> Value:
         """The value after its quantiser: codes with nothing but their scale behind them. Values without one stay as they are."""
+        if value.rounding is not None:
+            if value.settled is None:
+                value.settled = self.settle(closed(self, value))
+            return value.settled
         if value.quantiser is None:
             return value
         if value.settled is None:
@@ -450,6 +458,7 @@ def _keeps_codes(chain: tuple[Step, ...], quantiser: Quantiser, tensor: Tensor) 
         and scale == tensor.scale
         and tuple(value + quantiser.offset for value in zero) == tensor.zero_point
         and not quantiser.bipolar
+        and quantiser.thresholds is None
         and quantiser.low + quantiser.offset <= tensor.low
         and tensor.high <= quantiser.high + quantiser.offset
     )

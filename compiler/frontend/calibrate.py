@@ -1,6 +1,6 @@
 """Sample values of any float in the graph, for the grids of tensors that the model itself does not quantise.
 
-The float graph is run by ONNX Runtime, sample by sample with a batch of one; QONNX quantisers are rewritten in standard operators first.
+The float graph is run by ONNX Runtime, sample by sample with a batch of one; QONNX nodes are rewritten in standard operators first.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,9 @@ import onnx.helper
 import onnx.numpy_helper
 
 from tritloom.compiler.frontend.constants import RUNTIME_ERRORS, WITNESS_IR_VERSION, quiet_session, rebatch_reshapes
+from tritloom.compiler.frontend.operators_channels_last import CHANNELS_LAST
 from tritloom.compiler.frontend.operators_quantise import QONNX_DOMAINS, ROUNDING_MODES
+from tritloom.compiler.frontend.operators_threshold import threshold_axis
 from tritloom.compiler.quantize.calibration import DEFAULT_CALIBRATION, DEFAULT_PERCENTILE, choose_grid
 from tritloom.errors import ModelError, UserError
 
@@ -181,14 +183,47 @@ def standard_model(model: onnx.ModelProto, outputs: list[str]) -> onnx.ModelProt
     del graph.node[:]
     for number, node in enumerate(nodes):
         if node.domain in QONNX_DOMAINS:
-            graph.node.extend(_standard(node, f"calibration_{number}", opset))
+            rank = _rank(copied, node.input[0]) if node.op_type == "MultiThreshold" else 0
+            graph.node.extend(_standard(node, f"calibration_{number}", opset, rank))
+        elif node.domain == CHANNELS_LAST:
+            graph.node.extend(_channels_first(node, f"calibration_{number}", _rank(copied, node.input[0])))
         else:
             graph.node.append(node)
     copied.ir_version = min(copied.ir_version, WITNESS_IR_VERSION)
     return copied
 
 
-def _standard(node: onnx.NodeProto, prefix: str, opset: int) -> list[onnx.NodeProto]:
+def _rank(model: onnx.ModelProto, value: str) -> int:
+    """Axes of a value of a model whose inputs have fixed shapes, by running it on zeros."""
+    part = onnx.ModelProto()
+    part.CopyFrom(model)
+    part.ir_version = min(part.ir_version, WITNESS_IR_VERSION)
+    del part.graph.output[:]
+    part.graph.output.append(onnx.helper.make_empty_tensor_value_info(value))
+    known = {tensor.name for tensor in part.graph.initializer}
+    feeds = {
+        entry.name: np.zeros((1, *_sample_shape(entry)), onnx.helper.tensor_dtype_to_np_dtype(entry.type.tensor_type.elem_type))
+        for entry in part.graph.input
+        if entry.name not in known
+    }
+    return np.asarray(quiet_session(part).run([value], feeds)[0]).ndim
+
+
+def _channels_first(node: onnx.NodeProto, prefix: str, rank: int) -> list[onnx.NodeProto]:
+    """A channels-last node of QONNX as the standard one between transposes; a convolution's weights are channels last too."""
+    made: list[onnx.NodeProto] = []
+    inner = onnx.NodeProto()
+    inner.CopyFrom(node)
+    inner.domain = ""
+    first, last = [0, rank - 1, *range(1, rank - 1)], [0, *range(2, rank), 1]
+    for index in range(2 if node.op_type == "Conv" else 1):
+        inner.input[index] = f"{prefix}_{index}"
+        made.append(onnx.helper.make_node("Transpose", [node.input[index]], [inner.input[index]], perm=first))
+    inner.output[0] = f"{prefix}_result"
+    return [*made, inner, onnx.helper.make_node("Transpose", [inner.output[0]], [node.output[0]], perm=last)]
+
+
+def _standard(node: onnx.NodeProto, prefix: str, opset: int, rank: int) -> list[onnx.NodeProto]:
     """A QONNX quantiser in standard operators of any opset from 9 on, on float32."""
     made: list[onnx.NodeProto] = []
 
@@ -201,6 +236,9 @@ def _standard(node: onnx.NodeProto, prefix: str, opset: int) -> list[onnx.NodePr
         return add("Constant", value=onnx.numpy_helper.from_array(np.array(value, np.float32)))
 
     attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in node.attribute}
+    if node.op_type == "MultiThreshold":
+        _thresholds(add, number, node, attributes, rank)
+        return made
     x, scale = node.input[0], node.input[1]
     if node.op_type == "BipolarQuant":
         sign = _bipolar(add, number, x)
@@ -236,6 +274,30 @@ def _standard(node: onnx.NodeProto, prefix: str, opset: int) -> list[onnx.NodePr
     )
     add("Mul", add("Sub", rounded, zero), scale, output=node.output[0])
     return made
+
+
+def _thresholds(
+    add: Callable[..., str], number: Callable[[float], str], node: onnx.NodeProto, attributes: dict[str, Any], rank: int
+) -> None:
+    """MultiThreshold: the channels last, every value beside its thresholds, the reached ones counted by a product with ones."""
+    layout = attributes.get("data_layout", b"")
+    axis = threshold_axis(layout.decode() if isinstance(layout, bytes) else str(layout), rank)
+    x, table = node.input
+
+    def integers(*values: int) -> str:
+        return add("Constant", value=onnx.numpy_helper.from_array(np.array(values, np.int64)))
+
+    swapped = list(range(rank))
+    swapped[axis], swapped[-1] = swapped[-1], swapped[axis]
+    last = add("Transpose", x, perm=swapped)
+    shape = add("Shape", last)
+    beside = add("Reshape", last, add("Concat", shape, integers(1), axis=0))
+    reached = add("Sub", number(1.0), add("Cast", add("Less", beside, table), to=1))
+    steps = add("Gather", add("Shape", table), integers(1))
+    ones = add("ConstantOfShape", add("Concat", steps, integers(1), axis=0), value=onnx.numpy_helper.from_array(np.ones(1, np.float32)))
+    count = add("Transpose", add("Reshape", add("MatMul", reached, ones), shape), perm=swapped)
+    scaled = add("Mul", count, number(float(attributes.get("out_scale", 1.0))))
+    add("Add", scaled, number(float(attributes.get("out_bias", 0.0))), output=node.output[0])
 
 
 def _bipolar(add: Callable[..., str], number: Callable[[float], str], x: str) -> str:

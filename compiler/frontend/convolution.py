@@ -3,13 +3,14 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from math import gcd, lcm
 
 import numpy as np
 
 from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.correction import mean_sums
 from tritloom.compiler.frontend.problems import RefusalError
-from tritloom.compiler.frontend.values import Codes, Constant, Pending, Value, affine_of, fractions, identity_view
+from tritloom.compiler.frontend.values import Codes, Constant, Grid, Pending, Value, affine_of, identity_view
 from tritloom.compiler.ir.program import Convolution, HostOp, StepFunction, Tensor, Window
 from tritloom.compiler.quantize.chain import entry
 from tritloom.compiler.quantize.curves import LARGEST_TABLE
@@ -138,19 +139,13 @@ def integer_weights(builder: Builder, constant: Constant, label: str) -> Integer
     if values.dtype.kind not in "fiu":
         raise RefusalError(f"its weights are of type {values.dtype}", "use float32 weights")
     choice = builder.settings.choice(label)
+    grid = constant.grid
+    common = None if grid is None else _common_grid(grid, label)
     if builder.dry:
         return IntegerWeights(codes=np.zeros(values.shape, np.int16), scale=(Fraction(1),), planes=1, method="exact", error=0.0)
-    grid = constant.grid
-    if grid is not None:
-        rows = grid.scale.reshape(len(values), -1)
-        if rows.shape[1] and (rows == rows[:, :1]).all():
-            largest = int(np.abs(grid.codes).max(initial=0))
-            if largest > _LARGEST_CODE:
-                raise RefusalError(f"its weights reach {largest} after the zero point, more than {MAX_PLANES} digit planes hold",
-                                   "quantise the weights to 9 bits or fewer")  # fmt: skip
-            scales = fractions(rows[:, 0])
-            scales = scales[:1] if len(set(scales)) == 1 else scales
-            return lower_weights(values, codes=grid.codes, scale=scales, method=choice.method, planes=choice.planes)
+    if common is not None:
+        codes, scales = common
+        return lower_weights(values, codes=codes, scale=scales, method=choice.method, planes=choice.planes)
     lowered = lower_weights(values, method=choice.method, planes=choice.planes)
     if lowered.method != "exact":
         planes = f"{lowered.planes} digit plane" + ("s" if lowered.planes > 1 else "")
@@ -158,6 +153,48 @@ def integer_weights(builder: Builder, constant: Constant, label: str) -> Integer
             f"{label}: float weights became {planes} by method {lowered.method}, relative squared error {lowered.error:.4f}"
         )
     return lowered
+
+
+def _common_grid(grid: Grid, label: str) -> tuple[np.ndarray, tuple[Fraction, ...]] | None:
+    """Codes and scales, one or one an output, of weights (O, ...) on a grid; ``None`` where the scales of an output have no common one.
+
+    Scales that differ within an output are multiples of their greatest common divisor, and the codes are multiplied accordingly.
+    Raises :class:`RefusalError` for codes of too many bits, and for blocks without a common grid.
+    """
+    rows, codes = grid.scale.reshape(len(grid.scale), -1), grid.codes.reshape(len(grid.codes), -1).astype(np.int64)
+    if not rows.shape[1]:
+        return None
+    uniform = bool((rows == rows[:, :1]).all())
+    steps = rows[:, 0].tolist() if uniform else []
+    if not uniform:
+        codes = codes.copy()
+        for output, row in enumerate(rows):
+            # Scales of codes that are all zero do not matter.
+            used = np.unique(row[codes[output] != 0])
+            step = _divisor([Fraction(float(scale)) for scale in used]) if len(used) else Fraction(1)
+            factors = {float(scale): Fraction(float(scale)) / step for scale in used}
+            largest = max((factors[float(scale)] * int(np.abs(codes[output][row == scale]).max()) for scale in used), default=Fraction(0))
+            if largest > _LARGEST_CODE:
+                if not grid.blocked:
+                    return None
+                raise RefusalError(
+                    f"the scales of the blocks of output {output} of {label!r} have no common grid of {MAX_PLANES} digit planes",
+                    "use one scale for each output, or block scales that are small multiples of one another",
+                )
+            codes[output] *= np.array([int(factors.get(float(scale), 1)) for scale in row], np.int64)
+            steps.append(step)
+    largest = int(np.abs(codes).max(initial=0))
+    if largest > _LARGEST_CODE:
+        raise RefusalError(f"its weights reach {largest} after the zero point, more than {MAX_PLANES} digit planes hold",
+                           "quantise the weights to 9 bits or fewer")  # fmt: skip
+    scales = tuple(Fraction(step) for step in steps)
+    return codes.reshape(grid.codes.shape), scales[:1] if len(set(scales)) == 1 else scales
+
+
+def _divisor(numbers: list[Fraction]) -> Fraction:
+    """Greatest rational of which all positive ``numbers`` are multiples."""
+    common = lcm(*(number.denominator for number in numbers))
+    return Fraction(gcd(*(int(number * common) for number in numbers)), common)
 
 
 def accumulators_value(

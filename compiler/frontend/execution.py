@@ -9,20 +9,26 @@ import onnx_ir
 
 from tritloom.compiler.frontend import (
     operators_activation,
+    operators_channels_last,
     operators_dense,
     operators_elementwise,
     operators_function,
+    operators_fused,
     operators_join,
+    operators_packed,
     operators_pad,
     operators_pool,
     operators_quantise,
     operators_reduce,
     operators_resize,
+    operators_round,
     operators_select,
     operators_shape,
+    operators_threshold,
     operators_transposed,
     operators_truncate,
 )
+from tritloom.compiler.frontend.annotations import annotated_type, check_claim, input_quantiser
 from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.constants import fold
 from tritloom.compiler.frontend.outputs import output_spec
@@ -35,8 +41,9 @@ from tritloom.errors import ModelError, UserError
 
 __all__ = ["FAMILIES", "Execution", "execute"]
 
-FAMILIES = (operators_activation, operators_dense, operators_elementwise, operators_function, operators_join, operators_pad, operators_pool, operators_quantise,
-            operators_reduce, operators_resize, operators_select, operators_shape, operators_transposed, operators_truncate)  # fmt: skip
+FAMILIES = (operators_activation, operators_channels_last, operators_dense, operators_elementwise, operators_function, operators_fused, operators_join,
+            operators_packed, operators_pad, operators_pool, operators_quantise, operators_reduce, operators_resize, operators_round,
+            operators_select, operators_shape, operators_threshold, operators_transposed, operators_truncate)  # fmt: skip
 """The modules that put their handlers into the table when they are imported."""
 
 _INPUT_TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16", 11: "float64"}
@@ -94,7 +101,10 @@ def _source(value: onnx_ir.Value, name: str) -> tuple[Value | None, int | None]:
     view = identity_view(shape)
     integer = kind in ("int8", "uint8")
     batch = declared[0] if isinstance(declared[0], int) else None
-    return Value(name=label, base=base, view=view, chain=(), trail=(), start=view, witness=label, integer=integer, head=0), batch
+    stated = None if integer else annotated_type(value, name)
+    quantiser = None if stated is None else input_quantiser(stated)
+    return Value(name=label, base=base, view=view, chain=(), trail=(), start=view, witness=label, integer=integer, quantiser=quantiser,
+                 source="quantiser" if quantiser is None else "declared", head=0), batch  # fmt: skip
 
 
 def _run(builder: Builder, node: onnx_ir.Node, operands: tuple[Operand, ...], opset: int, batch: int | None) -> list[Operand]:
@@ -129,9 +139,10 @@ _EXACT = (
 
 _FORMS = (
     (("GatherElements", "GatherND", "Expand", "Tile"), "use Slice, Split, Gather, Reshape or Transpose"),
-    (("ConvInteger", "DeformConv"), "use Conv"),
-    (("MatMulInteger", "QLinearConv", "QLinearMatMul", "MatMulNBits", "QGemm"), "export with QuantizeLinear and DequantizeLinear around MatMul or Conv"),
-    (("DynamicQuantizeLinear", "Round", "Floor", "Ceil", "FloatQuant", "MultiThreshold"), "use QuantizeLinear or Quant with constant scales"),
+    (("DeformConv",), "use Conv"),
+    (("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"),
+     "its scales are computed from each input; quantise statically, with constant scales from calibration data (quantize_static)"),
+    (("FloatQuant",), "its codes are floating-point numbers of few bits; use Quant or QuantizeLinear, whose codes are integers"),
     (("ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"), "use ReduceMean, AveragePool or MaxPool"),
     (("LayerNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization", "LRN"), "use BatchNormalization"),
     (("LogSoftmax", "TopK"), "use Softmax, Sigmoid or ArgMax at the end of the network"),
@@ -172,9 +183,11 @@ def execute(model: onnx_ir.Model, builder: Builder, name: str) -> Execution:
         if tensor is None or not value.uses():
             continue
         try:
-            values[value] = Constant(np.asarray(tensor.numpy()))
+            array = np.asarray(tensor.numpy())
         except _MALFORMED:
             raise ModelError(f"{name}: initializer {value.name!r} is damaged") from None
+        check_claim(value, array, name)
+        values[value] = Constant(array)
     shapes: set[onnx_ir.Value | None] = set()
     for node in graph:
         operands = tuple(None if value is None else values.get(value, Unknown()) for value in node.inputs)

@@ -10,6 +10,7 @@ from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.operators_elementwise import channel_values, finite
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.registry import Node, append, operator
+from tritloom.compiler.frontend.rounding import bounded
 from tritloom.compiler.frontend.values import Constant, Operand, Value
 from tritloom.compiler.ir.program import HostOp
 from tritloom.compiler.quantize.steps import Affine, Clip, LeakyRelu, Relu
@@ -19,7 +20,10 @@ __all__: list[str] = []
 
 @operator("Relu", "always")
 def _relu(builder: Builder, node: Node) -> Operand:
-    return append(builder, node, node.activation(), Relu(), HostOp(kind="Relu"))
+    value = node.activation()
+    if value.rounding is not None:
+        return bounded(builder, value, node.outputs[0], Fraction(0), None)
+    return append(builder, node, value, Relu(), HostOp(kind="Relu"))
 
 
 @operator("LeakyRelu", "any slope")
@@ -107,10 +111,12 @@ def _clip(builder: Builder, node: Node) -> Operand:
 
 
 def _bounded(builder: Builder, node: Node, value: Value, low: Fraction | None, high: Fraction | None) -> Value:
+    if value.rounding is not None:
+        return bounded(builder, value, node.outputs[0], low, high)
     if value.quantiser is not None and value.integer:
         return _narrowed(value, low, high, node)
-    bounded = {name: np.array(float(bound), np.float32) for name, bound in (("min", low), ("max", high)) if bound is not None}
-    host = HostOp(kind="Clip", constants=bounded)
+    constants = {name: np.array(float(bound), np.float32) for name, bound in (("min", low), ("max", high)) if bound is not None}
+    host = HostOp(kind="Clip", constants=constants)
     return append(builder, node, value, Clip(low, high), host)
 
 

@@ -12,6 +12,7 @@ from tritloom.compiler.frontend.operators_shape import move
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.reader import LARGEST_TENSOR
 from tritloom.compiler.frontend.registry import Node, append, operator
+from tritloom.compiler.frontend.rounding import scaled
 from tritloom.compiler.frontend.sums import add_values
 from tritloom.compiler.frontend.values import (
     Codes,
@@ -24,6 +25,7 @@ from tritloom.compiler.frontend.values import (
     affine_of,
     canonical_shape,
     channels_of,
+    exact_values,
     identity_view,
 )
 from tritloom.compiler.ir.program import HostOp
@@ -64,6 +66,10 @@ def _broadcast(builder: Builder, node: Node, value: Value, shape: tuple[int, ...
 
 def affine_step(builder: Builder, node: Node, value: Value, gain: Constant | Fraction, offset: Constant | Fraction, host: HostOp) -> Value:
     """``gain * value + offset``; constants broadcast to the value's shape."""
+    if value.rounding is not None:
+        found = [part if isinstance(part, Fraction) else _uniform(part, value.shape) for part in (gain, offset)]
+        if found[0] is not None and found[1] is not None:
+            return scaled(value, node.outputs[0], found[0], found[1], host)
     for part in (gain, offset):
         if isinstance(part, Constant):
             value = _broadcast(builder, node, value, part.array.shape)
@@ -81,6 +87,14 @@ def affine_step(builder: Builder, node: Node, value: Value, gain: Constant | Fra
             )
         return append(builder, node, value, None, host)
     return append(builder, node, value, Affine(gains, offsets), host)
+
+
+def _uniform(constant: Constant, shape: tuple[int, ...]) -> Fraction | None:
+    """The one value of a constant that broadcasts to ``shape``, ``None`` where there are several."""
+    flat = constant.array.ravel()
+    if not flat.size or (flat != flat[0]).any() or constant.array.ndim > len(shape) or (flat.size > 1 and constant.array.shape != shape):
+        return None
+    return exact_values(constant, np.arange(1))[0]
 
 
 def _as_features(builder: Builder, value: Value) -> Value:
@@ -210,6 +224,9 @@ def _div(builder: Builder, node: Node) -> Operand:
         return result
     if not constant.array.all():
         raise RefusalError("it divides by zero", "divide by constants other than zero")
+    single = None if value.rounding is None else _uniform(constant, value.shape)
+    if single is not None:
+        return scaled(value, node.outputs[0], 1 / single, Fraction(0), _host(node, constant, False))
     value, divisors = channel_values(builder, node, value, constant)
     step = None if divisors is None else Affine(tuple(1 / part for part in divisors), (Fraction(0),))
     return append(builder, node, value, step, _host(node, constant, False))

@@ -70,11 +70,12 @@ def _sliced_step(step: Step, first: int, last: int) -> Step:
 
 
 def _sliced_quantiser(quantiser: Quantiser, first: int, last: int) -> Quantiser:
-    scale, zero = quantiser.scale, quantiser.zero_point
+    scale, zero, thresholds = quantiser.scale, quantiser.zero_point, quantiser.thresholds
     return replace(
         quantiser,
         scale=_slice(scale, first, last) if isinstance(scale, tuple) else scale,
         zero_point=_slice(zero, first, last) if isinstance(zero, tuple) else zero,
+        thresholds=None if thresholds is None else _slice(thresholds, first, last),
     )
 
 

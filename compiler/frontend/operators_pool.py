@@ -71,8 +71,9 @@ class LargestOf(Pending):
         channels = self.shape[0]
         directions = [direction(chain, channel) for channel in range(channels)]
         curved = is_curved((*inner.chain, *chain))
-        if 0 in directions or (quantiser.bipolar and curved and -1 in directions):
-            # Steps that both rise and fall do not commute with a maximum; how near to zero a falling curve comes is not known.
+        if 0 in directions or (-1 in directions and (quantiser.thresholds is not None or (quantiser.bipolar and curved))):
+            # Steps that both rise and fall do not commute with a maximum; how near to zero a falling curve comes is not known, and thresholds
+            # that are reached by falling would have to be passed.
             return builder.on_own_grid(self, self.value, chain, quantiser, name, source)
         falling = [channel for channel, sign in enumerate(directions) if sign < 0]
         before = f"{name}_before_{self.label}"

@@ -27,7 +27,7 @@ from tritloom.compiler.ir.program import HostOp
 from tritloom.compiler.quantize.steps import Affine, Quantiser
 from tritloom.errors import ModelError
 
-__all__ = ["QONNX_DOMAINS", "ROUNDING_MODES", "needed", "positive_scale", "quantised", "round_array"]
+__all__ = ["QONNX_DOMAINS", "ROUNDING_MODES", "constant_on_grid", "needed", "positive_scale", "quantised", "round_array"]
 
 QONNX_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general")
 
@@ -197,7 +197,7 @@ def _quant(builder: Builder, node: Node) -> Operand:
     shift = zero.array.astype(np.float32)
     scaled = _divided(operand.array, scale.array) + shift
     codes = np.where(scaled >= 0, 1, -1) if bipolar else round_array(np.clip(scaled, low, high), rounding)
-    return _constant_on_grid(codes - shift, scale.array)
+    return constant_on_grid(codes - shift, scale.array)
 
 
 @operator("BipolarQuant", "codes -1 and 1", domains=QONNX_DOMAINS)
@@ -205,7 +205,7 @@ def _bipolar_quant(builder: Builder, node: Node) -> Operand:
     scale = positive_scale(node, 1)
     operand = node.operand(0)
     if isinstance(operand, Constant):
-        return _constant_on_grid(np.where(operand.array >= 0, 1.0, -1.0), scale.array)
+        return constant_on_grid(np.where(operand.array >= 0, 1.0, -1.0), scale.array)
     zero = Constant(np.zeros((), np.int64))
     return quantised(
         builder, node, node.activation(), low=-1, high=1, integer=False, scale=scale, zero=zero, rounding="half_even", bipolar=True
@@ -220,7 +220,7 @@ def _divided(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
         return values.astype(np.float32) / scale
 
 
-def _constant_on_grid(codes: np.ndarray, scale: np.ndarray) -> Constant:
+def constant_on_grid(codes: np.ndarray, scale: np.ndarray, *, blocked: bool = False) -> Constant:
     """A quantised constant; ``codes`` have their zero point subtracted. Fractional zero points leave no integer grid."""
     dtype = scale.dtype if scale.dtype.kind == "f" else np.dtype(np.float32)
     with np.errstate(over="ignore"):
@@ -230,14 +230,14 @@ def _constant_on_grid(codes: np.ndarray, scale: np.ndarray) -> Constant:
     integers = np.rint(codes).astype(np.int64)
     if not np.array_equal(integers, codes):
         return Constant(array)
-    return Constant(array, Grid(np.broadcast_to(integers, array.shape), np.broadcast_to(scale.astype(np.float64), array.shape)))
+    return Constant(array, Grid(np.broadcast_to(integers, array.shape), np.broadcast_to(scale.astype(np.float64), array.shape), blocked))
 
 
-def _along(node: Node, constant: Constant, rank: int, what: str) -> Constant:
-    """Shape the parameters of QuantizeLinear and DequantizeLinear so that they broadcast: one, or one along ``axis``."""
+def _along(node: Node, constant: Constant, shape: tuple[int, ...], what: str) -> Constant:
+    """Shape the parameters of QuantizeLinear and DequantizeLinear so that they broadcast: one, one along ``axis``, or one a block of it."""
+    array, rank = constant.array, len(shape)
     if node.attribute("block_size", int, 0):
-        raise RefusalError("a scale for each block is not supported", "quantise with one scale for the tensor or for each channel")
-    array = constant.array
+        return _unblocked(node, array, shape, what)
     if array.ndim == 0 or array.size == 1:
         return Constant(array.reshape(()))
     axis = node.attribute("axis", int, 1)
@@ -248,16 +248,35 @@ def _along(node: Node, constant: Constant, rank: int, what: str) -> Constant:
     return Constant(array.reshape([-1 if i == axis % rank else 1 for i in range(rank)]))
 
 
-def _parameters(node: Node, rank: int) -> tuple[Constant, Constant | None]:
+def _unblocked(node: Node, array: np.ndarray, shape: tuple[int, ...], what: str) -> Constant:
+    """Parameters of blocks of ``block_size`` along ``axis``, repeated to the shape of the tensor."""
+    if isinstance(node.operand(0), Value):
+        raise RefusalError(
+            "activations have a scale for each block", "quantise activations with one scale for the tensor or for each channel"
+        )
+    size, axis = node.attribute("block_size", int, 0), node.attribute("axis", int, 1)
+    if size < 0 or not -len(shape) <= axis < len(shape):
+        raise RefusalError(f"its block_size {size} or axis {axis} is impossible", "export the model again")
+    axis %= len(shape)
+    blocks = tuple(-(-length // size) if i == axis else length for i, length in enumerate(shape))
+    if array.shape != blocks:
+        raise RefusalError(
+            f"its {what} of shape {list(array.shape)} does not have one entry for each block of {size}", "export the model again"
+        )
+    return Constant(np.repeat(array, size, axis=axis).take(np.arange(shape[axis]), axis=axis))
+
+
+def _parameters(node: Node) -> tuple[Constant, Constant | None]:
+    operand = node.operand(0)
+    shape = operand.array.shape if isinstance(operand, Constant) else node.activation().shape
     zero = node.constant(2, "zero point")
-    return _along(node, positive_scale(node, 1), rank, "scale"), None if zero is None else _along(node, zero, rank, "zero point")
+    return _along(node, positive_scale(node, 1), shape, "scale"), None if zero is None else _along(node, zero, shape, "zero point")
 
 
 @operator("QuantizeLinear", "8 bits or fewer, one scale or one a channel")
 def _quantize_linear(builder: Builder, node: Node) -> Operand:
     operand = node.operand(0)
-    rank = operand.array.ndim if isinstance(operand, Constant) else len(node.activation().shape)
-    scale, zero = _parameters(node, rank)
+    scale, zero = _parameters(node)
     kind = _ONNX_TYPES.get(node.attribute("output_dtype", int, 0), "uint8") if zero is None else str(zero.array.dtype)
     if kind not in _INTEGER_RANGES:
         raise RefusalError(f"quantisation to {kind} is not supported", "quantise to int8, uint8, int4, uint4, int2 or uint2")
@@ -269,16 +288,16 @@ def _quantize_linear(builder: Builder, node: Node) -> Operand:
     return quantised(builder, node, node.activation(), low=low, high=high, integer=True, scale=scale, zero=numbers, rounding="half_even")
 
 
-@operator("DequantizeLinear", "one scale or one a channel, integers of any width for constants")
+@operator("DequantizeLinear", "one scale or one a channel; constants also by blocks, integers of any width")
 def _dequantize_linear(builder: Builder, node: Node) -> Operand:
     operand = node.operand(0)
-    rank = operand.array.ndim if isinstance(operand, Constant) else len(node.activation().shape)
-    scale, zero = _parameters(node, rank)
+    scale, zero = _parameters(node)
     numbers = Constant(np.zeros((), np.int64) if zero is None else zero.array.astype(np.int64))
     if isinstance(operand, Constant):
         if str(operand.array.dtype) not in _INTEGER_RANGES:
             raise RefusalError(f"constants of type {operand.array.dtype} are not supported here", "store the weights as int8, int4 or int2")
-        return _constant_on_grid(operand.array.astype(np.int64) - numbers.array, scale.array)
+        blocked = bool(node.attribute("block_size", int, 0))
+        return constant_on_grid(operand.array.astype(np.int64) - numbers.array, scale.array, blocked=blocked)
     value = builder.settle(node.activation())
     gain = _by_channel(scale, value, "scale")
     shift = _by_channel(numbers, value, "zero point")

@@ -13,6 +13,9 @@ from tritloom.compiler.quantize.chain import entry
 
 __all__ = ["output_spec"]
 
+_LARGEST_EXACT = 1 << 24
+"""Integers up to this are float32 numbers."""
+
 
 @dataclass(frozen=True)
 class _Reading:
@@ -36,6 +39,11 @@ def output_spec(builder: Builder, value: onnx_ir.Value, operand: Operand, batch:
     dtype = "float32" if value.dtype is None else str(value.dtype.numpy())
     if value.dtype is not None and value.dtype.numpy().kind not in "fiub":
         raise RefusalError(f"graph output {value.name!r} is declared as {value.dtype}", "declare it as float32, as exporters do")
+    tensor = reading.tensor
+    largest = max(abs(bound - zero) for bound in (tensor.low, tensor.high) for zero in tensor.zero_point)
+    if np.dtype(dtype).kind in "iu" and largest > _LARGEST_EXACT:
+        raise RefusalError(f"graph output {value.name!r} may reach {largest}, more than the host's float32 holds exactly",
+                           "quantise it before the output")  # fmt: skip
     return OutputSpec(
         name=str(value.name),
         shape=(first, *operand.shape[1:]),

@@ -1,13 +1,15 @@
 """Sums of two tensors and concatenation, as pending operations."""
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from math import gcd
 
 import numpy as np
 
 from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.registry import Node
-from tritloom.compiler.frontend.values import Codes, Pending, Tail, Value, affine_of
+from tritloom.compiler.frontend.values import Codes, Pending, Tail, Value, affine_of, identity_view
 from tritloom.compiler.ir.program import Add, Tensor
 from tritloom.compiler.quantize.steps import Affine, Quantiser, Step, is_clamped_line
 
@@ -31,6 +33,35 @@ class Sum(Pending):
         names = self.left.base.tensor.name, self.right.base.tensor.name
         builder.emit(Add(name=builder.operation_name(self.label), output=tensor.name, left=names[0], right=names[1], step=step))
         return tensor
+
+    def codes(self, builder: Builder, value: Value) -> Value | None:
+        """The sum on the coarsest grid that holds every sum of two codes, where that needs at most 8 bits."""
+        quantiser = self._own_quantiser()
+        if quantiser is None or affine_of(value.chain) is None:
+            return None
+        plain = replace(value, name=self.value, witness=self.value, view=identity_view(self.shape), start=identity_view(self.shape),
+                        chain=(), trail=None, quantiser=quantiser, integer=False)  # fmt: skip
+        settled = builder.settle(plain)
+        return replace(value, base=settled.base, chain=(*(settled.chain or ()), *(value.chain or ())), trail=None)
+
+    def _own_quantiser(self) -> Quantiser | None:
+        sides = []
+        for part in (self.left, self.right):
+            affine = affine_of(part.chain)
+            assert affine is not None and isinstance(part.base, Codes)
+            if len(affine.gain) > 1 or len(affine.offset) > 1 or not affine.gain[0]:
+                return None
+            ends = [affine.gain[0] * code + affine.offset[0] for code in (part.base.tensor.low, part.base.tensor.high)]
+            sides.append((abs(affine.gain[0]), affine.offset[0], min(ends), max(ends)))
+        (first, shift, low, high), (second, other, bottom, top) = sides
+        common = Fraction(
+            gcd(first.numerator * second.denominator, second.numerator * first.denominator), first.denominator * second.denominator
+        )
+        ends = [Fraction(end) / common for end in (min(low + bottom, 0), max(high + top, 0))]
+        if ((shift + other) / common).denominator != 1 or ends[1] - ends[0] > 255:
+            return None
+        least, most = int(ends[0]), int(ends[1])
+        return Quantiser(common, 0, least, most, offset=0 if -128 <= least and most <= 127 else -128 - least)
 
 
 def add_values(builder: Builder, node: Node, left: Value, right: Value, *, subtract: bool) -> Value:

@@ -6,13 +6,14 @@ Everything is analysed for a batch of one; axis 0 of a graph input or output is 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tritloom.compiler.frontend.problems import RefusalError
+from tritloom.compiler.frontend.rounding import Rounding
 from tritloom.compiler.ir.program import HostOp, Tensor
 from tritloom.compiler.quantize.chain import compose, entry, is_curved
 from tritloom.compiler.quantize.curves import rises
@@ -35,10 +36,14 @@ LARGEST_ACTIVATION = 1 << 24
 
 @dataclass(frozen=True)
 class Grid:
-    """Where a constant came out of a quantiser: ``array == codes * scale`` exactly, arrays of the constant's shape."""
+    """Where a constant came out of a quantiser: ``array == codes * scale`` exactly, arrays of the constant's shape.
+
+    ``blocked`` when the scales are those of blocks: weights on unlike scales are then never approximated.
+    """
 
     codes: np.ndarray
     scale: np.ndarray
+    blocked: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Constant:
     grid: Grid | None = None
 
     def moved(self, movement: Callable[[np.ndarray], np.ndarray]) -> "Constant":
-        grid = None if self.grid is None else Grid(movement(self.grid.codes), movement(self.grid.scale))
+        grid = None if self.grid is None else replace(self.grid, codes=movement(self.grid.codes), scale=movement(self.grid.scale))
         return Constant(movement(self.array), grid)
 
 
@@ -68,6 +73,11 @@ class Base:
     def pixels(self) -> int:
         return self.shape[1] * self.shape[2]
 
+    @property
+    def reach(self) -> tuple[int | None, int | None]:
+        """Bounds of an element where it is an integer of known range."""
+        return None, None
+
 
 @dataclass(eq=False, kw_only=True)
 class Source(Base):
@@ -77,6 +87,12 @@ class Source(Base):
     declared: tuple[int | str, ...]
     dtype: np.dtype
 
+    @property
+    def reach(self) -> tuple[int | None, int | None]:
+        if self.dtype.kind not in "iu":
+            return None, None
+        return int(np.iinfo(self.dtype).min), int(np.iinfo(self.dtype).max)
+
 
 @dataclass(eq=False, kw_only=True)
 class Codes(Base):
@@ -84,6 +100,10 @@ class Codes(Base):
 
     tensor: Tensor
     origin: "Value | None" = None
+
+    @property
+    def reach(self) -> tuple[int | None, int | None]:
+        return self.tensor.low, self.tensor.high
 
 
 @dataclass(eq=False, kw_only=True)
@@ -121,7 +141,7 @@ class Value:
     the same steps as the host would do them, from the base elements picked by ``start``; ``None`` when the host cannot
     (the batch axis was moved). The first ``head`` of them only turn integers into reals. ``witness`` names the ONNX value that ``start`` stands for. A value with a ``quantiser`` is what
     comes out of it, chain and trail lead to its input; with ``integer`` it is the code before ``quantiser.offset`` and not
-    the real value that the code stands for.
+    the real value that the code stands for. With a ``rounding`` the chain leads to what is rounded.
     """
 
     name: str
@@ -134,6 +154,7 @@ class Value:
     label: str = ""
     quantiser: Quantiser | None = None
     integer: bool = False
+    rounding: Rounding | None = None
     source: str = "quantiser"
     head: int = 1
     stages: dict[int, str] = field(default_factory=dict)

@@ -2,7 +2,7 @@
 
 Operands of a :class:`HostOp` keep their ONNX names. ``constants``: ``A`` or ``B`` (Add, Sub, Mul, Div: the constant side),
 ``scale``, ``B``, ``input_mean``, ``input_var`` (BatchNormalization), ``min`` and ``max`` (Clip), ``slope`` (PRelu), ``scale`` and
-``zero_point`` (Quantize, Dequantize), ``index`` (Gather), ``value`` (Pad). ``attributes``: ``alpha`` (LeakyRelu), ``epsilon``
+``zero_point`` (Quantize, Dequantize), ``thresholds`` (Quantize, where they decide the code), ``index`` (Gather), ``value`` (Pad). ``attributes``: ``alpha`` (LeakyRelu), ``epsilon``
 (BatchNormalization), ``pads`` without batch axis, (before, after) an axis (Pad), ``axis`` (Softmax, ArgMax,
 and Quantize or Dequantize with one scale a channel), ``keepdims`` and ``select_last_index`` (ArgMax), ``shape`` without batch axis
 (Reshape), ``perm`` with batch axis (Transpose), and for Quantize ``low``, ``high``, ``rounding``, ``bipolar``, ``clip_first``, ``offset``
@@ -69,6 +69,11 @@ def _quantize(op: HostOp, x: np.ndarray) -> np.ndarray:
     zero = _along(op.constants.get("zero_point", np.zeros(1)), x.ndim, axis).astype(x.dtype)
     low, high, offset = int(op.attributes["low"]), int(op.attributes["high"]), int(op.attributes.get("offset", 0))
     rounding = op.attributes.get("rounding", "half_even")
+    if "thresholds" in op.constants:
+        codes = np.full(x.shape, low, np.int16)
+        for column in np.asarray(op.constants["thresholds"], x.dtype).T:
+            codes += x >= _along(column, x.ndim, axis)
+        return (codes + offset).astype(np.int8)
     scaled = x / scale
     if op.attributes.get("bipolar", False):
         codes = np.where(scaled + zero >= 0, high, low)
@@ -297,6 +302,12 @@ def invert_host(op: HostOp, x: np.ndarray, shape: tuple[int, ...]) -> np.ndarray
         case "Pad":
             inner = tuple(slice(before, before + size) for (before, _), size in zip(op.attributes["pads"], shape, strict=True))
             return x[(slice(None), *inner)]
+        case "Quantize" if "thresholds" in op.constants:
+            rows = np.asarray(op.constants["thresholds"], np.float32)
+            # Code 0 is anything below the first threshold, another code the threshold that reaches it.
+            reals = np.concatenate([np.nextafter(rows[:, :1], np.float32(-np.inf)), rows], axis=1)
+            row = _along(np.arange(len(rows)), x.ndim, int(op.attributes.get("axis", 1)))
+            return reals[row, x.astype(np.int64) - int(op.attributes.get("offset", 0)) - int(op.attributes["low"])]
         case "Quantize":
             axis = int(op.attributes.get("axis", 1))
             scale = _along(op.constants["scale"], x.ndim, axis).astype(np.float64)

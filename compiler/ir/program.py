@@ -231,11 +231,12 @@ class HostOp:
     Transpose                                                  ``perm``, its first entry is 0
     Gather                  ``index``: element of the sample
     Pad                     ``value``                          ``pads`` without the batch axis: (before, after) an axis
-    Quantize                ``scale``, ``zero_point``          ``axis``, ``low high rounding bipolar clip_first offset``
+    Quantize                ``scale zero_point thresholds``    ``axis``, ``low high rounding bipolar clip_first offset``
     Dequantize              ``scale``, ``zero_point``          ``axis``
     ======================= ================================== =====================================================
 
-    ``scale`` and ``zero_point`` are single, vectors along ``axis`` (default 1), or of a sample's shape; the quantiser's attributes are those of
+    ``scale`` and ``zero_point`` are single, vectors along ``axis`` (default 1), or of a sample's shape. ``thresholds`` (rows of rising
+    numbers, one or one an entry of ``axis``) are there only where they decide the code. The quantiser's attributes are those of
     :class:`tritloom.compiler.quantize.steps.Quantiser`.
     """
 

@@ -93,6 +93,8 @@ class Quantiser:
     the same code, because rounding is monotone and leaves the integer bounds where they are. With ``bipolar`` the code is
     ``high`` where ``x / scale + zero_point >= 0``, else ``low``, and nothing in between. ``low`` and ``high`` bound the
     code before ``offset``, which folds an unsigned grid to signed codes without disturbing roundings that depend on the sign.
+    With ``thresholds``, one rising tuple for all channels or one a channel, the code is ``low`` plus the number of thresholds that are not
+    above the real value; scale and zero point then only say which real value a code stands for.
     Raises :class:`ModelError` for an unknown rounding, a scale that is not positive, or an empty range.
     """
 
@@ -104,6 +106,7 @@ class Quantiser:
     bipolar: bool = False
     clip_first: bool = False
     offset: int = 0
+    thresholds: tuple[tuple[Fraction, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         if self.rounding not in ROUNDINGS:
@@ -122,6 +125,8 @@ class Quantiser:
 
     def code(self, value: Fraction, channel: int = 0) -> int:
         """Code of one real value, exactly."""
+        if self.thresholds is not None:
+            return self.low + bisect_right(entry(self.thresholds, channel), value) + self.offset
         scale, zero = self.parameters(channel)
         scaled = Fraction(value) / scale
         if self.bipolar:
@@ -271,9 +276,13 @@ def _monotone_runs(gain: Fraction, offset: Fraction, quantiser: Quantiser, chann
     starts, codes = [first], [bottom]
     levels = [top] if quantiser.bipolar else range(bottom + 1, top + 1)
     for code in levels:
-        bound, closed = (0, True) if quantiser.bipolar else _boundary(code - shift, quantiser.rounding)
-        need = bound * denominator - constant
-        start = -(-need // numerator) if closed else need // numerator + 1
+        if quantiser.thresholds is not None:
+            reached = entry(quantiser.thresholds, channel)[code - quantiser.low - quantiser.offset - 1]
+            start = ceil((reached - offset) / gain)
+        else:
+            bound, closed = (0, True) if quantiser.bipolar else _boundary(code - shift, quantiser.rounding)
+            need = bound * denominator - constant
+            start = -(-need // numerator) if closed else need // numerator + 1
         if start == starts[-1]:
             codes[-1] = code
         else:

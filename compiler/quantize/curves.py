@@ -72,6 +72,8 @@ class _Sampler:
 
     def codes(self, quantiser: Quantiser, x: np.ndarray) -> np.ndarray:
         """Codes as float64; NaN where there is no value, infinities at the bounds."""
+        if quantiser.thresholds is not None:
+            return self._counted(quantiser, x)
         scale, zero = quantiser.parameters(self._channel)
         before = zero if quantiser.clip_first or quantiser.bipolar else 0
         scaled = x / float(scale) + before
@@ -81,6 +83,16 @@ class _Sampler:
         inside = (scaled > quantiser.low - zero + before - 2) & (scaled < quantiser.high - zero + before + 2)
         self.doubtful |= (inside | quantiser.bipolar) & (distance <= _DOUBT)
         return round_codes(scaled, quantiser, zero - before)
+
+    def _counted(self, quantiser: Quantiser, x: np.ndarray) -> np.ndarray:
+        """Codes of a quantiser that counts thresholds; within a millionth of the largest threshold a value is doubtful."""
+        thresholds = np.array([float(threshold) for threshold in entry(quantiser.thresholds or ((),), self._channel)])
+        if len(thresholds):
+            nearest = np.clip(np.searchsorted(thresholds, x), 0, len(thresholds) - 1)
+            distance = np.minimum(np.abs(x - thresholds[nearest]), np.abs(x - thresholds[np.maximum(nearest - 1, 0)]))
+            self.doubtful |= distance <= _DOUBT * (1 + np.abs(thresholds).max())
+        counted = np.searchsorted(thresholds, x, side="right") + float(quantiser.low + quantiser.offset)
+        return np.where(np.isnan(x), np.nan, counted)
 
 
 def round_codes(scaled: np.ndarray, quantiser: Quantiser, shift: int) -> np.ndarray:

@@ -22,6 +22,7 @@ from tritloom.compiler.quantize.chain import (
     Run,
     Step,
     compose,
+    entry,
     find_runs,
     is_curved,
 )
@@ -72,7 +73,8 @@ def derive_step(
     keys = []
     for channel in range(channels):
         function = of_channel(chain, channel) if curved else tuple(compose(chain, channel))
-        key = (function, quantiser.parameters(channel), lows[channel], highs[channel])
+        thresholds = None if quantiser.thresholds is None else entry(quantiser.thresholds, channel)
+        key = (function, quantiser.parameters(channel), thresholds, lows[channel], highs[channel])
         keys.append(key)
         if key in runs:
             continue

@@ -152,7 +152,12 @@ def _linear(chain: Sequence[Step], quantiser: Quantiser, channel: int) -> tuple[
 
 
 def is_clamped_line(chain: Sequence[Step], quantiser: Quantiser, channels: int) -> bool:
-    """Whether :func:`derive_add` has a form for this chain: one slope a channel, clamped to the same codes in all of them."""
+    """Whether :func:`derive_add` has a form for this chain: one slope a channel, clamped to the same codes in all of them.
+
+    Thresholds have none: their steps are not evenly spaced.
+    """
+    if quantiser.thresholds is not None:
+        return False
     try:
         return len({_linear(chain, quantiser, channel)[2:] for channel in range(channels)}) == 1
     except ModelError:

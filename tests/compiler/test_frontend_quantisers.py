@@ -182,14 +182,6 @@ def test_unsupported_quantisers_are_refused_in_words(build: Callable[[Graph], st
     assert report.problems[0].hint
 
 
-def test_scales_for_each_block_are_refused() -> None:
-    g = Graph()
-    w = g.add("DequantizeLinear", g.constant(np.ones((4, 6)), np.int8), g.constant(np.ones((2, 6))), axis=0, block_size=2)
-    report = check(g.model({"x": ("N", 4)}, {g.add("MatMul", g.qdq("x"), w): None}))
-    assert [problem.op for problem in report.problems] == ["DequantizeLinear"]
-    assert "block" in report.problems[0].reason
-
-
 def test_onnxruntime_static_quantiser(tmp_path: Path) -> None:
     """A network as ONNX Runtime's own tool quantises it: zero points, scales that are no powers of two, a quantiser behind Softmax."""
     g = Graph(1)
