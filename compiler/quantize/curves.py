@@ -234,6 +234,7 @@ def of_channel(chain: Sequence[Step], channel: int) -> tuple[Step, ...]:
             step = replace(step, left=of_channel(step.left, channel), right=of_channel(step.right, channel))
         elif isinstance(step, Quantised):
             scale, zero = step.quantiser.parameters(channel)
-            step = replace(step, quantiser=replace(step.quantiser, scale=scale, zero_point=zero))
+            thresholds = None if step.quantiser.thresholds is None else (entry(step.quantiser.thresholds, channel),)
+            step = replace(step, quantiser=replace(step.quantiser, scale=scale, zero_point=zero, thresholds=thresholds))
         found.append(step)
     return tuple(found)
