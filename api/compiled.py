@@ -14,6 +14,7 @@ from tritloom.boards import fit, get_board
 from tritloom.compiler.frontend import lower
 from tritloom.compiler.image import Artefact, artefact_digest, decode_artefact, encode_artefact
 from tritloom.compiler.ir.program import Program
+from tritloom.compiler.ir.vector import obstacles
 from tritloom.compiler.schedule import Schedule, schedule
 from tritloom.errors import UserError
 from tritloom.files import read_arrays, read_bytes, write_bytes
@@ -97,8 +98,16 @@ class CompiledModel:
         """Digest of everything in the file, 16 hexadecimal digits; a loaded core reports it."""
         return artefact_digest(self._artefact).hex()
 
+    @cached_property
+    def golden_only(self) -> tuple[str, ...]:
+        """One sentence for each layer that no core can run yet, so that there is no schedule; empty for a model that cores run."""
+        return obstacles(self.program)
+
     def schedule(self, board: str = DEFAULT_BOARD) -> Schedule:
-        """The schedule for ``board``, made if it is not stored. Raises :class:`UserError`, or :class:`ModelError` when nothing fits."""
+        """The schedule for ``board``, made if it is not stored.
+
+        Raises :class:`UserError`, or :class:`ModelError` when nothing fits or a layer runs in golden only.
+        """
         found = get_board(board)
         if found.name not in self._schedules:
             self._schedules[found.name] = schedule(self.program, fit(found, self.program))
@@ -139,6 +148,7 @@ def compile(
     name
         Name of the program; by default the file's name without its extension.
 
+    A model with a layer that no core can run yet (:attr:`CompiledModel.golden_only`) has no schedule and runs in golden.
     Raises :class:`UserError` for a wrong argument and :class:`ModelError` for a model that cannot be lowered or scheduled.
     """
     found = get_board(board)
@@ -166,8 +176,10 @@ def compile(
         "calibration": None if samples is None else _digest_of(samples),
         "notes": list(lowered.notes),
     }
-    artefact = Artefact(source=data, program=lowered.program, schedules={}, settings=settings)
-    return CompiledModel(artefact).with_schedule(found.name)
+    compiled = CompiledModel(Artefact(source=data, program=lowered.program, schedules={}, settings=settings))
+    if not compiled.golden_only:
+        return compiled.with_schedule(found.name)
+    return CompiledModel(replace(compiled.artefact, settings={**settings, "unscheduled": compiled.golden_only[0]}))
 
 
 def open_model(

@@ -10,7 +10,7 @@ from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.operators_shape import move
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.reader import LARGEST_TENSOR
-from tritloom.compiler.frontend.registry import Node, append, operator
+from tritloom.compiler.frontend.registry import CORE, GOLDEN, HOST, Node, append, operator
 from tritloom.compiler.frontend.sums import add_values
 from tritloom.compiler.frontend.values import (
     Codes,
@@ -25,14 +25,18 @@ from tritloom.compiler.frontend.values import (
     channels_of,
     identity_view,
 )
+from tritloom.compiler.frontend.vector import product
 from tritloom.compiler.ir.program import HostOp
 from tritloom.compiler.quantize.chain import entry
 from tritloom.compiler.quantize.steps import Affine
 
-__all__ = ["ROOT_BITS", "affine_step", "channel_values", "finite", "root"]
+__all__ = ["ROOT_BITS", "affine_step", "channel_values", "finite", "host_axis", "is_mask", "root", "tail"]
 
 ROOT_BITS = 256
 """Square roots that are not rational are cut to this many bits behind the point."""
+
+
+_MASKED = -9999.0
 
 
 def root(value: Fraction) -> Fraction:
@@ -113,14 +117,27 @@ def _binary(node: Node) -> tuple[Value, Constant, bool] | None:
     """Activation, constant, and whether the constant is the left operand; ``None`` for two activations."""
     left, right = node.operand(0), node.operand(1)
     if isinstance(left, Value) and isinstance(right, Constant):
-        return left, finite(right), False
+        return left, finite(_without_infinity(node, right)), False
     if isinstance(left, Constant) and isinstance(right, Value):
-        return right, finite(left), True
+        return right, finite(_without_infinity(node, left)), True
     return None
+
+
+def _without_infinity(node: Node, constant: Constant) -> Constant:
+    """A mask that is added, with the lowest float32 for minus infinity: both leave an element out of a Softmax."""
+    if node.op != "Add" or constant.array.dtype.kind != "f" or not is_mask(constant.array):
+        return constant
+    return Constant(np.where(np.isneginf(constant.array), np.finfo(np.float32).min, constant.array))
 
 
 def _host(node: Node, constant: Constant, first: bool) -> HostOp:
     return HostOp(kind="Add" if node.op == "Sum" else node.op, constants={"A" if first else "B": constant.array})
+
+
+def is_mask(array: np.ndarray) -> bool:
+    """Whether a constant that is added leaves some elements out of the Softmax behind it: some entries are -9999 or below, others are not."""
+    low = array <= _MASKED
+    return bool(low.any() and not low.all())
 
 
 def _negated(constant: Constant) -> Constant:
@@ -152,6 +169,9 @@ def _add(builder: Builder, node: Node) -> Operand:
     if found is None:
         return add_values(builder, node, node.activation(0), node.activation(1), subtract=False)
     value, constant, first = found
+    if isinstance(value.base, Pending) and is_mask(constant.array):
+        # A grid for the sum would have to reach the mask: the grid is that of the value before it.
+        value = builder.codes(value)
     return affine_step(builder, node, value, Fraction(1), constant, _host(node, constant, first))
 
 
@@ -174,11 +194,11 @@ def _sub(builder: Builder, node: Node) -> Operand:
     return affine_step(builder, node, value, gain, offset, _host(node, constant, first))
 
 
-@operator("Mul", "a constant for each channel")
+@operator("Mul", "a constant for each channel; two activations that broadcast (golden only)", runs=(CORE, GOLDEN))
 def _mul(builder: Builder, node: Node) -> Operand:
     found = _binary(node)
     if found is None:
-        raise RefusalError("the product of two activations is not supported", "multiply by a constant")
+        return product(builder, node, node.activation(0), node.activation(1))
     value, constant, first = found
     return affine_step(builder, node, value, constant, Fraction(0), _host(node, constant, first))
 
@@ -252,7 +272,7 @@ def tail(builder: Builder, node: Node, value: Value, host: HostOp, shape: tuple[
     return Value(name=node.outputs[0], base=base, view=view, chain=None, trail=(host,), start=view, witness=value.witness, label=node.label)
 
 
-def _host_axis(node: Node, value: Value, default: int) -> int:
+def host_axis(node: Node, value: Value, default: int) -> int:
     rank = len(value.shape)
     axis = node.attribute("axis", int, default)
     if not -rank <= axis < rank or axis % rank == 0 or value.shape[0] != 1:
@@ -260,25 +280,16 @@ def _host_axis(node: Node, value: Value, default: int) -> int:
     return axis % rank
 
 
-@operator("Softmax", "at the end of the network, on the host")
-def _softmax(builder: Builder, node: Node) -> Operand:
-    value = builder.settle(node.activation())
-    axis = _host_axis(node, value, -1 if node.opset >= 13 else 1)
-    if node.opset < 13 and int(np.prod(value.shape[axis + 1 :], dtype=np.int64)) != 1:
-        raise RefusalError("before opset 13 Softmax joins all axes from its axis on", "export with opset 13 or later")
-    return tail(builder, node, value, HostOp(kind="Softmax", attributes={"axis": axis}), value.shape)
-
-
-@operator("Sigmoid", "at the end of the network, on the host")
+@operator("Sigmoid", "at the end of the network, on the host", runs=(HOST,))
 def _sigmoid(builder: Builder, node: Node) -> Operand:
     value = builder.settle(node.activation())
     return tail(builder, node, value, HostOp(kind="Sigmoid"), value.shape)
 
 
-@operator("ArgMax", "at the end of the network, on the host")
+@operator("ArgMax", "at the end of the network, on the host", runs=(HOST,))
 def _argmax(builder: Builder, node: Node) -> Operand:
     value = builder.settle(node.activation())
-    axis = _host_axis(node, value, 0)
+    axis = host_axis(node, value, 0)
     keep = bool(node.attribute("keepdims", int, 1))
     shape = tuple(1 if i == axis else size for i, size in enumerate(value.shape) if keep or i != axis)
     last = bool(node.attribute("select_last_index", int, 0))

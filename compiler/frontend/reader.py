@@ -25,6 +25,8 @@ LARGEST_TENSOR = 1 << 26
 
 _MOST_NODES = 100_000
 
+_RUNTIME_OPERATORS, _RUNTIME_DOMAIN = ("SimplifiedLayerNormalization",), "com.microsoft"
+
 
 def read_proto(data: bytes, name: str) -> onnx.ModelProto:
     """Parse and validate. Raises :class:`ModelError`; ``name`` is how the model is called in messages."""
@@ -55,7 +57,7 @@ def read_proto(data: bytes, name: str) -> onnx.ModelProto:
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
             value.type.tensor_type.shape.SetInParent()
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(_known_to_checker(model))
     except onnx.checker.ValidationError as error:
         lines = str(error).strip().splitlines()
         raise ModelError(f"{name} is not a valid ONNX model: {lines[0] if lines else 'the checker refused it'}") from None
@@ -64,6 +66,20 @@ def read_proto(data: bytes, name: str) -> onnx.ModelProto:
     if model.functions:
         model = _inline(model, name)
     return model
+
+
+def _known_to_checker(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as the checker takes it: operators that ONNX Runtime adds to the standard domain stand in a domain of their own."""
+    if not any(node.op_type in _RUNTIME_OPERATORS for node in model.graph.node):
+        return model
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    for node in copied.graph.node:
+        if node.op_type in _RUNTIME_OPERATORS:
+            node.domain = _RUNTIME_DOMAIN
+    if _RUNTIME_DOMAIN not in {entry.domain for entry in model.opset_import}:
+        copied.opset_import.append(onnx.helper.make_opsetid(_RUNTIME_DOMAIN, 1))
+    return copied
 
 
 def _check_text(model: onnx.ModelProto, name: str) -> None:

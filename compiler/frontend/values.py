@@ -136,6 +136,8 @@ class Value:
     head: int = 1
     settled: "Value | None" = field(default=None, init=False)
     """What the builder made of this value, so that it makes it once."""
+    inside: "Callable[[], Operand] | None" = field(default=None, init=False)
+    """For a :class:`Tail` that the network could compute as well: the same value from integer operations, made once."""
 
     def __post_init__(self) -> None:
         check_size(self.view.shape)

@@ -1,8 +1,17 @@
 """Tiling, memory plan, instructions and cycle model: an integer program becomes the memory contents of one core."""
 
 from tritloom.compiler.schedule.layout import Placement, tensor_from_bytes, tensor_to_bytes
-from tritloom.compiler.schedule.plan import Needs, Schedule, ScheduledLayer, accumulator_bits, memory_needs, schedule, sim_parameters
+from tritloom.compiler.schedule.plan import (
+    Needs,
+    Schedule,
+    ScheduledLayer,
+    accumulator_bits,
+    check_core,
+    memory_needs,
+    schedule,
+    sim_parameters,
+)
 
 __all__ = [
-    "Needs", "Placement", "Schedule", "ScheduledLayer", "accumulator_bits", "memory_needs", "schedule", "sim_parameters", "tensor_from_bytes", "tensor_to_bytes",
+    "Needs", "Placement", "Schedule", "ScheduledLayer", "accumulator_bits", "check_core", "memory_needs", "schedule", "sim_parameters", "tensor_from_bytes", "tensor_to_bytes",
 ]  # fmt: skip
