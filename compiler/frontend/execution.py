@@ -166,7 +166,7 @@ _FORMS = (
     (("LpNormalization", "LRN"), "use BatchNormalization or LayerNormalization"),
     (("LogSoftmax", "Exp", "Log", "TopK"), "use Softmax, Sigmoid or ArgMax at the end of the network"),
     (("LSTM", "GRU", "RNN", "Loop", "If", "Scan"), "unroll it into Gemm, Conv and elementwise operators"),
-    (("Mean", "Abs", "Sqrt", "Pow", "Reciprocal", "Where", "Einsum"), "use Add, Sub, Mul, Div, Relu, Clip or MatMul"),
+    (("Mean", "Abs", "Sqrt", "Pow", "Reciprocal", "Einsum"), "use Add, Sub, Mul, Div, Relu, Clip or MatMul"),
 )  # fmt: skip
 
 

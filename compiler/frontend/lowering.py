@@ -10,6 +10,7 @@ import onnx_ir
 from tritloom.compiler.frontend.builder import Builder, Settings
 from tritloom.compiler.frontend.calibrate import Calibration
 from tritloom.compiler.frontend.execution import Execution, execute, operator_key
+from tritloom.compiler.frontend.patterns import recognise
 from tritloom.compiler.frontend.problems import CheckReport, Lowered, Problem, problems_error
 from tritloom.compiler.frontend.reader import read_model
 from tritloom.compiler.frontend.registry import CORE, GOLDEN, HOST, OPERATORS
@@ -51,6 +52,7 @@ def lower(
     """
     settings = Settings(method=method, planes=planes, activation_bits=activation_bits)
     proto, model = read_model(data, name)
+    recognise(model)
     wanted, _, plan = _plan(model, name)
     if plan.problems:
         raise problems_error(name, plan.problems)
@@ -79,6 +81,7 @@ def check(data: bytes, *, name: str = "model") -> CheckReport:
     The rules are those of :func:`lower`. Raises :class:`ModelError` for bytes that are no valid model.
     """
     proto, model = read_model(data, name)
+    recognise(model)
     wanted, builder, done = _plan(model, name)
     problems = done.problems
     facts: dict[str, Any] = {

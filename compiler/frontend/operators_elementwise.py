@@ -25,18 +25,15 @@ from tritloom.compiler.frontend.values import (
     channels_of,
     identity_view,
 )
-from tritloom.compiler.frontend.vector import product
+from tritloom.compiler.frontend.vector import MASKED, product
 from tritloom.compiler.ir.program import HostOp
 from tritloom.compiler.quantize.chain import entry
 from tritloom.compiler.quantize.steps import Affine
 
-__all__ = ["ROOT_BITS", "affine_step", "channel_values", "finite", "host_axis", "is_mask", "root", "tail"]
+__all__ = ["ROOT_BITS", "add_constant", "affine_step", "channel_values", "finite", "host_axis", "is_mask", "root", "tail"]
 
 ROOT_BITS = 256
 """Square roots that are not rational are cut to this many bits behind the point."""
-
-
-_MASKED = -9999.0
 
 
 def root(value: Fraction) -> Fraction:
@@ -136,7 +133,7 @@ def _host(node: Node, constant: Constant, first: bool) -> HostOp:
 
 def is_mask(array: np.ndarray) -> bool:
     """Whether a constant that is added leaves some elements out of the Softmax behind it: some entries are -9999 or below, others are not."""
-    low = array <= _MASKED
+    low = array <= MASKED
     return bool(low.any() and not low.all())
 
 
@@ -163,16 +160,21 @@ def channel_values(builder: Builder, node: Node, value: Value, constant: Constan
     return value, found
 
 
+def add_constant(builder: Builder, node: Node, value: Value, constant: Constant, host: HostOp) -> Value:
+    """``value + constant``."""
+    if isinstance(value.base, Pending) and is_mask(constant.array):
+        # A grid for the sum would have to reach the mask: the grid is that of the value before it.
+        value = builder.codes(value)
+    return affine_step(builder, node, value, Fraction(1), constant, host)
+
+
 @operator("Add", "a constant for each channel, or two activations (residual)")
 def _add(builder: Builder, node: Node) -> Operand:
     found = _binary(node)
     if found is None:
         return add_values(builder, node, node.activation(0), node.activation(1), subtract=False)
     value, constant, first = found
-    if isinstance(value.base, Pending) and is_mask(constant.array):
-        # A grid for the sum would have to reach the mask: the grid is that of the value before it.
-        value = builder.codes(value)
-    return affine_step(builder, node, value, Fraction(1), constant, _host(node, constant, first))
+    return add_constant(builder, node, value, constant, _host(node, constant, first))
 
 
 @operator("Sum", "one or two activations, or an activation and a constant")

@@ -6,12 +6,12 @@ from functools import cache
 import numpy as np
 
 from tritloom.compiler.frontend.builder import Builder
-from tritloom.compiler.frontend.operators_elementwise import affine_step, finite, host_axis, tail
+from tritloom.compiler.frontend.operators_elementwise import add_constant, affine_step, finite, host_axis, tail
 from tritloom.compiler.frontend.operators_shape import positive_axis
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.registry import GOLDEN, HOST, Node, operator
 from tritloom.compiler.frontend.values import Constant, Operand, Value, identity_view
-from tritloom.compiler.frontend.vector import normalised, softmax
+from tritloom.compiler.frontend.vector import MASKED, normalised, softmax
 from tritloom.compiler.ir.program import HostOp
 
 __all__: list[str] = []
@@ -26,6 +26,23 @@ def _softmax(builder: Builder, node: Node) -> Operand:
     result = tail(builder, node, value, HostOp(kind="Softmax", attributes={"axis": axis}), value.shape)
     result.inside = cache(lambda: softmax(builder, node, value, axis))
     return result
+
+
+@operator("Where", "constant condition, one branch a constant of -9999 or below: a mask before a Softmax")
+def _where(builder: Builder, node: Node) -> Operand:
+    condition = node.constant(0, "condition")
+    branches = node.operand(1), node.operand(2)
+    value = next((branch for branch in branches if isinstance(branch, Value)), None)
+    constant = next((branch for branch in branches if isinstance(branch, Constant)), None)
+    fits = condition is not None and condition.array.dtype == bool and constant is not None and constant.array.size > 0
+    if condition is None or value is None or constant is None or not fits or constant.array.max() > MASKED:
+        raise RefusalError(
+            "it chooses between two activations, or by a condition that is no mask",
+            "use a constant condition, and a constant of minus infinity",
+        )
+    kept = condition.array if branches[0] is value else ~condition.array
+    mask = Constant(np.where(kept, np.float32(0), np.finfo(np.float32).min).astype(np.float32))
+    return add_constant(builder, node, value, mask, HostOp(kind="Add", constants={"B": mask.array}))
 
 
 def _epsilon(node: Node) -> Fraction:

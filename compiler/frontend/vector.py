@@ -27,7 +27,10 @@ from tritloom.compiler.ir.vector import (
 from tritloom.compiler.quantize.chain import entry
 from tritloom.compiler.quantize.steps import Affine, Quantiser, Step
 
-__all__ = ["IntegerCodes", "as_rows", "integer_codes", "matrix_product", "normalised", "powers_of", "product", "softmax"]
+__all__ = ["MASKED", "IntegerCodes", "as_rows", "integer_codes", "matrix_product", "normalised", "powers_of", "product", "softmax"]
+
+MASKED = -9999.0
+"""Constants that are added to leave elements out of a Softmax are this or lower."""
 
 _ACCUMULATOR_LIMIT = 1 << 31
 _LARGEST_ZERO = 255
@@ -204,15 +207,15 @@ def normalised(
 ) -> Value:
     """``value`` over its standard deviation (``centre``) or root mean square; scale and bias follow as steps of the chain.
 
-    ``rows`` (R, K) picks the positions of the value's elements that are normalised together; with ``None`` the channels of each of
-    ``groups`` groups are, over all pixels.
+    ``rows`` (R, K) picks the positions of the value's elements that are normalised together; with ``None`` the elements of each of
+    ``groups`` groups of channels are, over all pixels.
     """
     shape = value.shape
     codes = integer_codes(builder, value)
     value, zero = codes.value, 0 if centre else codes.zero
     if rows is None:
-        channels = shape[1]
-        value = builder.placed(value, value.base.shape if _in_order(value, channels) else (channels, 1, value.view.size // channels))
+        whole = value.base.shape[0] % groups == 0 and np.array_equal(value.view.ravel(), np.arange(np.prod(value.base.shape)))
+        value = value if whole else builder.placed(value, (shape[1], 1, value.view.size // shape[1]))
         view, count = value.view.reshape(shape), value.view.size // groups
     else:
         value, placed = as_rows(builder, value, value.view.ravel()[rows])
@@ -240,10 +243,6 @@ def normalised(
 
     base = Accumulated(shape=value.base.shape, label=node.label, low=-high, high=high, scale=Fraction(1, 1 << NORMALISED_BITS), make=make)
     return _pending(node, base, view)
-
-
-def _in_order(value: Value, channels: int) -> bool:
-    return value.base.shape[0] == channels and np.array_equal(value.view.ravel(), np.arange(value.view.size))
 
 
 def powers_of(gain: Fraction, levels: int) -> np.ndarray:
@@ -301,6 +300,8 @@ def _taking(value: Value, axis: int) -> np.ndarray | None:
     channels = value.view // value.base.pixels
     offsets = np.array([float(entry(affine.offset, c)) for c in range(value.base.shape[0])])[channels]
     top = offsets.max(axis=axis, keepdims=True)
+    if (top <= MASKED).any():
+        raise RefusalError("a mask leaves out all elements of a row", "use a mask that leaves at least one element in every row")
     reach = float(affine.gain[0]) * (value.base.tensor.high - value.base.tensor.low) + _APART
     taking = offsets >= top - reach
     if (taking & (offsets != top)).any():

@@ -205,6 +205,76 @@ def softmax_and_what_follows_it(g: Graph) -> bytes:
     return g.model(TOKENS, {g.add("Concat", q, q, axis=3): None, g.add("Reshape", s, ints(g, 0, 30)): None})
 
 
+def squared(g: Graph, x: str, how: str) -> str:
+    return g.add("Mul", x, x) if how == "Mul" else g.add("Pow", x, g.constant(2.0))
+
+
+def quotient(g: Graph, x: str, y: str, how: str) -> str:
+    if how == "Div":
+        return g.add("Div", x, y)
+    inverse = g.add("Reciprocal", y) if how == "Reciprocal" else g.add("Div", g.constant(1.0), y)
+    return g.add("Mul", inverse, x)
+
+
+def normalisation_in_steps(g: Graph, x: str, how: tuple[str, str], *, centre: bool, new: bool, twice: bool = False) -> str:
+    """What exporters make of a normalisation over the last axis; ``new`` gives the axes as an input."""
+
+    def mean(value: str) -> str:
+        return g.add("ReduceMean", value, ints(g, -1)) if new else g.add("ReduceMean", value, axes=[2], keepdims=1)
+
+    d = g.add("Sub", x, mean(x)) if centre else x
+    again = g.add("Sub", x, mean(x)) if twice else d
+    root = g.add("Sqrt", g.add("Add", g.constant(1e-5), mean(squared(g, again, how[0]))))
+    y = g.add("Mul", quotient(g, d, root, how[1]), g.constant(g.rng.normal(size=8)))
+    return g.add("Add", y, g.constant(g.rng.normal(size=8))) if centre else y
+
+
+def _in_steps(how: tuple[str, str], *, centre: bool, new: bool, twice: bool = False) -> Callable[[Graph], bytes]:
+    def build(g: Graph) -> bytes:
+        y = normalisation_in_steps(g, "x", how, centre=centre, new=new, twice=twice)
+        return g.model(TOKENS, {g.qdq(y, 1 / 32): ("N", 5, 8)}, opset=18 if new else 13)
+
+    return build
+
+
+CLOSE.update({
+    "layer_normalization_in_steps": _in_steps(("Pow", "Div"), centre=True, new=True),
+    "layer_normalization_in_old_steps": _in_steps(("Mul", "Div"), centre=True, new=False),
+    "layer_normalization_in_steps_made_twice": _in_steps(("Pow", "Reciprocal"), centre=True, new=False, twice=True),
+    "rms_normalization_in_steps": _in_steps(("Pow", "Reciprocal"), centre=False, new=True),
+    "rms_normalization_in_old_steps": _in_steps(("Mul", "inverse"), centre=False, new=False),
+})  # fmt: skip
+
+
+@close
+def softmax_in_steps(g: Graph) -> bytes:
+    """With and without the largest element taken off; along two axes."""
+    x = g.qdq("x", 1 / 16)
+    e = g.add("Exp", g.add("Sub", x, g.add("ReduceMax", x, ints(g, -1))))
+    s = g.qdq(g.add("Div", e, g.add("ReduceSum", e, ints(g, -1))), 1 / 128)
+    f = g.add("Exp", g.qdq("y", 1 / 16))
+    t = g.qdq(g.add("Mul", f, g.add("Reciprocal", g.add("ReduceSum", f, ints(g, 1)))), 1 / 128)
+    return g.model({"x": ("N", 5, 8), "y": ("N", 5, 8)}, {g.add("Concat", s, t, axis=1): None}, opset=18)
+
+
+@close
+def group_normalization_as_torch_writes_it(g: Graph) -> bytes:
+    x = g.qdq(g.add("Conv", g.qdq("x"), g.weights(6, 6, 1, 1)), 1.0)
+    n = g.add("InstanceNormalization", g.add("Reshape", x, ints(g, 0, 3, -1)), g.constant(np.ones(3)), g.constant(np.zeros(3)))
+    y = g.add("Mul", g.add("Reshape", n, ints(g, 0, 6, 4, 5)), g.constant(g.rng.normal(size=(6, 1, 1))))
+    return g.model(IMAGE, {g.qdq(g.add("Relu", g.add("Add", y, g.constant(g.rng.normal(size=(6, 1, 1))))), 1 / 32): ("N", 6, 4, 5)})
+
+
+@close
+def softmax_behind_a_choice(g: Graph) -> bytes:
+    """Masks as Where; the masked scores have a constant in the first or the second place."""
+    keep = np.tril(np.ones((5, 5), bool))
+    x = g.qdq("x", 1 / 16)
+    s = g.add("Softmax", g.add("Where", g.constant(keep, np.bool_), x, g.constant(-np.inf)), axis=-1)
+    t = g.add("Softmax", g.add("Where", g.constant(~keep[None], np.bool_), g.constant([-1e4]), x), axis=-1)
+    return g.model({"x": ("N", 5, 5)}, {g.add("Concat", g.qdq(s, 1 / 128), g.qdq(t, 1 / 128), axis=1): None})
+
+
 @pytest.mark.parametrize("name", EXACT)
 def test_equals_the_witness(name: str) -> None:
     assert_equal(EXACT[name](Graph(1)))
@@ -344,6 +414,38 @@ def test_a_mask_of_several_values_is_refused() -> None:
     m = g.add("MatMul", s, g.weights(8, 2))
     (problem,) = check(g.model(TOKENS, {m: None})).problems
     assert "mask of more than two values" in problem.reason
+
+
+def test_steps_of_a_normalisation_are_one_operation() -> None:
+    """The value behind the pattern keeps its name, so that its grid is found; a value inside that something else reads is still there."""
+    g = Graph()
+    y = normalisation_in_steps(g, g.qdq("x"), ("Pow", "Div"), centre=True, new=True)
+    mean = next(node.output[0] for node in g.nodes if node.op_type == "ReduceMean")
+    data = g.model(TOKENS, {g.add("Relu", y): ("N", 5, 8), g.qdq(mean): ("N", 5, 1)}, opset=18)
+    lowered = lower(data, name="net", calibration={"x": np.random.default_rng(0).normal(size=(20, 5, 8))})
+    assert sorted(type(operation).__name__ for operation in lowered.program.operations) == ["Copy", "Normalise", "SumPool"]
+    assert lowered.program.outputs[0].witness == g.nodes[-3].output[0]
+
+
+@pytest.mark.parametrize("change", [
+    lambda g: g.add("Div", "d", g.add("Sqrt", g.add("Add", g.add("ReduceMean", g.add("Mul", "d", "d"), ints(g, 1)), g.constant(1e-5)))),
+    lambda g: g.add("Div", "d", g.add("Sqrt", g.add("Add", g.add("ReduceMean", g.add("Pow", "d", g.constant(3.0)), ints(g, -1)), g.constant(1e-5)))),
+    lambda g: g.add("Div", "x", g.add("Sqrt", g.add("Add", g.add("ReduceMean", g.add("Mul", "d", "d"), ints(g, -1)), g.constant(1e-5)))),
+    lambda g: g.add("Div", g.add("Exp", "x"), g.add("ReduceSum", g.add("Exp", "d"), ints(g, -1))),
+])  # fmt: skip
+def test_steps_that_are_no_normalisation_stay(change: Callable[[Graph], str]) -> None:
+    g = Graph()
+    g.add("Sub", "x", g.add("ReduceMean", "x", ints(g, -1)), output="d")
+    report = check(g.model(TOKENS, {change(g): ("N", 5, 8)}, opset=18))
+    names = {entry["operator"] for entry in report.facts["operators"]}
+    assert not names & {"LayerNormalization", "RMSNormalization", "Softmax"}
+
+
+def test_a_mask_of_a_whole_row_is_refused() -> None:
+    g = Graph()
+    s = g.add("Softmax", g.add("Add", g.qdq("x"), g.constant(np.repeat([[0.0], [0], [-np.inf], [0], [0]], 8, axis=1))), axis=-1)
+    (problem,) = check(g.model(TOKENS, {g.add("MatMul", s, g.weights(8, 2)): None})).problems
+    assert "a mask leaves out all elements of a row" in problem.reason
 
 
 def test_check_says_where_everything_runs() -> None:
