@@ -16,6 +16,7 @@ from tritloom.compiler.frontend.builder import Settings
 from tritloom.compiler.frontend.reader import parse_proto
 from tritloom.compiler.image import Artefact, artefact_digest, decode_artefact, encode_artefact
 from tritloom.compiler.ir.program import Program
+from tritloom.compiler.ir.vector import obstacles
 from tritloom.compiler.quantize.calibration import DEFAULT_CALIBRATION, DEFAULT_PERCENTILE
 from tritloom.compiler.quantize.weights import WeightChoice
 from tritloom.compiler.schedule import Schedule, schedule
@@ -98,8 +99,16 @@ class CompiledModel:
         """Digest of everything in the file, 16 hexadecimal digits; a loaded core reports it."""
         return artefact_digest(self._artefact).hex()
 
+    @cached_property
+    def golden_only(self) -> tuple[str, ...]:
+        """One sentence for each layer that no core can run yet, so that there is no schedule; empty for a model that cores run."""
+        return obstacles(self.program)
+
     def schedule(self, board: str = DEFAULT_BOARD) -> Schedule:
-        """The schedule for ``board``, made if it is not stored. Raises :class:`UserError`, or :class:`ModelError` when nothing fits."""
+        """The schedule for ``board``, made if it is not stored.
+
+        Raises :class:`UserError`, or :class:`ModelError` when nothing fits or a layer runs in golden only.
+        """
         found = get_board(board)
         if found.name not in self._schedules:
             self._schedules[found.name] = schedule(self.program, fit(found, self.program))
@@ -154,6 +163,7 @@ def compile(
         Sizes of inputs to declare anew, by input name, first axis the batch (a name there leaves it free): see
         :func:`tritloom.compiler.frontend.with_sizes`. The model with these sizes is what is stored and compared with.
 
+    A model with a layer that no core can run yet (:attr:`CompiledModel.golden_only`) has no schedule and runs in golden.
     Raises :class:`UserError` for a wrong argument and :class:`ModelError` for a model that cannot be lowered or scheduled.
     """
     found = get_board(board)
@@ -175,7 +185,11 @@ def compile(
         data = with_sizes(data, shapes, title)
     samples = read_samples(calibration)
     lowered = Lowering(data, name=title, calibration=samples).lower(settings)
-    return assemble(data, lowered, settings, samples).with_schedule(found.name)
+    compiled = assemble(data, lowered, settings, samples)
+    if not compiled.golden_only:
+        return compiled.with_schedule(found.name)
+    artefact = compiled.artefact
+    return CompiledModel(replace(artefact, settings={**artefact.settings, "unscheduled": compiled.golden_only[0]}))
 
 
 def read_samples(calibration: Calibration | None) -> Mapping[str, np.ndarray] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from tritloom.boards import get_board
 from tritloom.compiled import DEFAULT_BOARD, CompiledModel, Source, open_model
 from tritloom.compiler.golden import dequantise_outputs, quantise_inputs
 from tritloom.compiler.ir.program import InputSpec, OutputSpec, Tensor
@@ -85,7 +86,10 @@ class InferenceSession:
         missing: MissingToolError | None = None
         for name, board in wanted:
             try:
-                digest, schedule = bytes.fromhex(self._model.digest), self._model.schedule(board)
+                digest = bytes.fromhex(self._model.digest)
+                # Only golden runs what no core can: every other provider gets the sentence that says why.
+                unscheduled = name == "golden" and get_board(board) and self._model.golden_only
+                schedule = None if unscheduled else self._model.schedule(board)
                 return name, open_backend(name, self._model.program, schedule, board=board, digest=digest, progress=progress)
             except MissingToolError as error:
                 missing = missing or error
@@ -120,7 +124,7 @@ class InferenceSession:
     def last_cycles(self) -> int | None:
         """Clock cycles from start to done in the last :meth:`run`, summed over its batch; ``None`` before it.
 
-        The simulated core counts them; golden reports what the schedule says.
+        The simulated core counts them; golden reports what the schedule says, and ``None`` for a model that no core can run yet.
         """
         return self._cycles
 

@@ -18,7 +18,7 @@ from tritloom.boards.area import (
 )
 from tritloom.boards.board import Board
 from tritloom.compiler.ir.program import Convolution, Program
-from tritloom.compiler.schedule import Needs, memory_needs, schedule, sim_parameters
+from tritloom.compiler.schedule import Needs, check_core, memory_needs, schedule, sim_parameters
 from tritloom.errors import ModelError, UserError
 from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES
 from tritloom.hw.arch.parameters import SCALED_BITS, SPRAM_BITS, CoreParameters
@@ -67,6 +67,7 @@ def fit(board: Board, program: Program, *, array: tuple[int, int] | None = None)
 
 def fitting_cores(board: Board, program: Program, *, array: tuple[int, int] | None = None) -> Iterator[CoreParameters]:
     """The core of :func:`fit`, then a few smaller ones, for when it cannot be placed and routed. Raises like :func:`fit`."""
+    check_core(program)
     if board.family == "none":
         if array is not None:
             raise UserError(f"board {board.name!r} has a fixed array; choose a board with an FPGA to set one")

@@ -75,10 +75,17 @@ def operator_page() -> str:
 
     lines = ["# Supported operators", "", NOTICE, ""]
     lines += ["`tritloom check MODEL` says for a given model which nodes are not supported, why, and what to use instead.", ""]
-    lines += ["| operator | domain | supported forms |", "| --- | --- | --- |"]
+    lines += [
+        "*core*: in the network, on a core (operators that only move elements cost nothing there). *golden only*: in the network, in golden alone until"
+    ]
+    lines += [
+        "cores can do it; such a model compiles without a schedule. *host*: before the first and behind the last layer, in float32.",
+        "",
+    ]
+    lines += ["| operator | domain | runs | supported forms |", "| --- | --- | --- | --- |"]
     for operator in supported_operators():
         domain = DOMAINS.get(operator.domain, f"`{operator.domain}`")
-        lines.append(f"| `{operator.name}` | {domain} | {_cell(operator.forms)} |")
+        lines.append(f"| `{operator.name}` | {domain} | {', '.join(operator.runs)} | {_cell(operator.forms)} |")
     return "\n".join(lines) + "\n"
 
 

@@ -30,8 +30,8 @@ class Backend(ABC):
     """What exactly computes, where that is more than the name says: for reports."""
 
     @abstractmethod
-    def run(self, codes: Codes) -> tuple[dict[str, np.ndarray], int]:
-        """Output tensors (N, C, H, W) and the core's clocks from start to done, summed over the batch."""
+    def run(self, codes: Codes) -> tuple[dict[str, np.ndarray], int | None]:
+        """Output tensors (N, C, H, W) and the core's clocks from start to done, summed over the batch; ``None`` where no core runs the program."""
 
     @abstractmethod
     def trace(self, codes: Codes) -> dict[str, np.ndarray]:
@@ -49,16 +49,17 @@ class Backend(ABC):
 
 
 class GoldenBackend(Backend):
-    """The definition of every integer. Its clocks are what the schedule says."""
+    """The definition of every integer. Its clocks are what the schedule says; there are none without one."""
 
     name = "golden"
 
-    def __init__(self, program: Program, schedule: Schedule) -> None:
+    def __init__(self, program: Program, schedule: Schedule | None) -> None:
         self._program, self._schedule = program, schedule
 
-    def run(self, codes: Codes) -> tuple[dict[str, np.ndarray], int]:
+    def run(self, codes: Codes) -> tuple[dict[str, np.ndarray], int | None]:
         samples = _samples(self._program, codes)
-        return golden.run(self._program, dict(codes), keep=_output_tensors(self._program)), samples * self._schedule.cycles
+        cycles = None if self._schedule is None else samples * self._schedule.cycles
+        return golden.run(self._program, dict(codes), keep=_output_tensors(self._program)), cycles
 
     def trace(self, codes: Codes) -> dict[str, np.ndarray]:
         _samples(self._program, codes)
@@ -92,7 +93,7 @@ class CoreBackend(Backend):
         self._host, self._program, self._schedule = host, program, schedule
         self._progress = progress or (lambda message: None)
 
-    def run(self, codes: Codes) -> tuple[dict[str, np.ndarray], int]:
+    def run(self, codes: Codes) -> tuple[dict[str, np.ndarray], int | None]:
         samples = _samples(self._program, codes)
         names = _output_tensors(self._program)
         parts, cycles = [], 0
@@ -170,17 +171,27 @@ BACKENDS: dict[str, Callable[[Program, Schedule, str, bytes, Progress | None], B
 
 
 def open_backend(
-    name: str, program: Program, schedule: Schedule, *, board: str = "sim", progress: Progress | None = None, digest: bytes = bytes(8)
+    name: str,
+    program: Program,
+    schedule: Schedule | None,
+    *,
+    board: str = "sim",
+    progress: Progress | None = None,
+    digest: bytes = bytes(8),
 ) -> Backend:
     """A backend by name, with ``program`` loaded.
 
-    ``board`` names the board that a netlist or a bitstream is made for; ``digest`` is the artefact's, 8 bytes. Raises :class:`UserError` for an unknown
-    name or a board without an FPGA, :class:`MissingToolError` and :class:`BuildError` from yosys and Verilator.
+    ``board`` names the board that a netlist or a bitstream is made for; ``digest`` is the artefact's, 8 bytes. Only golden does without a
+    ``schedule``. Raises :class:`UserError` for an unknown name, a missing schedule or a board without an FPGA, :class:`MissingToolError` and :class:`BuildError` from yosys and Verilator.
     """
     if name not in BACKENDS:
         close = get_close_matches(name, BACKENDS, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"choose one of {', '.join(BACKENDS)}"
         raise UserError(f"there is no provider {name!r}: {hint}")
+    if schedule is None:
+        if name != "golden":
+            raise UserError(f"model {program.name!r} has no schedule, so that {name} cannot run it; use golden")
+        return GoldenBackend(program, None)
     return BACKENDS[name](program, schedule, board, digest, progress)
 
 

@@ -55,6 +55,11 @@ def check(
         console.say(f"{model.name}: not supported, {len(report.problems)} problem{'s' if len(report.problems) != 1 else ''}")
         rows = [(problem.node, problem.op, problem.reason, problem.hint) for problem in report.problems]
         console.table("", ("node", "operator", "reason", "nearest supported form"), rows)
+    only = [layer["name"] for layer in report.layers if layer["runs"] == "golden only"]
+    if only:
+        console.say(
+            f"no core runs it yet, golden does: {len(only)} layer{'s' if len(only) != 1 else ''} that only golden can do, {', '.join(only)}"
+        )
     for name, value in report.facts.items():
         console.say(f"{name}: {value}", level=1)
     if report.layers:

@@ -60,6 +60,8 @@ def compile(
 ) -> None:
     """Compile a model to ternary integers, with the proof of every step, and schedule it for a board.
 
+    A model with a layer that no core can run yet gets no schedule, and runs with --on golden.
+
     [bold]Examples[/bold]
 
     tritloom compile quantised.onnx -o model.loom
@@ -105,12 +107,18 @@ def compile(
     compiled.save(target)
     for note in compiled.notes:
         console.say(note)
+    fields = {"file": str(target), "board": board, "digest": compiled.digest, "golden_only": list(compiled.golden_only)}
+    size = target.stat().st_size
+    if compiled.golden_only:
+        for sentence in compiled.golden_only:
+            console.say(sentence)
+        console.say(f"wrote {target} ({size} bytes) without a schedule for {board}: it runs in golden, on no core yet")
+        console.result({**fields, "macs": None, "cycles": None, "notes": list(compiled.notes)})
+        return
     schedule = compiled.schedule(board)
     console.table("", ("layer", "multiply-accumulates", "cycles"), [(layer.name, layer.macs, layer.cycles) for layer in schedule.layers])
-    console.say(
-        f"wrote {target} ({target.stat().st_size} bytes) for {board}: {schedule.macs} multiply-accumulates in {schedule.cycles} cycles"
-    )
-    fields = {"file": str(target), "board": board, "digest": compiled.digest, "macs": schedule.macs, "cycles": schedule.cycles}
+    console.say(f"wrote {target} ({size} bytes) for {board}: {schedule.macs} multiply-accumulates in {schedule.cycles} cycles")
+    fields |= {"macs": schedule.macs, "cycles": schedule.cycles}
     if emit is not None:
         console.say(f"wrote {folder}: simulate it there with make (cocotb and Icarus Verilog) or make SIM=verilator")
         fields["verilog"] = str(folder)

@@ -134,6 +134,7 @@ class Builder:
         self._grid_of = grid_of
         self._names: set[str] = set()
         self._labels: set[str] = set()
+        self._calibrations: dict[tuple, tuple[Value, Quantiser]] = {}
         self._copies: dict[tuple[str, bytes, tuple[int, int, int]], Tensor] = {}
 
     def unique(self, name: str) -> str:
@@ -287,10 +288,19 @@ class Builder:
 
     def _chosen(self, value: Value) -> Value:
         """Put a quantiser behind the value, its grid from calibration samples."""
+        key = (id(value.base), *map(id, value.chain or ()), np.sort(value.view, axis=None).tobytes())
+        if value.chain is not None and key in self._calibrations:
+            # The same elements in another order, behind the same steps: a transposed operand, say.
+            first, quantiser = self._calibrations[key]
+            assert isinstance(first.settled, Value) and isinstance(first.settled.base, Codes)
+            return _on_codes(replace(value, source="calibration", integer=False), first.settled.base.tensor, quantiser)
         bits = self.settings.activation_bits
         quantiser = grid_quantiser(*self._grid_of(value.name, bits), bits)
         quantised = replace(value, quantiser=quantiser, source="calibration", integer=False)
-        return self.settle(quantised)
+        settled = self.settle(quantised)
+        if isinstance(value.base, Pending):
+            self._calibrations[key] = quantised, quantiser
+        return settled
 
     def _calibrated_input(self, value: Value, base: Source) -> Value:
         """Quantise at the graph input itself where what follows is one scale and shift, else after the float steps."""

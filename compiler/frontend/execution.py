@@ -1,6 +1,8 @@
 """Symbolic execution of a graph in topological order, with every problem collected."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from tritloom.compiler.frontend import (
     operators_threshold,
     operators_transposed,
     operators_truncate,
+    operators_vector,
 )
 from tritloom.compiler.frontend.annotations import annotated_type, check_claim, input_quantiser
 from tritloom.compiler.frontend.builder import Builder
@@ -34,16 +37,16 @@ from tritloom.compiler.frontend.constants import fold
 from tritloom.compiler.frontend.outputs import output_spec
 from tritloom.compiler.frontend.problems import Problem, RefusalError
 from tritloom.compiler.frontend.reader import LARGEST_TENSOR
-from tritloom.compiler.frontend.registry import OPERATORS, Node
-from tritloom.compiler.frontend.values import Constant, Operand, Source, Unknown, Value, canonical_shape, identity_view
+from tritloom.compiler.frontend.registry import OPERATORS, Handler, Node
+from tritloom.compiler.frontend.values import Constant, Operand, Source, Tail, Unknown, Value, canonical_shape, identity_view
 from tritloom.compiler.ir.program import OutputSpec
 from tritloom.errors import ModelError, UserError
 
-__all__ = ["FAMILIES", "Execution", "execute"]
+__all__ = ["FAMILIES", "Execution", "execute", "operator_key"]
 
 FAMILIES = (operators_activation, operators_channels_last, operators_dense, operators_elementwise, operators_function, operators_fused, operators_join,
             operators_packed, operators_pad, operators_pool, operators_quantise, operators_reduce, operators_resize, operators_round,
-            operators_select, operators_shape, operators_threshold, operators_transposed, operators_truncate)  # fmt: skip
+            operators_select, operators_shape, operators_threshold, operators_transposed, operators_truncate, operators_vector)  # fmt: skip
 """The modules that put their handlers into the table when they are imported."""
 
 _INPUT_TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16", 11: "float64"}
@@ -67,6 +70,11 @@ def _attributes(node: onnx_ir.Node) -> dict[str, Any]:
         value = attribute.value
         found[name] = tuple(value) if isinstance(value, (list, tuple)) else value
     return found
+
+
+def operator_key(node: onnx_ir.Node) -> tuple[str, str]:
+    """Domain and name under which :data:`OPERATORS` has a node's operator."""
+    return _ALIASES.get(node.domain, node.domain), node.op_type
 
 
 def _label(node: onnx_ir.Node) -> str:
@@ -109,7 +117,7 @@ def _source(value: onnx_ir.Value, name: str) -> tuple[Value | None, int | None]:
 
 def _run(builder: Builder, node: onnx_ir.Node, operands: tuple[Operand, ...], opset: int, batch: int | None) -> list[Operand]:
     """Values of a node's outputs. Raises :class:`RefusalError`."""
-    domain = _ALIASES.get(node.domain, node.domain)
+    domain, _ = operator_key(node)
     entry = OPERATORS.get((domain, node.op_type))
     constant = all(isinstance(operand, Constant) or operand is None for operand in operands)
     names = tuple(str(output.name or "") for output in node.outputs)
@@ -118,7 +126,7 @@ def _run(builder: Builder, node: onnx_ir.Node, operands: tuple[Operand, ...], op
         assert entry is not None
         described = Node(label=_label(node), op=node.op_type, domain=domain, opset=opset, inputs=operands, outputs=names,
                          attributes=_attributes(node), batch=batch)  # fmt: skip
-        result = entry.handler(builder, described)
+        result = _handled(entry.handler, builder, described)
         if isinstance(result, list):
             return result
         if isinstance(result, Constant) and result.array.size > LARGEST_TENSOR:
@@ -129,6 +137,35 @@ def _run(builder: Builder, node: onnx_ir.Node, operands: tuple[Operand, ...], op
     proto = onnx_ir.to_proto(node)
     assert isinstance(proto, onnx.NodeProto)
     return list(fold(proto, [operand if isinstance(operand, Constant) else None for operand in operands], opset))
+
+
+def _handled(handler: Handler, builder: Builder, node: Node) -> Operand | list[Operand]:
+    """What a handler gives. What the host computes at the end of a network goes on there as long as the handlers can; after that it is
+    computed inside the network, where it can be (:attr:`Value.inside`), and the handler is asked again."""
+    late = [operand for operand in node.inputs if isinstance(operand, Value) and operand.inside is not None]
+    if not late:
+        return handler(builder, node)
+    made: list[Operand | list[Operand]] = []
+
+    def again() -> Operand | list[Operand]:
+        if not made:
+            operands = tuple(operand.inside() if isinstance(operand, Value) and operand.inside else operand for operand in node.inputs)
+            made.append(handler(builder, replace(node, inputs=operands)))
+        return made[0]
+
+    try:
+        result = handler(builder, node)
+    except RefusalError:
+        return again()
+    for position, value in enumerate(result if isinstance(result, list) else [result]):
+        if isinstance(value, Value) and isinstance(value.base, Tail) and value not in late:
+            value.inside = partial(_output, again, position)
+    return result
+
+
+def _output(results: Callable[[], Operand | list[Operand]], position: int) -> Operand:
+    found = results()
+    return found[position] if isinstance(found, list) else found
 
 
 _EXACT = (
@@ -144,10 +181,10 @@ _FORMS = (
      "its scales are computed from each input; quantise statically, with constant scales from calibration data (quantize_static)"),
     (("FloatQuant",), "its codes are floating-point numbers of few bits; use Quant or QuantizeLinear, whose codes are integers"),
     (("ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"), "use ReduceMean, AveragePool or MaxPool"),
-    (("LayerNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization", "LRN"), "use BatchNormalization"),
+    (("LpNormalization", "LRN"), "use BatchNormalization or LayerNormalization"),
     (("LogSoftmax", "TopK"), "use Softmax, Sigmoid or ArgMax at the end of the network"),
     (("LSTM", "GRU", "RNN", "Loop", "If", "Scan"), "unroll it into Gemm, Conv and elementwise operators"),
-    (("Where", "Einsum"), "use Add, Sub, Mul, Div, Relu, Clip or MatMul"),
+    (("Einsum",), "use Add, Sub, Mul, Div, Relu, Clip or MatMul"),
 )  # fmt: skip
 
 
@@ -196,7 +233,7 @@ def execute(model: onnx_ir.Model, builder: Builder, name: str) -> Execution:
             # What a refused node feeds cannot be judged in full, but an operator that is never supported can, unless it computes with shapes.
             if node.op_type in ("Shape", "Size") or shapes.issuperset(unknown):
                 shapes.update(node.outputs)
-            elif (_ALIASES.get(node.domain, node.domain), node.op_type) not in OPERATORS:
+            elif operator_key(node) not in OPERATORS:
                 result.problems.append(Problem(_label(node), node.op_type, _unsupported(node), _nearest(node)))
             found: list[Operand] = [Unknown()] * len(node.outputs)
         else:

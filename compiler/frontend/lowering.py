@@ -1,5 +1,6 @@
 """The two things the front end does: lower a model to an integer program, and check whether that is possible."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
 from functools import partial
@@ -11,14 +12,20 @@ import onnx_ir
 from tritloom.compiler.frontend.builder import Builder, Settings
 from tritloom.compiler.frontend.calibrate import MOST_SAMPLES, Calibration
 from tritloom.compiler.frontend.correction import BiasCorrection
-from tritloom.compiler.frontend.execution import Execution, execute
+from tritloom.compiler.frontend.execution import Execution, execute, operator_key
+from tritloom.compiler.frontend.patterns import recognise
 from tritloom.compiler.frontend.problems import CheckReport, Lowered, Problem, problems_error
 from tritloom.compiler.frontend.reader import read_model
-from tritloom.compiler.ir.program import Convolution, Operation, Program
+from tritloom.compiler.frontend.registry import CORE, GOLDEN, HOST, OPERATORS
+from tritloom.compiler.ir.program import Convolution, HostOp, Operation, Program
+from tritloom.compiler.ir.vector import GoldenOperation
 from tritloom.compiler.passes import PASSES
 from tritloom.errors import UserError
 
 __all__ = ["Lowering", "check", "lower"]
+
+_CONVERSIONS = ("Dequantize", "Gather", "Quantize", "Reshape", "Transpose")
+"""Steps of the host that only turn values into codes and back, or move them."""
 
 
 _MOST_CODES = 1 << 28
@@ -43,6 +50,7 @@ class Lowering:
     def __init__(self, data: bytes, *, name: str, calibration: Mapping[str, np.ndarray] | None = None) -> None:
         self._name = name
         proto, self._model = read_model(data, name)
+        recognise(self._model)
         self._wanted, plan, found = _plan(self._model, name)
         if found.problems:
             raise problems_error(name, found.problems)
@@ -107,6 +115,7 @@ def check(data: bytes, *, name: str = "model") -> CheckReport:
     The rules are those of :func:`lower`. Raises :class:`ModelError` for bytes that are no valid model.
     """
     proto, model = read_model(data, name)
+    recognise(model)
     wanted, builder, done = _plan(model, name)
     problems = done.problems
     facts: dict[str, Any] = {
@@ -118,7 +127,8 @@ def check(data: bytes, *, name: str = "model") -> CheckReport:
         "outputs": {str(value.name): _dimensions(value) for value in model.graph.outputs},
         "calibration_needed_for": wanted,
     }
-    layers = [] if problems else [_layer(operation, _program(builder, done, name)) for operation in builder.operations]
+    facts["operators"] = _operators(model)
+    layers = [] if problems else _layers(_program(builder, done, name))
     return CheckReport(not problems, problems, layers, facts)
 
 
@@ -157,6 +167,36 @@ def _dimensions(value: onnx_ir.Value) -> list[int | str]:
     return [] if value.shape is None else [size if isinstance(size, int) else str(size) for size in value.shape]
 
 
+def _operators(model: onnx_ir.Model) -> list[dict[str, Any]]:
+    """The operators of a model by domain and name: how many nodes, and where they may run; nowhere when they are not supported."""
+    counts = Counter(operator_key(node) for node in model.graph)
+    return [
+        {
+            "domain": domain,
+            "operator": name,
+            "nodes": count,
+            "runs": list(OPERATORS[domain, name].runs) if (domain, name) in OPERATORS else [],
+        }
+        for (domain, name), count in sorted(counts.items())
+    ]
+
+
+def _layers(program: Program) -> list[dict[str, Any]]:
+    """What the host computes before the first codes, the operations, and what it computes behind the last."""
+
+    def on_host(name: str, steps: tuple[HostOp, ...], shape: tuple[int, int, int]) -> list[dict[str, Any]]:
+        return [
+            {"name": name, "op": step.kind, "input": list(shape), "output": list(shape), "macs": 0, "runs": HOST}
+            for step in steps
+            if step.kind not in _CONVERSIONS and not step.attributes.get("head")
+        ]
+
+    tensors = program.tensors
+    before = [layer for given in program.inputs for layer in on_host(given.name, given.prologue, tensors[given.tensor].shape)]
+    after = [layer for result in program.outputs for layer in on_host(result.name, result.epilogue, tensors[result.tensor].shape)]
+    return [*before, *(_layer(operation, program) for operation in program.operations), *after]
+
+
 def _layer(operation: Operation, program: Program) -> dict[str, Any]:
     output = program.tensors[operation.output]
     macs = 0
@@ -164,4 +204,5 @@ def _layer(operation: Operation, program: Program) -> dict[str, Any]:
         macs = int(np.prod(operation.weights.shape)) * output.shape[1] * output.shape[2]
     shape = program.tensors[operation.inputs[0]].shape
     kind = "Dense" if isinstance(operation, Convolution) and operation.is_dense(shape) else type(operation).__name__
-    return {"name": operation.name, "op": kind, "input": list(shape), "output": list(output.shape), "macs": macs}
+    runs = GOLDEN if isinstance(operation, GoldenOperation) else CORE
+    return {"name": operation.name, "op": kind, "input": list(shape), "output": list(output.shape), "macs": macs, "runs": runs}

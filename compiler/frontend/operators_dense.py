@@ -10,8 +10,9 @@ from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.convolution import accumulators_value, integer_weights
 from tritloom.compiler.frontend.operators_elementwise import affine_step
 from tritloom.compiler.frontend.problems import RefusalError
-from tritloom.compiler.frontend.registry import Node, operator
+from tritloom.compiler.frontend.registry import CORE, GOLDEN, Node, operator
 from tritloom.compiler.frontend.values import Constant, Operand, Value, affine_of, exact_values
+from tritloom.compiler.frontend.vector import matrix_product
 from tritloom.compiler.frontend.windows import spatial_rank, window_of
 from tritloom.compiler.ir.program import HostOp, Window
 from tritloom.compiler.quantize.chain import entry
@@ -162,14 +163,14 @@ def _gemm(builder: Builder, node: Node) -> Operand:
     return result
 
 
-@operator("MatMul", "one constant matrix")
+@operator("MatMul", "one constant matrix; two activations, in batches (golden only)", runs=(CORE, GOLDEN))
 def _matmul(builder: Builder, node: Node) -> Operand:
     left, right = node.operand(0), node.operand(1)
     if isinstance(left, Value) and isinstance(right, Constant):
         return _matmul_right(builder, node, left, right)
     if isinstance(left, Constant) and isinstance(right, Value):
         return _matmul_left(builder, node, left, right)
-    raise RefusalError("the product of two activations is not supported", "multiply by a constant matrix")
+    return matrix_product(builder, node, node.activation(0), node.activation(1))
 
 
 def _matrix(constant: Constant) -> Constant:

@@ -11,7 +11,7 @@ from tritloom.compiler.frontend.curves import curve, forked
 from tritloom.compiler.frontend.operators_shape import move
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.reader import LARGEST_TENSOR
-from tritloom.compiler.frontend.registry import Node, append, operator
+from tritloom.compiler.frontend.registry import CORE, GOLDEN, HOST, Node, append, operator
 from tritloom.compiler.frontend.rounding import scaled
 from tritloom.compiler.frontend.sums import add_values
 from tritloom.compiler.frontend.values import (
@@ -28,11 +28,12 @@ from tritloom.compiler.frontend.values import (
     exact_values,
     identity_view,
 )
+from tritloom.compiler.frontend.vector import MASKED, product
 from tritloom.compiler.ir.program import HostOp
 from tritloom.compiler.quantize.chain import entry
 from tritloom.compiler.quantize.steps import Affine
 
-__all__ = ["ROOT_BITS", "affine_step", "channel_values", "finite", "root"]
+__all__ = ["ROOT_BITS", "add_constant", "affine_step", "channel_values", "finite", "host_axis", "is_mask", "root", "tail"]
 
 ROOT_BITS = 256
 """Square roots that are not rational are cut to this many bits behind the point."""
@@ -128,14 +129,27 @@ def _binary(node: Node) -> tuple[Value, Constant, bool] | None:
     """Activation, constant, and whether the constant is the left operand; ``None`` for two activations."""
     left, right = node.operand(0), node.operand(1)
     if isinstance(left, Value) and isinstance(right, Constant):
-        return left, finite(right), False
+        return left, finite(_without_infinity(node, right)), False
     if isinstance(left, Constant) and isinstance(right, Value):
-        return right, finite(left), True
+        return right, finite(_without_infinity(node, left)), True
     return None
+
+
+def _without_infinity(node: Node, constant: Constant) -> Constant:
+    """A mask that is added, with the lowest float32 for minus infinity: both leave an element out of a Softmax."""
+    if node.op != "Add" or constant.array.dtype.kind != "f" or not is_mask(constant.array):
+        return constant
+    return Constant(np.where(np.isneginf(constant.array), np.finfo(np.float32).min, constant.array))
 
 
 def _host(node: Node, constant: Constant, first: bool) -> HostOp:
     return HostOp(kind="Add" if node.op == "Sum" else node.op, constants={"A" if first else "B": constant.array})
+
+
+def is_mask(array: np.ndarray) -> bool:
+    """Whether a constant that is added leaves some elements out of the Softmax behind it: some entries are -9999 or below, others are not."""
+    low = array <= MASKED
+    return bool(low.any() and not low.all())
 
 
 def _negated(constant: Constant) -> Constant:
@@ -161,6 +175,14 @@ def channel_values(builder: Builder, node: Node, value: Value, constant: Constan
     return value, found
 
 
+def add_constant(builder: Builder, node: Node, value: Value, constant: Constant, host: HostOp) -> Value:
+    """``value + constant``."""
+    if isinstance(value.base, Pending) and is_mask(constant.array):
+        # A grid for the sum would have to reach the mask: the grid is that of the value before it.
+        value = builder.codes(value)
+    return affine_step(builder, node, value, Fraction(1), constant, host)
+
+
 @operator("Add", "a constant for each channel, or two activations (residual)")
 def _add(builder: Builder, node: Node) -> Operand:
     found = _binary(node)
@@ -168,7 +190,7 @@ def _add(builder: Builder, node: Node) -> Operand:
         left, right = node.activation(0), node.activation(1)
         return forked(builder, node, left, right, curved=True) or add_values(builder, node, left, right, subtract=False)
     value, constant, first = found
-    return affine_step(builder, node, value, Fraction(1), constant, _host(node, constant, first))
+    return add_constant(builder, node, value, constant, _host(node, constant, first))
 
 
 @operator("Sum", "one or two activations, or an activation and a constant")
@@ -191,17 +213,16 @@ def _sub(builder: Builder, node: Node) -> Operand:
     return affine_step(builder, node, value, gain, offset, _host(node, constant, first))
 
 
-@operator("Mul", "a constant for each channel, or two activations computed element by element from one (x * Sigmoid(x))")
+@operator(
+    "Mul",
+    "a constant for each channel; two activations computed element by element from one (x * Sigmoid(x)); other two activations that broadcast (golden only)",
+    runs=(CORE, GOLDEN),
+)
 def _mul(builder: Builder, node: Node) -> Operand:
     found = _binary(node)
     if found is None:
-        result = forked(builder, node, node.activation(0), node.activation(1))
-        if result is None:
-            raise RefusalError(
-                "the product of two activations is not supported",
-                "multiply by a constant, or by what elementwise operators make of the activation itself",
-            )
-        return result
+        left, right = node.activation(0), node.activation(1)
+        return forked(builder, node, left, right) or product(builder, node, left, right)
     value, constant, first = found
     return affine_step(builder, node, value, constant, Fraction(0), _host(node, constant, first))
 
@@ -288,7 +309,7 @@ def tail(builder: Builder, node: Node, value: Value, host: HostOp, shape: tuple[
     return Value(name=node.outputs[0], base=base, view=view, chain=None, trail=(host,), start=view, witness=value.witness, label=node.label)
 
 
-def _host_axis(node: Node, value: Value, default: int) -> int:
+def host_axis(node: Node, value: Value, default: int) -> int:
     rank = len(value.shape)
     axis = node.attribute("axis", int, default)
     if not -rank <= axis < rank or axis % rank == 0 or value.shape[0] != 1:
@@ -296,19 +317,10 @@ def _host_axis(node: Node, value: Value, default: int) -> int:
     return axis % rank
 
 
-@operator("Softmax", "at the end of the network, on the host")
-def _softmax(builder: Builder, node: Node) -> Operand:
-    value = builder.settle(node.activation())
-    axis = _host_axis(node, value, -1 if node.opset >= 13 else 1)
-    if node.opset < 13 and int(np.prod(value.shape[axis + 1 :], dtype=np.int64)) != 1:
-        raise RefusalError("before opset 13 Softmax joins all axes from its axis on", "export with opset 13 or later")
-    return tail(builder, node, value, HostOp(kind="Softmax", attributes={"axis": axis}), value.shape)
-
-
-@operator("ArgMax", "at the end of the network, on the host")
+@operator("ArgMax", "at the end of the network, on the host", runs=(HOST,))
 def _argmax(builder: Builder, node: Node) -> Operand:
     value = builder.settle(node.activation())
-    axis = _host_axis(node, value, 0)
+    axis = host_axis(node, value, 0)
     keep = bool(node.attribute("keepdims", int, 1))
     shape = tuple(1 if i == axis else size for i, size in enumerate(value.shape) if keep or i != axis)
     last = bool(node.attribute("select_last_index", int, 0))

@@ -31,8 +31,8 @@ class Problem:
 class CheckReport:
     """Result of :func:`tritloom.compiler.frontend.check`.
 
-    ``layers`` describes the operations of the integer program in order (``name``, ``op``, ``input``, ``output``, ``macs``); it is empty
-    when the model is not supported. ``facts`` holds what else was found: producer, opsets, inputs, outputs, and the values
+    ``layers`` describes the operations of the integer program in order (``name``, ``op``, ``input``, ``output``, ``macs``, ``runs``: core, golden
+    only or host), with what the host computes before and behind them; it is empty when the model is not supported. ``facts`` holds what else was found: producer, opsets, inputs, outputs, where each operator may run, and the values
     that need calibration samples because the model states no quantiser for them.
     """
 

@@ -29,6 +29,8 @@ _MOST_NODES = 100_000
 
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 """Line breaks and what a terminal takes for commands: messages print names."""
+_RUNTIME_OPERATORS, _RUNTIME_DOMAIN = ("SimplifiedLayerNormalization",), "com.microsoft"
+
 
 _LONGEST_NAME = 2000
 """Characters of a name: messages repeat names, and exporters join scopes to some hundred."""
@@ -115,7 +117,7 @@ def read_proto(data: bytes, name: str) -> onnx.ModelProto:
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):
             value.type.tensor_type.shape.SetInParent()
     try:
-        onnx.checker.check_model(model)
+        onnx.checker.check_model(_known_to_checker(model))
     except onnx.checker.ValidationError as error:
         lines = str(error).strip().splitlines()
         raise ModelError(f"{name} is not a valid ONNX model: {lines[0][:300] if lines else 'the checker refused it'}") from None
@@ -124,6 +126,20 @@ def read_proto(data: bytes, name: str) -> onnx.ModelProto:
     if model.functions:
         model = _inline(model, name)
     return model
+
+
+def _known_to_checker(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model as the checker takes it: operators that ONNX Runtime adds to the standard domain stand in a domain of their own."""
+    if not any(node.op_type in _RUNTIME_OPERATORS for node in model.graph.node):
+        return model
+    copied = onnx.ModelProto()
+    copied.CopyFrom(model)
+    for node in copied.graph.node:
+        if node.op_type in _RUNTIME_OPERATORS:
+            node.domain = _RUNTIME_DOMAIN
+    if _RUNTIME_DOMAIN not in {entry.domain for entry in model.opset_import}:
+        copied.opset_import.append(onnx.helper.make_opsetid(_RUNTIME_DOMAIN, 1))
+    return copied
 
 
 def read_model(data: bytes, name: str) -> tuple[onnx.ModelProto, onnx_ir.Model]:

@@ -12,7 +12,20 @@ from tritloom.compiler.frontend.values import Constant, Operand, Value
 from tritloom.compiler.ir.program import HostOp
 from tritloom.compiler.quantize.steps import Step
 
-__all__ = ["OPERATORS", "Handler", "Movement", "Node", "Operator", "append", "operator", "supported_operators"]
+__all__ = [
+    "CORE",
+    "GOLDEN",
+    "HOST",
+    "OPERATORS",
+    "PLACES",
+    "Handler",
+    "Movement",
+    "Node",
+    "Operator",
+    "append",
+    "operator",
+    "supported_operators",
+]
 
 
 _LONGEST_CHAIN = 512
@@ -71,25 +84,30 @@ Handler = Callable[[Builder, Node], Operand | list[Operand]]
 Movement = Callable[[np.ndarray], np.ndarray]
 
 
+CORE, GOLDEN, HOST = PLACES = ("core", "golden only", "host")
+"""Where a node may run: on the core (an operator that only moves elements, too), in golden but on no core yet, or in float32 on the host."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Operator:
-    """An entry of :data:`OPERATORS`. ``forms`` says in words what is supported."""
+    """An entry of :data:`OPERATORS`. ``forms`` says in words what is supported, ``runs`` where its forms may run (:data:`PLACES`)."""
 
     domain: str
     name: str
     forms: str
     handler: Handler
+    runs: tuple[str, ...] = (CORE,)
 
 
 OPERATORS: dict[tuple[str, str], Operator] = {}
 
 
-def operator(name: str, forms: str, *, domains: tuple[str, ...] = ("",)) -> Callable[[Handler], Handler]:
-    """Register the handler of an operator in ``domains``."""
+def operator(name: str, forms: str, *, domains: tuple[str, ...] = ("",), runs: tuple[str, ...] = (CORE,)) -> Callable[[Handler], Handler]:
+    """Register the handler of an operator in ``domains``; ``runs`` says where its forms may run."""
 
     def register(handler: Handler) -> Handler:
         for domain in domains:
-            OPERATORS[domain, name] = Operator(domain=domain, name=name, forms=forms, handler=handler)
+            OPERATORS[domain, name] = Operator(domain=domain, name=name, forms=forms, handler=handler, runs=runs)
         return handler
 
     return register

@@ -13,7 +13,7 @@ from tritloom.compiler.frontend.values import Codes, Pending, Tail, Value, affin
 from tritloom.compiler.ir.program import Add, Tensor
 from tritloom.compiler.quantize.steps import Affine, Quantiser, Step, is_clamped_line
 
-__all__ = ["Sum", "add_values"]
+__all__ = ["Sum", "add_values", "aligned"]
 
 
 @dataclass(eq=False, kw_only=True)
@@ -73,13 +73,7 @@ def add_values(builder: Builder, node: Node, left: Value, right: Value, *, subtr
         raise RefusalError(
             f"activations of shapes {list(left.shape)} and {list(right.shape)} cannot be added", "add activations of one shape"
         )
-    left, right = builder.codes(left), builder.codes(right)
-    if left.base.shape != right.base.shape or not np.array_equal(left.view, right.view) or left.view.size != np.prod(left.base.shape):
-        if right.view.size == np.prod(right.base.shape) and np.array_equal(right.view.ravel(), np.arange(right.view.size)):
-            left, right = builder.placed(left, right.base.shape), right
-        else:
-            left, right = left, _like(builder, right, left)
-            left = builder.placed(left, right.base.shape) if left.base.shape != right.base.shape else left
+    left, right = aligned(builder, builder.codes(left), builder.codes(right))
     if subtract:
         affine = affine_of(right.chain)
         assert affine is not None
@@ -90,13 +84,16 @@ def add_values(builder: Builder, node: Node, left: Value, right: Value, *, subtr
     )
 
 
-def _like(builder: Builder, value: Value, pattern: Value) -> Value:
-    """Codes copied into the element order of ``pattern``'s tensor; where that is not a permutation, both use the value's own order."""
-    size = int(np.prod(pattern.base.shape))
-    if pattern.view.size == size and len(np.unique(pattern.view)) == size:
+def aligned(builder: Builder, left: Value, right: Value) -> tuple[Value, Value]:
+    """Two values of one shape, both codes, as tensors of one shape in one element order; both have the same view then."""
+    size = left.view.size
+    if left.base.shape == right.base.shape and np.array_equal(left.view, right.view) and size == np.prod(left.base.shape):
+        return left, right
+    if size == np.prod(right.base.shape) and np.array_equal(right.view.ravel(), np.arange(size)):
+        return builder.placed(left, right.base.shape), right
+    if size == np.prod(left.base.shape) and len(np.unique(left.view)) == size:
         order = np.empty(size, np.int64)
-        order[pattern.view.ravel()] = np.arange(size)
-        shuffled = replace(value, view=value.view.ravel()[order])
-        placed = builder.placed(shuffled, pattern.base.shape)
-        return replace(placed, view=pattern.view)
-    return builder.placed(value, (value.view.size, 1, 1))
+        order[left.view.ravel()] = np.arange(size)
+        shuffled = builder.placed(replace(right, view=right.view.ravel()[order]), left.base.shape)
+        return left, replace(shuffled, view=left.view)
+    return builder.placed(left, (size, 1, 1)), builder.placed(right, (size, 1, 1))

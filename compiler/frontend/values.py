@@ -161,6 +161,8 @@ class Value:
     """ONNX names of the values in front of this one on its chain, by length of the chain there; its own is among them."""
     settled: "Value | None" = field(default=None, init=False)
     """What the builder made of this value, so that it makes it once."""
+    inside: "Callable[[], Operand] | None" = field(default=None, init=False)
+    """For a :class:`Tail` that the network could compute as well: the same value from integer operations, made once."""
 
     def __post_init__(self) -> None:
         check_size(self.view.shape)

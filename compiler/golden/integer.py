@@ -11,7 +11,9 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from tritloom.compiler.golden.requantise import requantise, requantise_sum
+from tritloom.compiler.golden.vector import run_vector
 from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Operation, Program, Rescale, SumPool, Tensor, Window
+from tritloom.compiler.ir.vector import GoldenOperation
 from tritloom.errors import ModelError, UserError
 
 __all__ = ["run"]
@@ -118,6 +120,8 @@ def _execute(operation: Operation, program: Program, tensors: dict[str, np.ndarr
             result = _sum_pool(operation, operands[0])
         case Add():
             result = requantise_sum(operation.step, *operands)
+        case GoldenOperation():
+            result = run_vector(operation, operands)
         case Copy():
             result = operands[0].reshape(samples, -1)[:, operation.index.ravel()].reshape(samples, *target.shape)
         case Rescale():

@@ -16,6 +16,7 @@ from tritloom.compiler.image.host_steps import check_host_steps
 from tritloom.compiler.image.schedules import SCHEDULE_FILES, decode_schedule, encode_schedule
 from tritloom.compiler.image.validate import validate_program
 from tritloom.compiler.ir.program import Program
+from tritloom.compiler.ir.vector import obstacles
 from tritloom.compiler.schedule import Schedule
 from tritloom.errors import ModelError
 from tritloom.files import read_bytes, write_bytes
@@ -34,7 +35,7 @@ class Artefact:
     """Contents of a ``.loom`` file.
 
     ``source`` is the ONNX file as it was given, ``schedules`` maps board names to schedules, ``settings`` holds how the model was
-    compiled (plain JSON values).
+    compiled (plain JSON values). Without a schedule, ``settings`` says under ``unscheduled`` why; a program that no core can run has none.
     """
 
     source: bytes
@@ -111,7 +112,10 @@ def decode_artefact(data: bytes, where: str) -> Artefact:
         if arrays.unused:
             raise Malformed(f"nothing refers to {min(arrays.unused)}")
         schedules = {}
+        no_core = obstacles(program)
         for board in sorted({match[1] for name in entries if (match := _SCHEDULE_ENTRY.fullmatch(name))}):
+            if no_core:
+                raise Malformed(f"schedule {board!r}: {no_core[0]}")
             files: dict[str, Any] = {}
             for name in SCHEDULE_FILES:
                 if f"schedules/{board}/{name}" not in entries:
@@ -122,6 +126,9 @@ def decode_artefact(data: bytes, where: str) -> Artefact:
                 schedules[board] = decode_schedule(files, program, f"{where}: schedule {board!r}")
             except Malformed as error:
                 raise Malformed(f"schedule {board!r}: {error}") from None
+        reason = manifest["settings"].get("unscheduled")
+        if not schedules and not (isinstance(reason, str) and reason):
+            raise Malformed("it has no schedule, and no reason for that")
     except (Malformed, RecursionError) as error:
         raise ModelError(f"{where} is damaged or was not made by tritloom: {_sentence(error)}; compile the model again") from None
     return Artefact(source=entries["source.onnx"], program=program, schedules=schedules, settings=manifest["settings"])

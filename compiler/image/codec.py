@@ -29,6 +29,7 @@ from tritloom.compiler.ir.program import (
     Tensor,
     Window,
 )
+from tritloom.compiler.ir.vector import POWER_BITS, MatrixProduct, Normalise, Product, Softmax
 from tritloom.hw.arch.record import Record
 
 __all__ = ["ArrayReader", "ArrayWriter", "Malformed", "decode_program", "encode_program", "integer", "mapping", "sequence", "text"]
@@ -362,7 +363,21 @@ def decode_program(value: Any, arrays: ArrayReader) -> Program:
             raise Malformed(f"{_short(parts['kind'])} is not a host operation")
         return HostOp(**parts)
 
+    def powers(value: Any) -> np.ndarray:
+        array = arrays.get(value)
+        if array.dtype != np.int32 or array.ndim != 1 or not array.size or array.min() < 0 or array.max() >> POWER_BITS:
+            raise Malformed(f"powers are not a list of integers of {POWER_BITS} bits")
+        return array
+
+    def mask(value: Any) -> np.ndarray:
+        array = arrays.get(value)
+        if array.dtype != np.uint8 or array.ndim != 3 or array.max(initial=0) > 1:
+            raise Malformed("mask is not a 3-dimensional array of 0 and 1")
+        return array
+
     base = {"name": text, "output": text}
+    bounded = {**base, "step": optional(step), "acc_low": _accumulator, "acc_high": _accumulator}
+    operands = {"left": text, "right": text, "left_zero": _zero, "right_zero": _zero}
     kinds: dict[str, tuple[type[Operation], dict[str, Callable[[Any], Any]]]] = {
         "Convolution": (Convolution, {
             **base, "input": text, "weights": weights, "planes": lambda value: integer(value, 1, 11), "window": window, "groups": _size, "pad_code": _code,
@@ -376,6 +391,13 @@ def decode_program(value: Any, arrays: ArrayReader) -> Program:
         "Rescale": (Rescale, {**base, "input": text, "step": step, "channel_offset": lambda value: integer(value, 0, 1 << 30)}),
         "Add": (Add, {**base, "left": text, "right": text, "step": step}),
         "Copy": (Copy, {**base, "input": text, "index": index}),
+        "Product": (Product, {**bounded, **operands}),
+        "MatrixProduct": (MatrixProduct, {**bounded, **operands}),
+        "Normalise": (Normalise, {
+            **bounded, "input": text, "groups": _size, "pixels": _boolean, "centre": _boolean, "zero_point": _zero,
+            "epsilon": lambda value: integer(value, 0, 1 << 62), "fraction": lambda value: integer(value, 0, 30),
+        }),
+        "Softmax": (Softmax, {**bounded, "input": text, "powers": powers, "mask": optional(mask)}),
     }  # fmt: skip
 
     def operation(value: Any) -> Operation:
@@ -427,6 +449,10 @@ def _size(value: Any) -> int:
 
 def _code(value: Any) -> int:
     return integer(value, -128, 127)
+
+
+def _zero(value: Any) -> int:
+    return integer(value, -255, 255)
 
 
 def _accumulator(value: Any) -> int:

@@ -6,8 +6,12 @@ import numpy as np
 
 from tritloom.compiler.image.codec import Malformed
 from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Operation, Program, Rescale, StepFunction, SumPool, Tensor, Window
+from tritloom.compiler.ir.vector import GoldenOperation, MatrixProduct, Normalise, Product, Softmax
 
 __all__ = ["validate_program"]
+
+_LONGEST_ROW = 1 << 16
+_SCALED_BITS = 62
 
 MAX_ELEMENTS = 1 << 28
 """Most elements of one tensor: no core has a larger activation memory."""
@@ -121,9 +125,46 @@ def _check_operation(operation: Operation, program: Program, output: Tensor, whe
         _need(source.shape == output.shape == program.tensors[operation.right].shape, f"{where} adds tensors of unlike shapes")
         _check_step(operation.step, channels, output, where)
         _need(operation.step.pieces == 2, f"{where} has {operation.step.pieces} records for two operands")
+    elif isinstance(operation, GoldenOperation):
+        _need(operation.acc_low <= operation.acc_high, f"{where} has an empty accumulator range")
+        if operation.step is None:
+            _need(output.bits == 32, f"{where} writes accumulators into a tensor of codes")
+        else:
+            _check_step(operation.step, channels, output, where)
+        _check_golden(operation, [program.tensors[name] for name in operation.inputs], output, where)
     elif isinstance(operation, Copy):
         _need(output.bits <= 8, f"{where} copies into a raw tensor")
         _check_index(operation.index, output.elements, source.elements, where)
     else:
         raise Malformed(f"{where} is no known operation")
     return 0, channels
+
+
+def _check_golden(operation: GoldenOperation, operands: list[Tensor], output: Tensor, where: str) -> None:
+    """Shapes and widths of an operation that only golden can do."""
+    first, second = operands[0], operands[-1]
+    match operation:
+        case Product():
+            _need(first.shape == output.shape == second.shape, f"{where} multiplies tensors of unlike shapes")
+        case MatrixProduct():
+            size, heads, rows = first.shape
+            columns = second.shape[2]
+            _need(
+                second.shape[:2] == (size, heads) and output.shape == (columns, heads, rows), f"{where} multiplies matrices that do not fit"
+            )
+        case Normalise(groups=groups, pixels=pixels):
+            _need(first.shape == output.shape and first.shape[0] % groups == 0, f"{where} has {groups} groups")
+            count = first.shape[0] // groups * (first.shape[1] * first.shape[2] if pixels else 1)
+            _need(count <= _LONGEST_ROW, f"{where} normalises {count} elements together")
+            largest = count * max(abs(first.low - operation.zero_point), abs(first.high - operation.zero_point))
+            _need(
+                ((largest**2) << operation.fraction) + operation.epsilon < 1 << _SCALED_BITS, f"{where} needs more than {_SCALED_BITS} bits"
+            )
+        case Softmax(powers=powers, mask=mask):
+            _need(first.shape == output.shape and first.shape[0] <= _LONGEST_ROW, f"{where} has an output of another shape")
+            _need(len(powers) == first.high - first.low + 1, f"{where} has {len(powers)} powers")
+            _need(powers[0] > 0, f"{where} has no power of difference 0")
+            whole = mask is None or (mask.shape == first.shape and bool(mask.any(axis=0).all()))
+            _need(whole, f"{where} has a mask that does not fit, or that leaves out all of a pixel")
+        case _:
+            raise Malformed(f"{where} is no known operation")

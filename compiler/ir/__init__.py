@@ -17,8 +17,9 @@ from tritloom.compiler.ir.program import (
     Tensor,
     Window,
 )
+from tritloom.compiler.ir.vector import GoldenOperation, MatrixProduct, Normalise, Product, Softmax, obstacles
 
 __all__ = [
-    "Add", "Convolution", "Copy", "HostOp", "InputSpec", "MaxPool", "Operation", "OutputSpec", "Program", "Proof", "Rescale", "StepFunction", "SumPool",
-    "Tensor", "Window",
+    "Add", "Convolution", "Copy", "GoldenOperation", "HostOp", "InputSpec", "MatrixProduct", "MaxPool", "Normalise", "Operation", "OutputSpec", "Product",
+    "Program", "Proof", "Rescale", "Softmax", "StepFunction", "SumPool", "Tensor", "Window", "obstacles",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ from tritloom.compiler.schedule.plan import (
     Schedule,
     ScheduledLayer,
     accumulator_bits,
+    check_core,
     memory_needs,
     scaled_bits,
     schedule,
@@ -13,5 +14,5 @@ from tritloom.compiler.schedule.plan import (
 )
 
 __all__ = [
-    "Needs", "Placement", "Schedule", "ScheduledLayer", "accumulator_bits", "memory_needs", "scaled_bits", "schedule", "sim_parameters", "tensor_from_bytes", "tensor_to_bytes",
+    "Needs", "Placement", "Schedule", "ScheduledLayer", "accumulator_bits", "check_core", "memory_needs", "scaled_bits", "schedule", "sim_parameters", "tensor_from_bytes", "tensor_to_bytes",
 ]  # fmt: skip

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tritloom.compiler.ir.program import Add, Convolution, Program, Rescale, SumPool
+from tritloom.compiler.ir.vector import obstacles
 from tritloom.compiler.schedule.layout import Placement, place
 from tritloom.compiler.schedule.lower import Lowering, count_macs
 from tritloom.errors import ModelError
@@ -18,6 +19,7 @@ __all__ = [
     "Schedule",
     "ScheduledLayer",
     "accumulator_bits",
+    "check_core",
     "complete",
     "memory_needs",
     "scaled_bits",
@@ -102,6 +104,13 @@ class _Lowered:
     needs: Needs
 
 
+def check_core(program: Program) -> None:
+    """Raise :class:`ModelError`, naming the first layer, for a program with operations that only golden can do."""
+    no_core = obstacles(program)
+    if no_core:
+        raise ModelError(f"{no_core[0]}; run the model in golden (--on golden)")
+
+
 def accumulator_bits(program: Program) -> int:
     """Width of the signed accumulator that every layer's proven bounds need, at least 16."""
     bits = 16
@@ -149,6 +158,7 @@ def _signed_bits(value: int) -> int:
 
 
 def _lower(program: Program, *, rows: int, columns: int, weight_encoding: str, post_lanes: int) -> _Lowered:
+    check_core(program)
     placements, activation_bytes = place(program, rows)
     lowering = Lowering(program=program, placements=placements, rows=rows, columns=columns, encoding=weight_encoding, post_lanes=post_lanes)
     instructions = [lowering.lower(operation) for operation in program.operations]
@@ -237,7 +247,7 @@ def schedule(program: Program, parameters: CoreParameters) -> Schedule:
     """Schedule an integer program on a core.
 
     Raises :class:`ModelError` with one sentence when a memory or the accumulator is too small (which, needed, available, what to do), or an
-    operation does not fit the instruction set. The result depends on the arguments only.
+    operation does not fit the instruction set or runs in golden only. The result depends on the arguments only.
     """
     lowered = _lower(
         program,

@@ -244,10 +244,10 @@ def test_run_gives_the_models_outputs_for_any_batch(cli, loom, tmp_path):
     done = cli("run", loom, "--input", "in.npz", "--output", "out.npz", "--json")
     assert done.code == 0
     assert done.json["samples"] == 3
-    outputs = np.load(tmp_path / "out.npz")
-    assert list(outputs) == ["y"]
-    assert outputs["y"].shape == (3, 3)
-    assert outputs["y"].dtype == np.float32
+    with np.load(tmp_path / "out.npz") as outputs:
+        assert list(outputs) == ["y"]
+        assert outputs["y"].shape == (3, 3)
+        assert outputs["y"].dtype == np.float32
 
 
 @pytest.mark.parametrize(

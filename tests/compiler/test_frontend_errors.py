@@ -44,13 +44,17 @@ def test_check_describes_the_layers_of_a_good_model() -> None:
     y = g.qdq(g.add("Conv", g.qdq("x"), g.weights(4, 3, 3, 3)))
     report = check(g.model({"x": ("N", 3, 9, 9)}, {y: None}))
     assert report.supported and not report.problems
-    assert report.layers == [{"name": "node_conv_3", "op": "Convolution", "input": [3, 9, 9], "output": [4, 7, 7], "macs": 4 * 27 * 49}]
+    assert report.layers == [
+        {"name": "node_conv_3", "op": "Convolution", "input": [3, 9, 9], "output": [4, 7, 7], "macs": 4 * 27 * 49, "runs": "core"}
+    ]
     assert report.facts["calibration_needed_for"] == []
     assert report.facts["opsets"] == {"ai.onnx": 21}
 
 
 @pytest.mark.parametrize(("build", "words"), [
-    (lambda g, x: g.add("Mul", x, g.qdq(g.add("Conv", x, g.weights(3, 3, 1, 1)))), "product of two activations"),
+    (lambda g, x: g.add("Mul", x, g.add("Transpose", x, perm=[3, 1, 2, 0])), "cannot be multiplied"),
+    (lambda g, x: g.add("Mul", x, g.add("Flatten", x)), "cannot be multiplied"),
+    (lambda g, x: g.add("Div", g.constant(1.0), x), "division by an activation"),
     (lambda g, x: g.add("Div", x, g.constant(0.0)), "divides by zero"),
     (lambda g, x: g.add("Add", x, g.constant(np.inf)), "infinite or not a number"),
     (lambda g, x: g.add("Concat", x, x, axis=0), "batch axis"),

@@ -84,6 +84,9 @@ def rich():
     )
 
 
+UNSCHEDULED = {"unscheduled": "the test makes none"}
+
+
 def assert_same_program(one, two):
     assert repr(one) == repr(two)
     for left, right in zip(one.operations, two.operations, strict=True):
@@ -117,7 +120,7 @@ def test_reading_gives_what_was_written(seed, operations):
 
 def test_every_field_survives():
     program = rich()
-    data = encode_artefact(Artefact(source=b"", program=program, schedules={}, settings={}))
+    data = encode_artefact(Artefact(source=b"", program=program, schedules={}, settings=UNSCHEDULED))
     after = decode_artefact(data, "x.loom").program
     assert_same_program(program, after)
     before_op, after_op = program.inputs[0].prologue[0], after.inputs[0].prologue[0]
@@ -150,8 +153,14 @@ def test_an_input_of_which_only_a_part_is_read():
 
 def test_another_schedule_is_made_from_the_stored_program():
     before = artefact(3)
-    after = decode_artefact(encode_artefact(replace(before, schedules={})), "x.loom")
+    after = decode_artefact(encode_artefact(replace(before, schedules={}, settings=UNSCHEDULED)), "x.loom")
     assert_same_schedule(schedule(after.program, before.schedules["sim"].parameters), before.schedules["sim"])
+
+
+@pytest.mark.parametrize("settings", [{}, {"unscheduled": ""}, {"unscheduled": 1}])
+def test_without_a_schedule_there_must_be_a_reason(settings):
+    data = encode_artefact(replace(artefact(3), schedules={}, settings=settings))
+    refused(data, "it has no schedule, and no reason for that")
 
 
 def test_bytes_do_not_depend_on_the_hash_seed(tmp_path):
