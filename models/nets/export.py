@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-__all__ = ["IR_VERSION", "OPSET", "FoldedLayer", "image_classifier"]
+__all__ = ["IR_VERSION", "OPSET", "FoldedLayer", "Graph", "image_classifier"]
 
 OPSET, IR_VERSION = 19, 10
 """From operator set 21 on, the optimiser of ONNX Runtime 1.31 gives pairs that it moves behind a pooling a wrong type (its issue 25526)."""
@@ -31,7 +31,7 @@ class FoldedLayer:
     bias: np.ndarray
 
 
-class _Graph:
+class Graph:
     """Nodes and initializers in the order they are added."""
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ def image_classifier(
     onnx.ModelProto
         Input ``image`` float (N, 1, size, size), output ``logits`` float (N, classes). The same arguments give the same bytes.
     """
-    graph = _Graph()
+    graph = Graph()
     value, scale = graph.quantised("image", "input", input_scale), input_scale
     for index, layer in enumerate(layers[:-1]):
         label = f"conv{index + 1}"

@@ -25,6 +25,7 @@ from torch.nn import functional
 from tritloom.models.data.digits import Digits, load
 from tritloom.models.nets.cnn import ACTIVATION_SCALE, INPUT_SCALE, POOLED, DigitsCnn
 from tritloom.models.nets.export import image_classifier
+from tritloom.models.train import augmentation
 
 __all__ = ["EPOCHS", "accuracy", "export", "main", "train"]
 
@@ -39,20 +40,8 @@ STRETCH = 0.06
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image rotated by up to :data:`ROTATION` radians, stretched by up to :data:`STRETCH` and moved by up to :data:`SHIFT` pixels.
-
-    Images (N, 1, H, W); pixels from outside are 0. Values are whole again, like those of the data set.
-    """
-    count, size = len(images), images.shape[-1]
-
-    def spread(limit: float, *shape: int) -> Tensor:
-        return (torch.rand(count, *shape, generator=generator) * 2 - 1) * limit
-
-    angle, stretch = spread(ROTATION), 1 + spread(STRETCH, 2)
-    rotation = torch.stack([torch.cos(angle), -torch.sin(angle), torch.sin(angle), torch.cos(angle)], 1).reshape(count, 2, 2)
-    matrix = torch.cat([rotation * stretch[:, None], spread(SHIFT * 2 / size, 2)[:, :, None]], 2)
-    grid = functional.affine_grid(matrix, list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, align_corners=False).round()
+    """Distorted by up to :data:`ROTATION` radians, :data:`STRETCH` and :data:`SHIFT` pixels; values stay whole, like those of the data set."""
+    return augmentation.augment(images, generator, shift=SHIFT, rotation=ROTATION, stretch=STRETCH, whole=True)
 
 
 def train(data: Digits, *, seed: int, epochs: int = EPOCHS, progress: Callable[[int, float], None] | None = None) -> DigitsCnn:
