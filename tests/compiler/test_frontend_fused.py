@@ -281,12 +281,6 @@ def _refused(g: Graph, y: str, inputs: dict[str, tuple] = IMAGE) -> tuple[str, s
 def test_what_is_not_exact_is_refused_in_words() -> None:
     g = Graph()
     x, y = quantised(g, "x", 0.25, 3), grid(g, 0.125)
-    assert _refused(g, g.add("QLinearMul", *x, *x, *y, domain=MICROSOFT)) == (
-        "QLinearMul",
-        "the product of two activations is not supported",
-    )
-    g = Graph()
-    x, y = quantised(g, "x", 0.25, 3), grid(g, 0.125)
     bias = g.constant([1, 2, 3], np.int32)
     op, reason = _refused(g, g.add("QLinearConv", *x, codes(g, 4, 3, 1, 1), *grid(g, 0.5), *y, bias))
     assert (op, reason) == ("QLinearConv", "its bias has 3 entries for 4 outputs")

@@ -139,13 +139,13 @@ def test_an_input_of_which_only_a_part_is_read():
     wide = (*tensor.shape[:2], tensor.shape[2] + 3)
     index = np.arange(np.prod(wide)).reshape(wide)[..., 3:].ravel()
     part = replace(program, inputs=(replace(spec, shape=("N", *wide), index=index), *program.inputs[1:]))
-    data = encode_artefact(Artefact(source=b"", program=part, schedules={}))
+    data = encode_artefact(Artefact(source=b"", program=part, schedules={}, settings=UNSCHEDULED))
     np.testing.assert_array_equal(decode_artefact(data, "x.loom").program.inputs[0].index, index)
     beyond = replace(part, inputs=(replace(part.inputs[0], index=index + 1), *part.inputs[1:]))
-    refused(encode_artefact(Artefact(source=b"", program=beyond, schedules={})), "has an index beyond its array")
+    refused(encode_artefact(Artefact(source=b"", program=beyond, schedules={}, settings=UNSCHEDULED)), "has an index beyond its array")
     refused(
         encode_artefact(
-            Artefact(source=b"", program=replace(part, inputs=(replace(part.inputs[0], index=index - 4), *part.inputs[1:])), schedules={})
+            Artefact(source=b"", program=replace(part, inputs=(replace(part.inputs[0], index=index - 4), *part.inputs[1:])), schedules={}, settings=UNSCHEDULED)
         ),
         "index beyond",
     )
