@@ -191,6 +191,10 @@ CASES: dict[str, tuple[bytes, str]] = {
     "scale infinite": (_model(_scale(np.inf)), "not a positive finite number"),
     "scale negative": (_model(_scale(-0.5)), "not a positive finite number"),
     "text as output": (_model(_text_output), r"is declared as STRING; declare it as float32, as exporters do$"),
+    "one output twice": (
+        _model(lambda model: model.graph.output.append(model.graph.output[0])),
+        r"lists graph output '.*' twice; list it once$",
+    ),
     "cycle": (_model(_cycle), "topologically sorted"),
     "two of one name": (_model(_two_of_one_name), "single static assignment"),
     "endless name": (_model(_name("n" * 100_000)), r"has a name of 100000 characters, more than 2000: 'n{40}'\.\.\.$"),
