@@ -7,6 +7,7 @@ from fractions import Fraction
 import numpy as np
 
 from tritloom.compiler.frontend.builder import Builder
+from tritloom.compiler.frontend.portrait import weight_facts
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.values import Codes, Constant, Pending, Value, affine_of, fractions, identity_view
 from tritloom.compiler.ir.program import Convolution, HostOp, StepFunction, Tensor, Window
@@ -126,6 +127,7 @@ def integer_weights(builder: Builder, constant: Constant, label: str) -> Integer
         raise RefusalError(f"its weights are of type {values.dtype}", "use float32 weights")
     settings = builder.settings
     if builder.dry:
+        builder.weights_seen[builder.operation_name(label)] = weight_facts(constant)
         return IntegerWeights(codes=np.zeros(values.shape, np.int16), scale=(Fraction(1),), planes=1, method="exact", error=0.0)
     grid = constant.grid
     if grid is not None:

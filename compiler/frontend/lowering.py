@@ -9,6 +9,7 @@ import onnx_ir
 from tritloom.compiler.frontend.builder import Builder, Settings
 from tritloom.compiler.frontend.calibrate import Calibration
 from tritloom.compiler.frontend.execution import Execution, execute
+from tritloom.compiler.frontend.portrait import dialect_of, parameters_of, precision_of, where_it_runs
 from tritloom.compiler.frontend.problems import CheckReport, Lowered, Problem, problems_error
 from tritloom.compiler.frontend.reader import read_model
 from tritloom.compiler.ir.program import Convolution, Operation, Program
@@ -83,8 +84,14 @@ def check(data: bytes, *, name: str = "model") -> CheckReport:
         "inputs": {str(value.name): _dimensions(value) for value in model.graph.inputs},
         "outputs": {str(value.name): _dimensions(value) for value in model.graph.outputs},
         "calibration_needed_for": wanted,
+        "dialect": dialect_of(proto),
+        "parameters": parameters_of(proto),
     }
-    layers = [] if problems else [_layer(operation, _program(builder, done, name)) for operation in builder.operations]
+    program = _program(builder, done, name)
+    layers = [] if problems else [_layer(operation, program) for operation in builder.operations]
+    facts["macs"] = None if problems else sum(layer["macs"] for layer in layers)
+    facts["precision"] = precision_of(builder, program)
+    facts["runs"] = None if problems else where_it_runs(program, layers)
     return CheckReport(not problems, problems, layers, facts)
 
 
