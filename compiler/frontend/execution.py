@@ -26,7 +26,7 @@ from tritloom.compiler.frontend.outputs import output_spec
 from tritloom.compiler.frontend.problems import Problem, RefusalError
 from tritloom.compiler.frontend.reader import LARGEST_TENSOR
 from tritloom.compiler.frontend.registry import OPERATORS, Node
-from tritloom.compiler.frontend.values import Constant, Operand, Source, Unknown, Value, canonical_shape, identity_view
+from tritloom.compiler.frontend.values import LARGEST_ACTIVATION, Constant, Operand, Source, Unknown, Value, canonical_shape, identity_view
 from tritloom.compiler.ir.program import OutputSpec
 from tritloom.errors import ModelError, UserError
 
@@ -84,8 +84,10 @@ def _source(value: onnx_ir.Value, name: str) -> tuple[Value | None, int | None]:
     if isinstance(declared[0], int) and not 0 <= declared[0] <= _LARGEST_BATCH:
         raise ModelError(f"{name}: input {label!r} declares a batch of {declared[0]}; export the model with a batch of 1 or a free one")
     sample = tuple(int(size) for size in declared[1:])
-    if float(np.prod(sample, dtype=np.float64)) > LARGEST_TENSOR:
-        raise ModelError(f"{name}: input {label!r} has shape {list(declared)}, more than {LARGEST_TENSOR} elements a sample")
+    if float(np.prod(sample, dtype=np.float64)) > LARGEST_ACTIVATION:
+        raise ModelError(
+            f"{name}: input {label!r} has shape {list(declared)}, more than {LARGEST_ACTIVATION} elements a sample; give smaller sizes with --shape where the model allows it"
+        )
     shape = (1, *sample)
     base = Source(shape=canonical_shape(shape), name=label, declared=declared, dtype=np.dtype(kind))
     view = identity_view(shape)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tritloom.compiler.frontend.builder import Builder
 
 __all__ = [
-    "Base", "Codes", "Constant", "Grid", "Operand", "Pending", "Source", "Tail", "Unknown", "Value", "affine_of", "canonical_shape", "channels_of", "check_size",
+    "LARGEST_ACTIVATION", "Base", "Codes", "Constant", "Grid", "Operand", "Pending", "Source", "Tail", "Unknown", "Value", "affine_of", "canonical_shape", "channels_of", "check_size",
     "direction", "dequantising", "exact_values", "fractions", "identity_view", "moves_only",
     "take_channels",
 ]  # fmt: skip

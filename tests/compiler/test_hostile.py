@@ -179,6 +179,7 @@ CASES: dict[str, tuple[bytes, str]] = {
     "unknown type": (_model(_weights("data_type", 99)), "not a valid ONNX model"),
     "text as weights": (_model(_weights("data_type", TensorProto.STRING)), "not a valid ONNX model|node"),
     "input of 2 GB": (_model(_input_sizes(1, 1 << 29, 4)), "elements a sample"),
+    "input of 50 M": (_model(_input_sizes(1, 127, 6, 65535)), r"more than 16777216 elements a sample; give smaller sizes with --shape"),
     "input beyond 64 bits": (_model(_input_sizes(1, 1 << 62, 1 << 62)), "elements a sample"),
     "negative input": (_model(_input_sizes(1, -6)), "must be a fixed number"),
     "batch of 2 G": (

@@ -173,7 +173,11 @@ def _change_list(values: Any, field: FieldDescriptor, messages: list[Message], r
         if choice == 0 and values:
             del values[place]
         elif donors and (choice < 3 or len(values) < 2):
-            values.add().CopyFrom(rng.choice(donors))
+            # A copy first: the donor may hold the list itself, and would grow while it is copied.
+            donor = rng.choice(donors)
+            copy = type(donor)()
+            copy.CopyFrom(donor)
+            values.add().CopyFrom(copy)
         elif len(values) > 1:
             order = list(values)
             copies = [type(order[0])() for _ in order]
