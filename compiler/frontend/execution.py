@@ -26,7 +26,17 @@ from tritloom.compiler.frontend.outputs import output_spec
 from tritloom.compiler.frontend.problems import Problem, RefusalError
 from tritloom.compiler.frontend.reader import LARGEST_TENSOR
 from tritloom.compiler.frontend.registry import OPERATORS, Node
-from tritloom.compiler.frontend.values import LARGEST_ACTIVATION, Constant, Operand, Source, Unknown, Value, canonical_shape, identity_view
+from tritloom.compiler.frontend.values import (
+    LARGEST_ACTIVATION,
+    LARGEST_BATCH,
+    Constant,
+    Operand,
+    Source,
+    Unknown,
+    Value,
+    canonical_shape,
+    identity_view,
+)
 from tritloom.compiler.ir.program import OutputSpec
 from tritloom.errors import ModelError, UserError
 
@@ -37,7 +47,6 @@ FAMILIES = (operators_activation, operators_dense, operators_elementwise, operat
 """The modules that put their handlers into the table when they are imported."""
 
 _INPUT_TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16", 11: "float64"}
-_LARGEST_BATCH = 1 << 20
 _ALIASES = {"ai.onnx": ""}
 _MALFORMED = (ArithmeticError, LookupError, MemoryError, TypeError, ValueError, AttributeError)
 """What NumPy raises when a damaged model gives an operator operands of impossible shapes or types."""
@@ -81,7 +90,7 @@ def _source(value: onnx_ir.Value, name: str) -> tuple[Value | None, int | None]:
         raise ModelError(
             f"{name}: input {label!r} has shape {list(declared)}; every axis but the first (the batch) must be a fixed number: give --shape {label}={example}"
         )
-    if isinstance(declared[0], int) and not 0 <= declared[0] <= _LARGEST_BATCH:
+    if isinstance(declared[0], int) and not 0 <= declared[0] <= LARGEST_BATCH:
         raise ModelError(f"{name}: input {label!r} declares a batch of {declared[0]}; export the model with a batch of 1 or a free one")
     sample = tuple(int(size) for size in declared[1:])
     if float(np.prod(sample, dtype=np.float64)) > LARGEST_ACTIVATION:

@@ -211,6 +211,15 @@ def test_models_that_claim_what_cannot_be(name: str) -> None:
     _refused(*CASES[name])
 
 
+@pytest.mark.parametrize("batch", [-1, (1 << 62)])
+def test_an_output_whose_batch_is_no_size_has_a_free_one(batch: int) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.output[0].CopyFrom(helper.make_tensor_value_info(model.graph.output[0].name, TensorProto.FLOAT, [batch, 4]))
+
+    model = compile(_model(change), name="net")
+    assert decode_artefact(encode_artefact(model.artefact), "x.loom").program.outputs[0].shape == (1, 4)
+
+
 def test_a_chain_of_ten_thousand_nodes_is_refused_where_exact_numbers_would_grow_without_end() -> None:
     g = Graph()
     x = g.qdq("x")

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import random
+import warnings
 import zipfile
 from typing import Any
 
@@ -309,7 +310,8 @@ def _members(data: bytes, rng: random.Random) -> bytes:
     else:
         members[place] = (name, _bytes(content, [content], rng))
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
+    with warnings.catch_warnings(), zipfile.ZipFile(stream, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
+        warnings.simplefilter("ignore")  # two members of one name
         for index, (name, content) in enumerate(members):
             archive.writestr(zipfile.ZipInfo(name or f"member{index}"), content)
     return stream.getvalue()
