@@ -13,7 +13,7 @@ import onnx.helper
 import onnx.shape_inference
 
 from tritloom.compiler.frontend.constants import constants_of, rebatch_reshapes
-from tritloom.compiler.frontend.reader import CUSTOM_DOMAINS, read_proto
+from tritloom.compiler.frontend.reader import CUSTOM_DOMAINS, parse_proto, read_proto
 from tritloom.compiler.frontend.values import LARGEST_ACTIVATION
 from tritloom.errors import ModelError, UserError
 
@@ -32,7 +32,10 @@ def with_sizes(data: bytes, sizes: Sizes, name: str) -> bytes:
     An input that is not named keeps its axes, except those that share a symbolic size with one that is. Raises :class:`UserError` for
     sizes that do not suit the inputs, and :class:`ModelError` for a model that cannot be read or holds a constant shape that they do not fit.
     """
-    model = read_proto(data, name)
+    checked = read_proto(data, name)
+    # The file as it is, not what reading makes of it: the outside witness runs it. Functions have to be expanded to be seen through.
+    model = parse_proto(data, name)
+    model = checked if model.functions else model
     graph = model.graph
     initializers = {tensor.name for tensor in graph.initializer}
     inputs = {value.name: value for value in graph.input if value.name not in initializers}
