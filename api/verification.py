@@ -17,6 +17,7 @@ from tritloom.errors import UserError
 from tritloom.session import PROVIDERS
 from tritloom.sim.backends import open_backend
 from tritloom.sim.compare import Difference, TensorComparison, compare_tensors, first_difference, top1_agreement
+from tritloom.sim.disagreements import Disagreement, trace_disagreements
 from tritloom.sim.witness import run_witness
 
 __all__ = ["DEFAULT_SAMPLES", "Verification", "verify"]
@@ -38,6 +39,8 @@ class Verification:
     comparisons: tuple[TensorComparison, ...]
     details: Mapping[str, str] = field(default_factory=dict)
     """What exactly computed, by candidate, where that is more than its name says."""
+    disagreements: tuple[Disagreement, ...] = ()
+    """Where the outside witness first differs from golden in each differing sample, and what it rounded there."""
 
     @property
     def exact(self) -> bool:
@@ -112,9 +115,12 @@ def verify(
     tell("outside witness", 0, count)
     # ONNX Runtime wants every declared input, also those that nothing reads.
     unread = {name: unread.get(name, np.zeros((count, *shape))) for name, shape in compiled.unread_inputs.items()}
-    comparisons += _against_witness(compiled, {**_on_grid(program, feeds, codes), **unread}, expected)
+    given = {**_on_grid(program, feeds, codes), **unread}
+    against = _against_witness(compiled, given, expected)
+    differing = sorted({sample for comparison in against for sample in comparison.differing})
+    found = trace_disagreements(program, compiled.source, given, expected, differing) if differing else []
     tell("outside witness", count, count)
-    return Verification(count, tuple(comparisons), {name: text for name, text in details.items() if text})
+    return Verification(count, (*comparisons, *against), {name: text for name, text in details.items() if text}, tuple(found))
 
 
 def _trace(
@@ -214,4 +220,5 @@ def _against_floats(program: Program, spec: OutputSpec, codes: np.ndarray, float
             got=int(ours[sample, position]),
         )
     agreement = top1_agreement(_reals(tensor, theirs, elements), _reals(tensor, ours, elements))
-    return TensorComparison(**result, mismatches=len(wrong), top1_agreement=agreement, first=first)
+    differing = tuple(np.unique(wrong[:, 0]).tolist())
+    return TensorComparison(**result, mismatches=len(wrong), top1_agreement=agreement, first=first, differing=differing)

@@ -19,6 +19,7 @@ from tritloom.boards.area import (
 from tritloom.boards.board import Board
 from tritloom.compiler.ir.program import Convolution, Program
 from tritloom.compiler.schedule import Needs, check_core, memory_needs, schedule, sim_parameters
+from tritloom.compiler.schedule.plan import SMALLER_INPUTS, activation_shortage
 from tritloom.errors import ModelError, UserError
 from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES
 from tritloom.hw.arch.parameters import SCALED_BITS, SPRAM_BITS, CoreParameters
@@ -207,11 +208,13 @@ def _with_memories(board: Board, program: Program, core: CoreParameters, needs: 
     total = sum(use.values())
     if total > board.blocks:
         largest = ", ".join(f"{count} for {name}" for name, count in sorted(use.items(), key=lambda item: -item[1])[:3])
-        return None, _Shortage(
-            False,
-            total / board.blocks,
-            f"model {program.name!r} needs {total} block RAMs {where}, which has {board.blocks} ({largest})",
-        )
+        sentence = f"model {program.name!r} needs {total} block RAMs {where}, which has {board.blocks} ({largest})"
+        if use["activations"] == max(use.values()):
+            free = max(0, board.blocks - total + use["activations"])
+            room = core.rows * max(words * (free // -(-8 * core.rows // bits)) for words, bits in BLOCK_SHAPES[board.family])
+            short = activation_shortage(program, core.rows, core.rows * needs.activation_words, room, "fit beside the rest")
+            sentence = f"{short} {where} ({total} block RAMs, {board.name} has {board.blocks}); {SMALLER_INPUTS}"
+        return None, _Shortage(False, total / board.blocks, sentence)
     return _deepened(board, sized), None
 
 

@@ -44,6 +44,8 @@ class TensorComparison:
     mismatches: int
     top1_agreement: float
     first: Difference | None
+    differing: tuple[int, ...] = ()
+    """Samples that differ, in comparisons with the outside witness."""
 
     def to_json(self) -> dict[str, object]:
         """The fields that ``verify --json`` prints."""

@@ -1,7 +1,7 @@
 """``tritloom compile``: ONNX model to ``.loom`` file."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -75,6 +75,7 @@ def compile(
     tritloom compile quantised.onnx -o model.loom --board icebreaker --emit verilog --divisor 24
     """
     from tritloom.compiled import compile as compile_model
+    from tritloom.report.exactness import exactness
 
     if emit not in (None, "verilog"):
         raise UserError(f"--emit must be verilog, not {emit!r}")
@@ -122,4 +123,20 @@ def compile(
     if emit is not None:
         console.say(f"wrote {folder}: simulate it there with make (cocotb and Icarus Verilog) or make SIM=verilator")
         fields["verilog"] = str(folder)
-    console.result({**fields, "notes": list(compiled.notes)})
+    known = exactness(compiled.program)
+    _say_proofs(console, known["layers"])
+    console.result({**fields, "notes": list(compiled.notes), **known})
+
+
+def _say_proofs(console: Console, layers: list[dict[str, Any]]) -> None:
+    """How many step functions are proven exact, and each one that is not."""
+    proofs = {layer["name"]: layer["proof"] for layer in layers if layer["proof"] is not None}
+    exact = sum(proof["exact"] for proof in proofs.values())
+    if proofs:
+        reachable = sum(proof["reachable"] for proof in proofs.values())
+        console.say(f"{exact} of {len(proofs)} step functions are proven exact, {reachable} reachable inputs compared")
+    for name, proof in proofs.items():
+        if not proof["exact"]:
+            console.say(
+                f"layer {name!r}: {proof['differing']} of {proof['reachable']} reachable inputs differ from the float graph, by {proof['largest']} at most"
+            )

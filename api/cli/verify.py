@@ -25,6 +25,9 @@ from tritloom.cli.options import (
 
 __all__ = ["verify"]
 
+SHOWN = 5
+"""Disagreements with the outside witness that are printed."""
+
 
 def verify(
     model: ModelOrLoomArgument,
@@ -101,8 +104,13 @@ def verify(
             share = f"{comparison.mismatches} of {comparison.values} codes"
             where = f"; first: {comparison.first}" if comparison.first else ""
             console.say(f"output {comparison.tensor!r}: {share} differ from the float32 witness{where}")
+    for disagreement in found.disagreements[:SHOWN]:
+        console.say(str(disagreement))
+    if len(found.disagreements) > SHOWN:
+        console.say(f"and {len(found.disagreements) - SHOWN} more, all of them with --json")
     fields = {"exact": found.exact, "samples": found.samples, "board": board, "seed": seed, "details": dict(found.details)}
-    console.result({**fields, "comparisons": [comparison.to_json() for comparison in found.comparisons]})
+    traced = [disagreement.to_json() for disagreement in found.disagreements]
+    console.result({**fields, "comparisons": [comparison.to_json() for comparison in found.comparisons], "disagreements": traced})
     if not found.exact:
         first = found.first
         sentence = "a candidate differs from golden" if first is None else str(first)

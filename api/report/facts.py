@@ -8,7 +8,7 @@ from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Operat
 from tritloom.compiler.schedule import Schedule
 from tritloom.hw.arch.trits import digit_planes
 
-__all__ = ["LayerFacts", "layer_facts", "signed_bits"]
+__all__ = ["LayerFacts", "layer_facts", "proof_of", "signed_bits"]
 
 _KINDS = {
     "Convolution": "convolution",
@@ -69,7 +69,7 @@ def layer_facts(program: Program, schedule: Schedule) -> list[LayerFacts]:
                 method=convolution.weight_method if convolution else "",
                 trits=_trits(convolution) if convolution else None,
                 accumulator=(operation.acc_low, operation.acc_high) if isinstance(operation, Convolution | SumPool) else None,
-                proof=_proof(operation),
+                proof=proof_of(operation),
                 macs=layer.macs,
                 cycles=layer.cycles,
                 utilisation=float(layer.utilisation),
@@ -83,7 +83,7 @@ def _trits(convolution: Convolution) -> tuple[int, int, int]:
     return int(np.sum(digits == -1)), int(np.sum(digits == 0)), int(np.sum(digits == 1))
 
 
-def _proof(operation: Operation) -> Proof | None:
+def proof_of(operation: Operation) -> Proof | None:
     """Proof of an operation's step function; that of all regions together for an average pool."""
     match operation:
         case Convolution(step=step):

@@ -9,6 +9,7 @@ import numpy as np
 
 from tritloom.compiled import CompiledModel
 from tritloom.report.charts import bars, count, grey_picture, split_bars, usage_bars
+from tritloom.report.exactness import exactness
 from tritloom.report.facts import layer_facts
 from tritloom.verification import Verification
 
@@ -85,6 +86,7 @@ def render(
         "board": board,
         "schedule": schedule,
         "layers": layers,
+        "tensors": exactness(model.program)["tensors"],
         "accuracies": accuracies,
         "verification": verification,
         "built": built,

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -131,6 +132,8 @@ class Builder:
         self.operations: list[Operation] = []
         self.inputs: list[InputSpec] = []
         self.notes: list[str] = []
+        self.weights_seen: dict[str, dict[str, Any]] = {}
+        """With ``dry``, what is known of each layer's weights, by its label."""
         self._grid_of = grid_of
         self._names: set[str] = set()
         self._labels: set[str] = set()

@@ -9,6 +9,7 @@ import numpy as np
 
 from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.correction import mean_sums
+from tritloom.compiler.frontend.portrait import weight_facts
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.values import Codes, Constant, Grid, Pending, Value, affine_of, identity_view
 from tritloom.compiler.ir.program import Convolution, HostOp, StepFunction, Tensor, Window
@@ -142,6 +143,7 @@ def integer_weights(builder: Builder, constant: Constant, label: str) -> Integer
     grid = constant.grid
     common = None if grid is None else _common_grid(grid, label)
     if builder.dry:
+        builder.weights_seen[builder.operation_name(label)] = weight_facts(constant)
         return IntegerWeights(codes=np.zeros(values.shape, np.int16), scale=(Fraction(1),), planes=1, method="exact", error=0.0)
     if common is not None:
         codes, scales = common

@@ -38,7 +38,18 @@ from tritloom.compiler.frontend.outputs import output_spec
 from tritloom.compiler.frontend.problems import Problem, RefusalError
 from tritloom.compiler.frontend.reader import LARGEST_TENSOR
 from tritloom.compiler.frontend.registry import OPERATORS, Handler, Node
-from tritloom.compiler.frontend.values import Constant, Operand, Source, Tail, Unknown, Value, canonical_shape, identity_view
+from tritloom.compiler.frontend.values import (
+    LARGEST_ACTIVATION,
+    LARGEST_BATCH,
+    Constant,
+    Operand,
+    Source,
+    Tail,
+    Unknown,
+    Value,
+    canonical_shape,
+    identity_view,
+)
 from tritloom.compiler.ir.program import OutputSpec
 from tritloom.errors import ModelError, UserError
 
@@ -50,7 +61,6 @@ FAMILIES = (operators_activation, operators_channels_last, operators_dense, oper
 """The modules that put their handlers into the table when they are imported."""
 
 _INPUT_TYPES = {1: "float32", 2: "uint8", 3: "int8", 10: "float16", 11: "float64"}
-_LARGEST_BATCH = 1 << 20
 _ALIASES = {"ai.onnx": ""}
 _MALFORMED = (ArithmeticError, LookupError, MemoryError, TypeError, ValueError, AttributeError)
 """What NumPy raises when a damaged model gives an operator operands of impossible shapes or types."""
@@ -99,11 +109,13 @@ def _source(value: onnx_ir.Value, name: str) -> tuple[Value | None, int | None]:
         raise ModelError(
             f"{name}: input {label!r} has shape {list(declared)}; every axis but the first (the batch) must be a fixed number: give --shape {label}={example}"
         )
-    if isinstance(declared[0], int) and not 0 <= declared[0] <= _LARGEST_BATCH:
+    if isinstance(declared[0], int) and not 0 <= declared[0] <= LARGEST_BATCH:
         raise ModelError(f"{name}: input {label!r} declares a batch of {declared[0]}; export the model with a batch of 1 or a free one")
     sample = tuple(int(size) for size in declared[1:])
-    if float(np.prod(sample, dtype=np.float64)) > LARGEST_TENSOR:
-        raise ModelError(f"{name}: input {label!r} has shape {list(declared)}, more than {LARGEST_TENSOR} elements a sample")
+    if float(np.prod(sample, dtype=np.float64)) > LARGEST_ACTIVATION:
+        raise ModelError(
+            f"{name}: input {label!r} has shape {list(declared)}, more than {LARGEST_ACTIVATION} elements a sample; give smaller sizes with --shape where the model allows it"
+        )
     shape = (1, *sample)
     base = Source(shape=canonical_shape(shape), name=label, declared=declared, dtype=np.dtype(kind))
     view = identity_view(shape)

@@ -14,6 +14,7 @@ from tritloom.compiler.frontend.calibrate import MOST_SAMPLES, Calibration
 from tritloom.compiler.frontend.correction import BiasCorrection
 from tritloom.compiler.frontend.execution import Execution, execute, operator_key
 from tritloom.compiler.frontend.patterns import recognise
+from tritloom.compiler.frontend.portrait import dialect_of, parameters_of, precision_of, where_it_runs
 from tritloom.compiler.frontend.problems import CheckReport, Lowered, Problem, problems_error
 from tritloom.compiler.frontend.reader import read_model
 from tritloom.compiler.frontend.registry import CORE, GOLDEN, HOST, OPERATORS
@@ -126,9 +127,15 @@ def check(data: bytes, *, name: str = "model") -> CheckReport:
         "inputs": {str(value.name): _dimensions(value) for value in model.graph.inputs},
         "outputs": {str(value.name): _dimensions(value) for value in model.graph.outputs},
         "calibration_needed_for": wanted,
+        "dialect": dialect_of(proto),
+        "parameters": parameters_of(proto),
     }
     facts["operators"] = _operators(model)
-    layers = [] if problems else _layers(_program(builder, done, name))
+    program = _program(builder, done, name)
+    layers = [] if problems else _layers(program)
+    facts["macs"] = None if problems else sum(layer["macs"] for layer in layers)
+    facts["precision"] = precision_of(builder, program)
+    facts["runs"] = None if problems else where_it_runs(program, layers)
     return CheckReport(not problems, problems, layers, facts)
 
 

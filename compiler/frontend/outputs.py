@@ -7,7 +7,7 @@ import onnx_ir
 
 from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.problems import RefusalError
-from tritloom.compiler.frontend.values import Codes, Constant, Operand, Pending, Tail, Value, affine_of, dequantising
+from tritloom.compiler.frontend.values import LARGEST_BATCH, Codes, Constant, Operand, Pending, Tail, Value, affine_of, dequantising
 from tritloom.compiler.ir.program import HostOp, OutputSpec, Tensor
 from tritloom.compiler.quantize.chain import entry
 
@@ -35,6 +35,8 @@ def output_spec(builder: Builder, value: onnx_ir.Value, operand: Operand, batch:
                            "remove this output")  # fmt: skip
     reading = _read(builder, operand)
     declared = value.shape[0] if value.shape is not None and len(value.shape) == len(operand.shape) and len(operand.shape) else None
+    if isinstance(declared, int) and not 0 <= declared <= LARGEST_BATCH:
+        declared = None  # some exporters write -1 for a free batch
     first = declared if isinstance(declared, int) else str(declared) if declared is not None else batch if batch is not None else "batch"
     dtype = "float32" if value.dtype is None else str(value.dtype.numpy())
     if value.dtype is not None and value.dtype.numpy().kind not in "fiub":

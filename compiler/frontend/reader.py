@@ -112,6 +112,10 @@ def read_proto(data: bytes, name: str) -> onnx.ModelProto:
     for domain in CUSTOM_DOMAINS:
         if domain in used and domain not in imported:
             model.opset_import.append(onnx.helper.make_opsetid(domain, 1))
+    outputs = [value.name for value in model.graph.output]
+    if len(set(outputs)) < len(outputs):
+        twice = next(output for output in outputs if outputs.count(output) > 1)
+        raise ModelError(f"{name} lists graph output {twice!r} twice; list it once")
     for value in model.graph.output:
         # Executors infer shapes that the file leaves out; the checker wants the field to be there.
         if value.type.HasField("tensor_type") and not value.type.tensor_type.HasField("shape"):

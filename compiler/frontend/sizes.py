@@ -13,7 +13,8 @@ import onnx.helper
 import onnx.shape_inference
 
 from tritloom.compiler.frontend.constants import constants_of, rebatch_reshapes
-from tritloom.compiler.frontend.reader import CUSTOM_DOMAINS, LARGEST_TENSOR, read_proto
+from tritloom.compiler.frontend.reader import CUSTOM_DOMAINS, parse_proto, read_proto
+from tritloom.compiler.frontend.values import LARGEST_ACTIVATION
 from tritloom.errors import ModelError, UserError
 
 __all__ = ["Sizes", "with_sizes"]
@@ -31,7 +32,10 @@ def with_sizes(data: bytes, sizes: Sizes, name: str) -> bytes:
     An input that is not named keeps its axes, except those that share a symbolic size with one that is. Raises :class:`UserError` for
     sizes that do not suit the inputs, and :class:`ModelError` for a model that cannot be read or holds a constant shape that they do not fit.
     """
-    model = read_proto(data, name)
+    checked = read_proto(data, name)
+    # The file as it is, not what reading makes of it: the outside witness runs it. Functions have to be expanded to be seen through.
+    model = parse_proto(data, name)
+    model = checked if model.functions else model
     graph = model.graph
     initializers = {tensor.name for tensor in graph.initializer}
     inputs = {value.name: value for value in graph.input if value.name not in initializers}
@@ -92,8 +96,8 @@ def _check_axes(key: str, axes: tuple[int | str, ...]) -> None:
             raise UserError(f"--shape of input {key!r} has an axis of size {size}; sizes must be 1 or more")
     if isinstance(axes[0], int) and axes[0] > _LARGEST_BATCH:
         raise UserError(f"--shape gives input {key!r} a batch of {axes[0]}; at most {_LARGEST_BATCH} is read, and 1 is enough")
-    if math.prod(size for size in axes[1:] if isinstance(size, int)) > LARGEST_TENSOR:
-        raise UserError(f"--shape gives input {key!r} more than {LARGEST_TENSOR} elements a sample; use smaller sizes")
+    if math.prod(size for size in axes[1:] if isinstance(size, int)) > LARGEST_ACTIVATION:
+        raise UserError(f"--shape gives input {key!r} more than {LARGEST_ACTIVATION} elements a sample; use smaller sizes")
 
 
 def _declare(value: onnx.ValueInfoProto, axes: tuple[int | str, ...] | None, bound: Mapping[str, int | str]) -> None:

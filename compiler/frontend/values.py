@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tritloom.compiler.frontend.builder import Builder
 
 __all__ = [
-    "Base", "Codes", "Constant", "Grid", "Operand", "Pending", "Source", "Tail", "Unknown", "Value", "affine_of", "canonical_shape", "channels_of", "check_size",
+    "LARGEST_ACTIVATION", "LARGEST_BATCH", "Base", "Codes", "Constant", "Grid", "Operand", "Pending", "Source", "Tail", "Unknown", "Value", "affine_of", "canonical_shape", "channels_of", "check_size",
     "direction", "dequantising", "exact_values", "fractions", "identity_view", "moves_only",
     "take_channels",
 ]  # fmt: skip
@@ -32,6 +32,9 @@ Shape = tuple[int, int, int]
 
 LARGEST_ACTIVATION = 1 << 24
 """Elements of the largest activation; a damaged size must not ask for all memory."""
+
+LARGEST_BATCH = 1 << 20
+"""Largest declared batch; samples are computed one by one whatever it is."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Progra
 from tritloom.compiler.schedule.patches import Patches, input_patches, patch_elements, stored_shape
 from tritloom.hw.arch.parameters import CoreParameters
 
-__all__ = ["Placement", "lifetimes", "place", "tensor_from_bytes", "tensor_to_bytes"]
+__all__ = ["Placement", "busiest_layer", "lifetimes", "place", "tensor_from_bytes", "tensor_to_bytes"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,21 +106,34 @@ def lifetimes(program: Program) -> dict[str, tuple[int, int]]:
     return {name: (first[name], last[name]) for name in program.tensors if name in first}
 
 
+def _layouts(program: Program, rows: int) -> tuple[dict[str, Placement], dict[str, int]]:
+    """Pixel layout of every tensor, at address 0 as yet, and the bytes that it takes, a multiple of ``rows``."""
+    patches = input_patches(program, rows)
+    layouts = {}
+    for name in lifetimes(program):
+        tensor = program.tensors[name]
+        element = 4 if tensor.bits > 8 else 1
+        unit = 1 if element == 1 and _packed(program, name) else rows
+        layout = Placement(address=0, pixel_bytes=0, element_bytes=element, shape=tensor.shape, patches=patches.get(name))
+        layouts[name] = replace(layout, pixel_bytes=-(-layout.stored_shape[0] * element // unit) * unit)
+    return layouts, {name: -(-layout.bytes // rows) * rows for name, layout in layouts.items()}
+
+
+def busiest_layer(program: Program, rows: int) -> tuple[str, int]:
+    """The operation during which most bytes of the activation memory are in use (the first of equals), and how many: no plan needs fewer."""
+    alive, (_, sizes) = lifetimes(program), _layouts(program, rows)
+    used = [sum(sizes[name] for name, (first, last) in alive.items() if first <= index <= last) for index in range(len(program.operations))]
+    most = max(used)
+    return program.operations[used.index(most)].name, most
+
+
 def place(program: Program, rows: int) -> tuple[dict[str, Placement], int]:
     """Placements of all tensors and the bytes they need, a multiple of ``rows``.
 
     Largest tensors first, each in the smallest gap between the tensors placed already that live at the same time; the order
     and therefore the result depend on the program only.
     """
-    alive, patches = lifetimes(program), input_patches(program, rows)
-    layouts = {}
-    for name in alive:
-        tensor = program.tensors[name]
-        element = 4 if tensor.bits > 8 else 1
-        unit = 1 if element == 1 and _packed(program, name) else rows
-        layout = Placement(address=0, pixel_bytes=0, element_bytes=element, shape=tensor.shape, patches=patches.get(name))
-        layouts[name] = replace(layout, pixel_bytes=-(-layout.stored_shape[0] * element // unit) * unit)
-    sizes = {name: -(-layout.bytes // rows) * rows for name, layout in layouts.items()}
+    alive, (layouts, sizes) = lifetimes(program), _layouts(program, rows)
     placed: dict[str, tuple[int, int]] = {}
     for name in sorted(alive, key=lambda name: -sizes[name]):
         taken = sorted(

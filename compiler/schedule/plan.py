@@ -6,7 +6,7 @@ import numpy as np
 
 from tritloom.compiler.ir.program import Add, Convolution, Program, Rescale, SumPool
 from tritloom.compiler.ir.vector import obstacles
-from tritloom.compiler.schedule.layout import Placement, place
+from tritloom.compiler.schedule.layout import Placement, busiest_layer, place
 from tritloom.compiler.schedule.lower import Lowering, count_macs
 from tritloom.errors import ModelError
 from tritloom.hw.arch.isa import Instruction, Opcode, assemble
@@ -15,17 +15,9 @@ from tritloom.hw.arch.record import RECORD_BYTES
 from tritloom.hw.arch.timing import program_cycles
 
 __all__ = [
-    "Needs",
-    "Schedule",
-    "ScheduledLayer",
-    "accumulator_bits",
-    "check_core",
-    "complete",
-    "memory_needs",
-    "scaled_bits",
-    "schedule",
-    "sim_parameters",
-]
+    "SMALLER_INPUTS", "Needs", "Schedule", "ScheduledLayer", "accumulator_bits", "activation_shortage", "check_core", "complete", "memory_needs",
+    "scaled_bits", "schedule", "sim_parameters",
+]  # fmt: skip
 
 LARGEST_MEMORY = 1 << 22
 LARGEST_REGISTER = 1 << 16
@@ -192,6 +184,8 @@ def sim_parameters(program: Program) -> CoreParameters:
         while depth < needed:
             depth *= 4
         if needed > limit:
+            if field == "activation_words":
+                raise ModelError(activation_shortage(program, 16, needed * 16, limit * 16, "a core can address") + f"; {SMALLER_INPUTS}")
             raise ModelError(
                 f"model {program.name!r} needs {needed} {_NOUNS[field]}, more than the {limit} that a core can address; use a smaller model"
             )
@@ -199,6 +193,18 @@ def sim_parameters(program: Program) -> CoreParameters:
     return CoreParameters(
         rows=16, columns=16, accumulator_bits=32, post_lanes=SIM_LANES, weight_encoding="trit2", weight_storage="block", **depths
     )  # fmt: skip
+
+
+SMALLER_INPUTS = "declare smaller inputs with --shape where the model allows it"
+
+
+def activation_shortage(program: Program, rows: int, needed: int, available: int, where: str) -> str:
+    """A clause about an activation memory that is too small: bytes needed and there, and the layer that asks for most."""
+    layer, most = busiest_layer(program, rows)
+    return (
+        f"model {program.name!r} needs {needed} bytes of activation memory (layer {layer!r} has {most} in use at once), "
+        f"{needed - available} more than the {available} that {where}"
+    )
 
 
 _NOUNS = {
@@ -231,12 +237,16 @@ def _check_fit(program: Program, needs: Needs, parameters: CoreParameters) -> No
         )
     advice = {
         "weight_words": "a larger part, fewer digit planes or a smaller model",
-        "activation_words": "a larger part or smaller feature maps",
+        "activation_words": "",
         "record_words": "a larger part or fewer channels",
         "program_words": "a larger part or fewer layers",
     }
     for field, hint in advice.items():
         needed, available = getattr(needs, field), min(getattr(parameters, field), _limit(field))
+        if needed > available and field == "activation_words":
+            where = f"the core with its {parameters.rows}x{parameters.columns} array has"
+            short = activation_shortage(program, parameters.rows, needed * parameters.rows, available * parameters.rows, where)
+            raise ModelError(f"{short}; {SMALLER_INPUTS}, or use a larger part")
         if needed > available:
             raise ModelError(
                 f"model {program.name!r} needs {needed} {_NOUNS[field]} on a {parameters.rows}x{parameters.columns} array, but the core has {available}; use {hint}"

@@ -4,6 +4,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 
 from tritloom.cli.console import Console
@@ -148,6 +149,44 @@ def test_check_accepts(cli, mlp):
     assert done.json["supported"] is True
     assert done.json["problems"] == []
     assert done.json["layers"]
+
+
+def test_check_says_what_a_model_is(cli, mlp, float_mlp, unsupported):
+    done = cli("check", mlp, "--json")
+    facts = done.json["facts"]
+    assert (facts["dialect"], facts["parameters"], facts["macs"]) == (["QDQ"], 30 + 5 + 15, 45)
+    assert facts["runs"] == {"core": {"Dense": 2}, "host": {"inputs": {"x": ["Quantize"]}, "outputs": {"y": ["Dequantize"]}}}
+    first, second = facts["precision"]
+    assert (first["layer"], first["weights"], first["weight_bits"], first["ternary"]) == ("hidden", 30, 2, True)
+    assert (second["layer"], second["weights"], second["weight_bits"], second["ternary"]) == ("classifier", 15, 4, False)
+    assert (first["input_bits"], first["output_bits"], second["input_bits"], second["output_bits"]) == (8, 8, 8, 32)
+    model = onnx.load(mlp)
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert first["zeros"] == round(float(np.mean(stored["first_codes"] == 0)), 4)
+    for words in (
+        "dialect",
+        "QDQ",
+        "x (1, 6)",
+        "y (1, 3)",
+        "2 Dense",
+        "4 bits, ternary; 1 of 2 layers ternary",
+        "8 to sums",
+        "before x: Quantize",
+    ):
+        assert words in done.err, words
+    floats = cli("check", float_mlp, "--json")
+    assert floats.json["facts"]["dialect"] == ["float"] and floats.json["facts"]["precision"][0]["weight_bits"] is None
+    assert "not supported, 2 problems" in cli("check", unsupported).err and "float" in cli("check", unsupported).err
+
+
+def test_check_gives_one_advice_for_all_nodes_of_one_kind(cli, unsupported):
+    model = onnx.load(unsupported)
+    model.graph.node.insert(1, onnx.helper.make_node("Sin", ["a"], ["b"], "wave2"))
+    model.graph.node[2].input[0] = "b"
+    onnx.save(model, unsupported)
+    done = cli("check", unsupported, "--json")
+    assert [problem["node"] for problem in done.json["problems"]] == ["wave", "wave2", "volume"]
+    assert "wave, wave2" in done.err and done.err.count("operator Sin is not supported") == 1
 
 
 def test_check_says_that_samples_are_needed(cli, mlp, float_mlp):

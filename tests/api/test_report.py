@@ -2,12 +2,14 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import onnx
 import pytest
 
 import tritloom
 from tritloom.compiler.ir.program import Proof
 from tritloom.report import Accuracy, BuildFacts, Sample, render
 from tritloom.report.charts import bars, count, split_bars, usage_bars
+from tritloom.report.exactness import exactness
 from tritloom.report.facts import layer_facts, signed_bits
 
 VOID = {"meta", "br", "img", "link", "rect", "path"}
@@ -116,3 +118,36 @@ def test_layer_facts_count_digits(mlp):
 @pytest.mark.parametrize(("low", "high", "bits"), [(0, 0, 1), (-1, 0, 1), (0, 1, 2), (-128, 127, 8), (-129, 0, 9), (-1, 128, 9)])
 def test_signed_bits(low, high, bits):
     assert signed_bits(low, high) == bits
+
+
+def test_exactness_says_where_every_integer_comes_from(mlp, float_mlp, rng):
+    known = exactness(tritloom.compile(mlp).program)
+    tensors = {tensor["name"]: tensor for tensor in known["tensors"]}
+    given, hidden, result = tensors.values()
+    assert (given["bits"], given["low"], given["high"], given["scale"], given["zero_point"]) == (8, -128, 127, ["1/16"], [0])
+    assert hidden["scale"] == ["1/8"] and hidden["low"] == 0 and hidden["range_from"] == "a quantiser of the model"
+    assert result["bits"] == 32 and result["scale"] == ["1/32"] and result["range_from"] == "sums of weights and codes"
+    first, second = known["layers"]
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor).astype(int) for tensor in onnx.load(mlp).graph.initializer}
+    weights = np.abs(stored["first_codes"]).sum(axis=0).max()
+    assert first["accumulator"]["bits"] == int(np.ceil(np.log2(128 * weights + 1))) + 1
+    assert -128 * weights <= first["accumulator"]["low"] < first["accumulator"]["high"] <= 128 * weights
+    # Every accumulator that a channel can reach was looked at, both ends included.
+    positive, negative = (np.clip(sign * stored["first_codes"], 0, 1).sum(axis=0) for sign in (1, -1))
+    assert first["proof"] == {"exact": True, "reachable": int((255 * (positive + negative) + 1).sum()), "differing": 0, "largest": 0}
+    assert second["proof"] is None
+    samples = {"x": rng.normal(size=(9, 4)).astype(np.float32)}
+    calibrated = exactness(tritloom.compile(float_mlp, calibration=samples).program)
+    assert [tensor["range_from"] for tensor in calibrated["tensors"]] == [
+        "calibration samples",
+        "calibration samples",
+        "sums of weights and codes",
+    ]
+
+
+def test_a_step_that_is_not_exact_is_counted_in_the_report(cli, monkeypatch, mlp):
+    plain = cli("compile", mlp, "--json")
+    assert "1 of 1 step functions are proven exact" in plain.err
+    assert [layer["name"] for layer in plain.json["layers"]] == ["hidden", "classifier"]
+    monkeypatch.setattr("tritloom.report.exactness.proof_of", lambda operation: Proof(exact=False, reachable=99, differing=3, largest=2))
+    assert "layer 'hidden': 3 of 99 reachable inputs differ from the float graph, by 2 at most" in cli("compile", mlp).err

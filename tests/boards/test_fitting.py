@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -165,6 +166,44 @@ def test_a_model_that_is_too_large_names_what_is_short_and_the_board_that_would_
 def test_a_model_that_no_board_holds():
     with pytest.raises(ModelError, match=r"; no board holds it; the board sim does$"):
         fit(get_board("ulx3s-85f"), dense(2000, 2000, 2000, 10))
+
+
+def pictures(size: int) -> Program:
+    """One 3x3 convolution of 8 channels to 8 on square pictures."""
+    step = StepFunction(
+        records=((Record(start=START_MIN, multiplier=1, bias=0, shift=4),),) * 8, low=-128, high=127, proof=Proof(exact=True, reachable=1)
+    )
+    tensors = {
+        name: Tensor(name=name, shape=(8, size - border, size - border), bits=8, low=-128, high=127, scale=(Fraction(1),))
+        for name, border in (("t0", 0), ("t1", 2))
+    }
+    operation = Convolution(
+        name="look", output="t1", input="t0", weights=np.ones((8, 8, 3, 3), np.int16), planes=1, window=Window(kernel=(3, 3)), step=step, acc_low=-9216, acc_high=9216,
+    )  # fmt: skip
+    given = InputSpec(name="x", shape=("N", 8, size, size), dtype="float32", tensor="t0", prologue=(HostOp(kind="Quantize"),))
+    result = OutputSpec(name="y", shape=("N", 8, size - 2, size - 2), dtype="float32", tensor="t1", epilogue=(HostOp(kind="Dequantize"),))
+    return Program(name="pictures", tensors=tensors, operations=(operation,), inputs=(given,), outputs=(result,))
+
+
+@pytest.mark.parametrize(("size", "remedy"), [(64, "it fits tang-nano-20k"), (200, "no board holds it; the board sim does")])
+def test_a_picture_that_is_too_large_says_how_many_bytes_are_lacking_and_where(size, remedy):
+    with pytest.raises(ModelError) as failure:
+        fit(get_board("hx8k"), pictures(size))
+    needed = 8 * (size**2 + (size - 2) ** 2)
+    found = re.fullmatch(
+        rf"model 'pictures' needs {needed} bytes of activation memory \(layer 'look' has {needed} in use at once\), (\d+) more than the (\d+) that "
+        r"fit beside the rest on a \d+x\d+ array of hx8k \(\d+ block RAMs, hx8k has 32\); "
+        rf"declare smaller inputs with --shape where the model allows it; {remedy}",
+        str(failure.value),
+    )
+    assert found is not None, str(failure.value)
+    lacking, room = map(int, found.groups())
+    assert lacking + room == needed
+    # The room that is named is there, and one row of pixels more is not.
+    largest = max(size for size in range(3, 64) if 8 * (size**2 + (size - 2) ** 2) <= room)
+    fit(get_board("hx8k"), pictures(largest))
+    with pytest.raises(ModelError, match="bytes of activation memory"):
+        fit(get_board("hx8k"), pictures(largest + 4))
 
 
 def test_too_many_weights_for_the_single_port_memory_are_a_shortage_of_words():

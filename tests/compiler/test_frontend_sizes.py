@@ -132,7 +132,7 @@ def test_weights_that_do_not_fit_are_refused_by_their_node() -> None:
     ((1, 3, -1, 9), "axis of size -1; sizes must be 1 or more"),
     ((1, 3, "H", 9), "a name only for the first axis"),
     ((), "gives input 'x' no axes"),
-    ((1, 3, 1 << 14, 1 << 14), r"more than 67108864 elements a sample; use smaller sizes$"),
+    ((1, 3, 1 << 14, 1 << 14), r"more than 16777216 elements a sample; use smaller sizes$"),
     ((1 << 20, 3, 9, 9), "a batch of 1048576; at most 65536"),
 ])  # fmt: skip
 def test_sizes_that_no_input_can_have(size: tuple, words: str) -> None:

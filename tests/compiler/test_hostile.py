@@ -179,6 +179,7 @@ CASES: dict[str, tuple[bytes, str]] = {
     "unknown type": (_model(_weights("data_type", 99)), "not a valid ONNX model"),
     "text as weights": (_model(_weights("data_type", TensorProto.STRING)), "not a valid ONNX model|node"),
     "input of 2 GB": (_model(_input_sizes(1, 1 << 29, 4)), "elements a sample"),
+    "input of 50 M": (_model(_input_sizes(1, 127, 6, 65535)), r"more than 16777216 elements a sample; give smaller sizes with --shape"),
     "input beyond 64 bits": (_model(_input_sizes(1, 1 << 62, 1 << 62)), "elements a sample"),
     "negative input": (_model(_input_sizes(1, -6)), "must be a fixed number"),
     "batch of 2 G": (
@@ -191,6 +192,10 @@ CASES: dict[str, tuple[bytes, str]] = {
     "scale infinite": (_model(_scale(np.inf)), "not a positive finite number"),
     "scale negative": (_model(_scale(-0.5)), "not a positive finite number"),
     "text as output": (_model(_text_output), r"is declared as STRING; declare it as float32, as exporters do$"),
+    "one output twice": (
+        _model(lambda model: model.graph.output.append(model.graph.output[0])),
+        r"lists graph output '.*' twice; list it once$",
+    ),
     "cycle": (_model(_cycle), "topologically sorted"),
     "two of one name": (_model(_two_of_one_name), "single static assignment"),
     "endless name": (_model(_name("n" * 100_000)), r"has a name of 100000 characters, more than 2000: 'n{40}'\.\.\.$"),
@@ -204,6 +209,15 @@ CASES: dict[str, tuple[bytes, str]] = {
 @pytest.mark.parametrize("name", CASES)
 def test_models_that_claim_what_cannot_be(name: str) -> None:
     _refused(*CASES[name])
+
+
+@pytest.mark.parametrize("batch", [-1, (1 << 62)])
+def test_an_output_whose_batch_is_no_size_has_a_free_one(batch: int) -> None:
+    def change(model: onnx.ModelProto) -> None:
+        model.graph.output[0].CopyFrom(helper.make_tensor_value_info(model.graph.output[0].name, TensorProto.FLOAT, [batch, 4]))
+
+    model = compile(_model(change), name="net")
+    assert decode_artefact(encode_artefact(model.artefact), "x.loom").program.outputs[0].shape == (1, 4)
 
 
 def test_a_chain_of_ten_thousand_nodes_is_refused_where_exact_numbers_would_grow_without_end() -> None:

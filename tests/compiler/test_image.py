@@ -145,7 +145,12 @@ def test_an_input_of_which_only_a_part_is_read():
     refused(encode_artefact(Artefact(source=b"", program=beyond, schedules={}, settings=UNSCHEDULED)), "has an index beyond its array")
     refused(
         encode_artefact(
-            Artefact(source=b"", program=replace(part, inputs=(replace(part.inputs[0], index=index - 4), *part.inputs[1:])), schedules={}, settings=UNSCHEDULED)
+            Artefact(
+                source=b"",
+                program=replace(part, inputs=(replace(part.inputs[0], index=index - 4), *part.inputs[1:])),
+                schedules={},
+                settings=UNSCHEDULED,
+            )
         ),
         "index beyond",
     )

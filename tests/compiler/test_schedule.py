@@ -13,7 +13,7 @@ from tritloom.compiler import golden
 from tritloom.compiler.ir.program import Add, Convolution, HostOp, Rescale, SumPool
 from tritloom.compiler.schedule import Placement, memory_needs, scaled_bits, schedule, sim_parameters, tensor_from_bytes, tensor_to_bytes
 from tritloom.compiler.schedule.bounds import check_instruction
-from tritloom.compiler.schedule.layout import lifetimes
+from tritloom.compiler.schedule.layout import busiest_layer, lifetimes, place
 from tritloom.compiler.schedule.nest import separable_nests
 from tritloom.errors import ModelError
 from tritloom.hw.arch.isa import Opcode, disassemble
@@ -419,7 +419,8 @@ def small(raw=False):
         ),
         (
             "activation_words",
-            r"model 'case' needs 143 activation words on a 8x6 array, but the core has 142; use a larger part or smaller feature maps",
+            r"model 'case' needs 1144 bytes of activation memory \(layer 'conv_t1' has 1144 in use at once\), 8 more than the 1136 that the core with its "
+            r"8x6 array has; declare smaller inputs with --shape where the model allows it, or use a larger part",
         ),
         (
             "record_words",
@@ -434,6 +435,23 @@ def test_a_memory_that_is_too_small_is_named(field, message):
     schedule(program, parameters)
     with pytest.raises(ModelError, match=f"^{message}$"):
         schedule(program, replace(parameters, **{field: getattr(parameters, field) - 1}))
+
+
+def test_the_busiest_layer_holds_all_that_lives_at_the_time():
+    """Three layers on 8 rows: 2 words in and 1 out; then 1 in and 5 out while the first output waits for the sum at the end."""
+    builder = ProgramBuilder(0)
+    first = builder.convolution(builder.input((16, 1, 1)), 8)
+    middle = builder.convolution(first, 40)
+    builder.output(builder.add(first, builder.convolution(middle, 8)))
+    program = builder.program()
+    name, most = busiest_layer(program, 8)
+    assert (name, most) == (program.operations[2].name, 8 * (1 + 5 + 1))
+    assert place(program, 8)[1] >= most
+    with pytest.raises(ModelError, match=r"^model 'case' needs \d+ bytes of activation memory \(layer '.*' has \d+ in use at once\), \d+ more than the "
+                       r"67108864 that a core can address; declare smaller inputs with --shape where the model allows it$"):  # fmt: skip
+        large = ProgramBuilder(0)
+        large.output(large.max_pool(large.input((16, 2100, 2100)), (1, 1)))
+        sim_parameters(large.program())
 
 
 @pytest.mark.parametrize("low,high,bits", [(-(1 << 16), 0, 17), (0, 1 << 16, 18), (0, (1 << 16) - 1, 17), (-(1 << 16) - 1, 0, 18)])

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import random
+import warnings
 import zipfile
 from typing import Any
 
@@ -173,7 +174,11 @@ def _change_list(values: Any, field: FieldDescriptor, messages: list[Message], r
         if choice == 0 and values:
             del values[place]
         elif donors and (choice < 3 or len(values) < 2):
-            values.add().CopyFrom(rng.choice(donors))
+            # A copy first: the donor may hold the list itself, and would grow while it is copied.
+            donor = rng.choice(donors)
+            copy = type(donor)()
+            copy.CopyFrom(donor)
+            values.add().CopyFrom(copy)
         elif len(values) > 1:
             order = list(values)
             copies = [type(order[0])() for _ in order]
@@ -305,7 +310,8 @@ def _members(data: bytes, rng: random.Random) -> bytes:
     else:
         members[place] = (name, _bytes(content, [content], rng))
     stream = io.BytesIO()
-    with zipfile.ZipFile(stream, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
+    with warnings.catch_warnings(), zipfile.ZipFile(stream, "w", rng.choice((zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED))) as archive:
+        warnings.simplefilter("ignore")  # two members of one name
         for index, (name, content) in enumerate(members):
             archive.writestr(zipfile.ZipInfo(name or f"member{index}"), content)
     return stream.getvalue()
