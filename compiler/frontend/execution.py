@@ -25,6 +25,7 @@ from tritloom.compiler.frontend import (
     operators_threshold,
     operators_truncate,
 )
+from tritloom.compiler.frontend.annotations import annotated_type, check_claim, input_quantiser
 from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.constants import fold
 from tritloom.compiler.frontend.outputs import output_spec
@@ -91,7 +92,10 @@ def _source(value: onnx_ir.Value, name: str) -> tuple[Value | None, int | None]:
     view = identity_view(shape)
     integer = kind in ("int8", "uint8")
     batch = declared[0] if isinstance(declared[0], int) else None
-    return Value(name=label, base=base, view=view, chain=(), trail=(), start=view, witness=label, integer=integer, head=0), batch
+    stated = None if integer else annotated_type(value, name)
+    quantiser = None if stated is None else input_quantiser(stated)
+    return Value(name=label, base=base, view=view, chain=(), trail=(), start=view, witness=label, integer=integer, quantiser=quantiser,
+                 source="quantiser" if quantiser is None else "declared", head=0), batch  # fmt: skip
 
 
 def _run(builder: Builder, node: onnx_ir.Node, operands: tuple[Operand, ...], opset: int, batch: int | None) -> list[Operand]:
@@ -172,9 +176,11 @@ def execute(model: onnx_ir.Model, builder: Builder, name: str) -> Execution:
         if tensor is None or not value.uses():
             continue
         try:
-            values[value] = Constant(np.asarray(tensor.numpy()))
+            array = np.asarray(tensor.numpy())
         except _MALFORMED:
             raise ModelError(f"{name}: initializer {value.name!r} is damaged") from None
+        check_claim(value, array, name)
+        values[value] = Constant(array)
     shapes: set[onnx_ir.Value | None] = set()
     for node in graph:
         operands = tuple(None if value is None else values.get(value, Unknown()) for value in node.inputs)
