@@ -10,15 +10,13 @@ import onnx_ir
 from google.protobuf.message import DecodeError
 from onnx_ir.passes.common import RemoveInitializersFromInputsPass, RemoveUnusedNodesPass
 
+from tritloom.compiler.frontend.versions import OLDEST_OPSET, standard_opset, upgraded
 from tritloom.errors import ModelError
 
-__all__ = ["CUSTOM_DOMAINS", "LARGEST_TENSOR", "OLDEST_OPSET", "read_model", "read_proto"]
+__all__ = ["CUSTOM_DOMAINS", "LARGEST_TENSOR", "read_model", "read_proto"]
 
 CUSTOM_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general", "qonnx.custom_op.channels_last")
 """Operator sets of QONNX; files often use them without importing them."""
-
-OLDEST_OPSET = 7
-"""Before this the operators broadcast by an attribute, and Dropout and BatchNormalization could be in training mode."""
 
 LARGEST_TENSOR = 1 << 26
 """Elements of the largest tensor that is looked at; a damaged dimension must not ask for terabytes."""
@@ -39,9 +37,8 @@ def read_proto(data: bytes, name: str) -> onnx.ModelProto:
     if len(model.graph.node) > _MOST_NODES:
         raise ModelError(f"{name} has {len(model.graph.node)} nodes, more than {_MOST_NODES}")
     _check_text(model, name)
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=OLDEST_OPSET)
-    if opset < OLDEST_OPSET:
-        raise ModelError(f"{name} has opset {opset}; export it with opset {OLDEST_OPSET} or later")
+    if standard_opset(model) < OLDEST_OPSET:
+        raise ModelError(f"{name} has opset {standard_opset(model)}; export it with opset {OLDEST_OPSET} or later")
     imported = {entry.domain for entry in model.opset_import}
     used = {node.domain for node in model.graph.node}
     for domain in CUSTOM_DOMAINS:
@@ -63,7 +60,7 @@ def read_proto(data: bytes, name: str) -> onnx.ModelProto:
         raise ModelError(f"{name} is not a valid ONNX model: a node, tensor or type in it is damaged") from None
     if model.functions:
         model = _inline(model, name)
-    return model
+    return upgraded(model, name)
 
 
 def _check_text(model: onnx.ModelProto, name: str) -> None:
