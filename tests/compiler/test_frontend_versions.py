@@ -126,7 +126,9 @@ def test_a_network_of_operator_set_6() -> None:
     c = g.add("Conv", x, g.constant(g.rng.integers(-1, 2, (4, 3, 2, 2)) * 0.5))
     m = g.add("Mul", c, g.constant([0.5, 1, 2, 0.25]), broadcast=1, axis=1)
     a = g.add("Clip", g.add("Floor", g.add("Add", m, g.constant([1.0, 0, -1, 2]), broadcast=1, axis=1)), min=-16.0, max=15.0)
-    assert_equal(old_style(g.model({"x": ("N", 3, 5, 5)}, {a: ("N", 4, 4, 4)}, opset=6), 3), samples=20)
+    data = old_style(g.model({"x": ("N", 3, 5, 5)}, {a: ("N", 4, 4, 4)}, opset=6), 3)
+    assert_equal(data, samples=20)
+    assert check(data).facts["opsets"] == {"ai.onnx": 6}
 
 
 @pytest.mark.parametrize(("op", "inputs"), [("Dropout", ["x"]), ("BatchNormalization", ["x", "s", "s", "s", "s"])])
