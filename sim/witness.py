@@ -15,6 +15,7 @@ import onnxruntime
 
 from tritloom.compiler.frontend.constants import name_nodes_apart, rebatch_reshapes
 from tritloom.compiler.frontend.reader import parse_proto
+from tritloom.compiler.frontend.versions import upgraded, without_newer_opsets
 from tritloom.errors import MissingToolError, ModelError, UserError
 
 __all__ = ["run_witness", "uses_custom_operators"]
@@ -109,8 +110,9 @@ def _with_batch(model: onnx.ModelProto, batch: int) -> onnx.ModelProto:
 
 def _onnxruntime(model: onnx.ModelProto) -> _Executor:
     copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy.CopyFrom(upgraded(model, "the model"))
     copy.ir_version = min(copy.ir_version, _RUNTIME_IR_VERSION)
+    without_newer_opsets(copy)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL
     # Fused kernels for quantised operators compute something else than the float graph says.

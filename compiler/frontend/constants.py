@@ -10,6 +10,7 @@ import onnxruntime.capi.onnxruntime_pybind11_state as errors
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.reader import LARGEST_TENSOR
 from tritloom.compiler.frontend.values import Constant
+from tritloom.compiler.frontend.versions import without_newer_opsets
 
 __all__ = [
     "RUNTIME_ERRORS",
@@ -58,6 +59,7 @@ def name_nodes_apart(graph: onnx.GraphProto) -> None:
 def quiet_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     """A session of one thread that prints nothing and computes each node as it stands. Nodes of one name get names of their own."""
     name_nodes_apart(model.graph)
+    without_newer_opsets(model)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir
 
 from tritloom.compiler.frontend.builder import Builder, Settings
@@ -122,7 +123,8 @@ def check(data: bytes, *, name: str = "model") -> CheckReport:
     facts: dict[str, Any] = {
         "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
         "ir_version": proto.ir_version,
-        "opsets": {entry.domain or "ai.onnx": entry.version for entry in proto.opset_import},
+        # As the file states them: what was read may have been converted.
+        "opsets": {entry.domain or "ai.onnx": entry.version for entry in onnx.ModelProto.FromString(data).opset_import},
         "nodes": len(model.graph),
         "inputs": {str(value.name): _dimensions(value) for value in model.graph.inputs},
         "outputs": {str(value.name): _dimensions(value) for value in model.graph.outputs},

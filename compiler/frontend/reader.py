@@ -12,15 +12,13 @@ import onnx_ir
 from google.protobuf.message import DecodeError
 from onnx_ir.passes.common import RemoveInitializersFromInputsPass, RemoveUnusedNodesPass
 
+from tritloom.compiler.frontend.versions import OLDEST_OPSET, standard_opset, upgraded
 from tritloom.errors import ModelError
 
-__all__ = ["CUSTOM_DOMAINS", "LARGEST_TENSOR", "OLDEST_OPSET", "parse_proto", "read_model", "read_proto"]
+__all__ = ["CUSTOM_DOMAINS", "LARGEST_TENSOR", "parse_proto", "read_model", "read_proto"]
 
 CUSTOM_DOMAINS = ("qonnx.custom_op.general", "onnx.brevitas", "finn.custom_op.general", "qonnx.custom_op.channels_last")
 """Operator sets of QONNX; files often use them without importing them."""
-
-OLDEST_OPSET = 7
-"""Before this the operators broadcast by an attribute, and Dropout and BatchNormalization could be in training mode."""
 
 LARGEST_TENSOR = 1 << 26
 """Elements of the largest tensor that is looked at; a damaged dimension must not ask for terabytes."""
@@ -104,9 +102,8 @@ def _check_contents(model: onnx.ModelProto, name: str) -> None:
 def read_proto(data: bytes, name: str) -> onnx.ModelProto:
     """Parse and validate. Raises :class:`ModelError`; ``name`` is how the model is called in messages."""
     model = parse_proto(data, name)
-    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=OLDEST_OPSET)
-    if opset < OLDEST_OPSET:
-        raise ModelError(f"{name} has opset {opset}; export it with opset {OLDEST_OPSET} or later")
+    if standard_opset(model) < OLDEST_OPSET:
+        raise ModelError(f"{name} has opset {standard_opset(model)}; export it with opset {OLDEST_OPSET} or later")
     imported = {entry.domain for entry in model.opset_import}
     used = {node.domain for node in model.graph.node}
     for domain in CUSTOM_DOMAINS:
@@ -129,7 +126,7 @@ def read_proto(data: bytes, name: str) -> onnx.ModelProto:
         raise ModelError(f"{name} is not a valid ONNX model: a node, tensor or type in it is damaged") from None
     if model.functions:
         model = _inline(model, name)
-    return model
+    return upgraded(model, name)
 
 
 def _known_to_checker(model: onnx.ModelProto) -> onnx.ModelProto:

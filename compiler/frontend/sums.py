@@ -49,7 +49,7 @@ class Sum(Pending):
         for part in (self.left, self.right):
             affine = affine_of(part.chain)
             assert affine is not None and isinstance(part.base, Codes)
-            if len(affine.gain) > 1 or len(affine.offset) > 1 or not affine.gain[0]:
+            if len(affine.gain) != 1 or len(affine.offset) != 1 or not affine.gain[0]:
                 return None
             ends = [affine.gain[0] * code + affine.offset[0] for code in (part.base.tensor.low, part.base.tensor.high)]
             sides.append((abs(affine.gain[0]), affine.offset[0], min(ends), max(ends)))

@@ -109,7 +109,7 @@ def _shape(behind: str) -> tuple:
     return {"MaxPool": (1, 3, 3, 3), "Concat": (1, 6, 4, 4), "Flatten": (1, 48), "Add": (1, 3, 4, 4)}[behind]
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(data=st.data())
 def test_any_thresholds_of_any_sums(data: st.DataObject) -> None:
     g = Graph(data.draw(st.integers(0, 1000)))

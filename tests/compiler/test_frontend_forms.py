@@ -229,6 +229,32 @@ def test_trunc_equals_the_executor(newer: bool, zero: float, width: int, mode: s
     assert_equal(_truncated(g, inner, zero, width, mode, newer=newer))
 
 
+@pytest.mark.parametrize("newer", [False, True])
+@pytest.mark.parametrize("mode", ["ROUND", "HALF_UP", "HALF_DOWN", "UP", "DOWN", "CEIL", "FLOOR"])
+@pytest.mark.parametrize(("zero", "width"), [(0, 5), (24, 5), (0, 7)])
+def test_trunc_of_integers_rounds_in_every_mode(newer: bool, mode: str, zero: float, width: int) -> None:
+    g = Graph(3)
+    # One element of each kernel, so that the sums keep the 8 bits that version 1 takes for granted.
+    w = np.zeros((4, 3, 3, 3))
+    w[:, :, 1, 2] = g.rng.integers(-2, 3, (4, 3))
+    inner = g.add("Conv", g.quant("x", 0.25, 0, 5), g.constant(w))
+    assert_equal(_truncated(g, inner, zero, width, mode, newer=newer))
+
+
+@pytest.mark.parametrize("signed", [0, 1])
+def test_trunc_to_8_bits_of_version_1_takes_the_sign_of_its_input(signed: int) -> None:
+    g = Graph(4)
+    x = g.add("Add", g.quant("x", 0.125, 0, 8, signed=signed), g.constant(0.0))
+    t = g.add("Trunc", x, *[g.constant(part) for part in (0.0625, 0.0, 9.0, 8.0)], domain=QONNX, rounding_mode="FLOOR")
+    assert_equal(g.model({"x": (1, 3, 7, 7)}, {conv(g, t): (1, 4, 5, 5)}))
+
+
+def test_trunc_of_fractions_refuses_other_modes() -> None:
+    g = Graph()
+    report = check(_truncated(g, g.quant(conv(g, g.quant("x")), 0.1), 0, 5, "ROUND", newer=True))
+    assert "values that are no integers times the scale" in report.problems[0].reason
+
+
 def test_trunc_that_leaves_its_sign_open_is_refused() -> None:
     g = Graph()
     report = check(_truncated(g, conv(g, g.quant("x")), 0, 8, "FLOOR", newer=False))

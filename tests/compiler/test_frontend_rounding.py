@@ -204,7 +204,7 @@ def dense_of_four(g: Graph, x: str) -> str:
     return g.add("MatMul", x, g.weights(4, 3))
 
 
-@settings(deadline=None, max_examples=200)
+@settings(deadline=None, max_examples=80)
 @given(data=st.data())
 def test_the_range_of_a_chain_holds_every_value_and_is_reached(data: st.DataObject) -> None:
     numbers = st.fractions(-4, 4, max_denominator=4)
