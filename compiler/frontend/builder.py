@@ -22,10 +22,15 @@ from tritloom.compiler.frontend.values import (
 )
 from tritloom.compiler.ir.program import Copy, HostOp, InputSpec, Operation, Proof, Rescale, StepFunction, Tensor
 from tritloom.compiler.quantize.chain import compose, entry
+from tritloom.compiler.quantize.curves import LARGEST_TABLE
 from tritloom.compiler.quantize.steps import Affine, LeakyRelu, Quantiser, Step, derive_add, derive_step, is_curved
 from tritloom.errors import ModelError
 
 __all__ = ["Builder", "Settings", "grid_quantiser", "host_quantise"]
+
+MOST_SUMS_SAMPLED = 1 << 16
+"""Most reachable sums of a layer, all channels together, that a curved function takes directly where samples could give it codes: a function
+of sums takes some eighty records for each channel, one of codes fifteen for all of them."""
 
 GridOf = Callable[[str, int], tuple[Fraction, int]]
 """ONNX value name and bits to scale and zero point; raises :class:`ModelError` when there are no calibration samples."""
@@ -90,10 +95,13 @@ class Builder:
         The user's choices.
     grid_of
         Where the grid of a value without a quantiser comes from.
+    sampled
+        Whether there are calibration samples: a curved function of many sums then gets codes in front of it.
     """
 
-    def __init__(self, *, settings: Settings, grid_of: GridOf, dry: bool = False) -> None:
+    def __init__(self, *, settings: Settings, grid_of: GridOf, dry: bool = False, sampled: bool = False) -> None:
         self.settings, self.dry = settings, dry
+        self.most_sums = MOST_SUMS_SAMPLED if sampled else LARGEST_TABLE
         self.tensors: dict[str, Tensor] = {}
         self.operations: list[Operation] = []
         self.inputs: list[InputSpec] = []

@@ -122,11 +122,11 @@ _EXACT = (
 """Operators whose handlers also take constants, because they keep or make the constant's grid."""
 
 _FORMS = (
-    (("GatherElements", "GatherND", "Expand", "Tile"), "use Slice, Split, Gather, Reshape or Transpose"),
+    (("GatherElements", "GatherND"), "use Slice, Split, Gather, Reshape or Transpose"),
     (("ConvInteger", "DeformConv"), "use Conv"),
     (("MatMulInteger", "QLinearConv", "QLinearMatMul", "MatMulNBits", "QGemm"), "export with QuantizeLinear and DequantizeLinear around MatMul or Conv"),
     (("DynamicQuantizeLinear", "Round", "Floor", "Ceil", "FloatQuant", "MultiThreshold"), "use QuantizeLinear or Quant with constant scales"),
-    (("ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"), "use ReduceMean, AveragePool or MaxPool"),
+    (("ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"), "use ReduceMean, AveragePool or MaxPool"),
     (("LayerNormalization", "InstanceNormalization", "GroupNormalization", "LpNormalization", "LRN"), "use BatchNormalization"),
     (("LogSoftmax", "TopK"), "use Softmax, Sigmoid or ArgMax at the end of the network"),
     (("LSTM", "GRU", "RNN", "Loop", "If", "Scan"), "unroll it into Gemm, Conv and elementwise operators"),

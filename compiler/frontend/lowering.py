@@ -52,7 +52,7 @@ def lower(
     if wanted and calibration is None:
         samples.grid(wanted[0], settings.activation_bits)
     samples.prefetch(wanted)
-    builder = Builder(settings=settings, grid_of=samples.grid)
+    builder = Builder(settings=settings, grid_of=samples.grid, sampled=calibration is not None)
     done = execute(model, builder, name)
     if done.problems:
         raise problems_error(name, done.problems)

@@ -259,6 +259,18 @@ def test_many_sums_are_put_on_a_grid_first() -> None:
         lower(data, name="model")
 
 
+def test_samples_save_records() -> None:
+    """A layer whose sums could be looked at one by one: with samples at hand its function is one table of codes."""
+    g = Graph(3)
+    data = g.model({"x": ("N", 12, 4, 4)}, {g.qdq(silu(g, conv(g, g.qdq("x", 2.0**-6), outputs=16, inputs=12)), 0.125): None})
+    x = np.random.default_rng(8).normal(size=(32, 12, 4, 4)).astype(np.float32)
+    direct, sampled = lower(data, name="model").program, lower(data, name="model", calibration={"x": x}).program
+    assert [type(operation) for operation in direct.operations] == [Convolution]
+    assert [type(operation) for operation in sampled.operations] == [Convolution, Rescale]
+    assert direct.operations[0].step.pieces > 2 * sampled.operations[1].step.pieces  # type: ignore[attr-defined]
+    assert all(operation.step.proof.exact for operation in (*direct.operations, *sampled.operations))  # type: ignore[attr-defined]
+
+
 @pytest.mark.parametrize(("build", "words"), [
     (lambda g, x: g.add("Log", x), "the input of Log reaches values where it has none"),
     (lambda g, x: g.add("Sqrt", x), "the input of Sqrt reaches values where it has none"),
