@@ -126,6 +126,15 @@ def test_ties_are_those_of_the_real_function() -> None:
     assert _codes(g.model({"x": ("N", 3)}, {y: ("N", 3)}), np.array([[-128, 0, 1]], np.float32))[0].ravel().tolist() == [1, 1, 3]
 
 
+def test_a_function_that_only_touches_an_edge() -> None:
+    """All of these squares are less than a millionth, but the ceiling of one is 0."""
+    g = Graph()
+    x = g.quant("x", 2.0**-12, bits=8)
+    y = g.quant(g.add("Mul", x, x), 1.0, bits=4, mode="CEIL")
+    codes, _ = _codes(g.model({"x": ("N", 7)}, {y: ("N", 7)}), np.arange(-3, 4, dtype=np.float32)[None] * np.float32(2.0**-12))
+    assert codes.ravel().tolist() == [1, 1, 1, 0, 1, 1, 1]
+
+
 def conv(g: Graph, x: str, outputs: int = 4, inputs: int = 3, size: int = 3, **attributes: object) -> str:
     return g.add("Conv", x, g.weights(outputs, inputs, size, size), **attributes)
 
@@ -165,9 +174,10 @@ def between_pools_and_frames(g: Graph) -> bytes:
     a = conv(g, g.qdq("x"), pads=[1] * 4)
     up = g.add("MaxPool", g.add("Sigmoid", a), kernel_shape=[2, 2])
     down = g.add("Tanh", g.add("MaxPool", g.add("Neg", a), kernel_shape=[2, 2]))
+    falling = g.add("Tanh", g.add("Mul", g.add("MaxPool", a, kernel_shape=[2, 2]), g.constant(np.array([-1, 2, -0.5, 1]).reshape(4, 1, 1))))
     mean = g.add("Softplus", g.add("AveragePool", g.qdq("x"), kernel_shape=[2, 2]))
     frame = g.add("Exp", g.add("Pad", g.qdq("x", 0.0625), g.constant([0, 0, 1, 0, 0, 0, 0, 1], np.int64)))
-    return g.model(IMAGE, {g.qdq(y, 2.0**-5): None for y in (up, down, mean, frame)})
+    return g.model(IMAGE, {g.qdq(y, 2.0**-5): None for y in (up, down, falling, mean, frame)})
 
 
 @case
@@ -226,6 +236,20 @@ def test_a_rising_function_leaves_a_maximum_where_it_is() -> None:
     g = Graph()
     y = g.qdq(g.add("Sigmoid", g.add("MaxPool", conv(g, g.qdq("x")), kernel_shape=[2, 2])), 2.0**-7)
     assert [type(operation) for operation in assert_equal(g.model(IMAGE, {y: None})).program.operations] == [Convolution, MaxPool]
+
+
+def test_a_maximum_of_what_falls_and_rises_is_taken_behind_it() -> None:
+    g = Graph(6)
+    inside = g.add("MaxPool", silu(g, g.qdq("x", 0.03125)), kernel_shape=[2, 2])
+    behind = silu(g, g.add("MaxPool", conv(g, g.qdq("x", 0.03125)), kernel_shape=[2, 2]))
+    data = g.model(IMAGE, {g.qdq(inside, 2.0**-8, 127): None, g.qdq(behind, 2.0**-6, -100): None})
+    x = np.random.default_rng(2).uniform(-3, 0, size=(40, 3, 6, 5)).astype(np.float32)
+    lowered, ours, theirs, _ = run_both(data, calibration={"x": x}, feeds={"x": x})
+    scales = [float(tensor.scale[0]) for tensor in lowered.program.tensors.values() if tensor.source == "calibration"]
+    assert len(set(scales)) == 2
+    for name, array in theirs.items():
+        assert np.ptp(array) > 0.2
+        assert np.abs(ours[name] - array).max() <= max(scales) + 2.0**-6, name
 
 
 def _large() -> tuple[bytes, str]:
