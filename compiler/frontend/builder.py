@@ -142,7 +142,10 @@ class Builder:
                 high=quantiser.high + quantiser.offset,
                 proof=Proof(exact=False, reachable=0),
             )
-        return derive_step(chain, quantiser, low, high, channels)
+        try:
+            return derive_step(chain, quantiser, low, high, channels)
+        except ModelError as error:
+            raise RefusalError(*str(error).split("; ", 1)) from None
 
     def sum_step(self, left: Value, right: Value, chain: tuple[Step, ...], quantiser: Quantiser, channels: int) -> StepFunction:
         first, second = affine_of(left.chain), affine_of(right.chain)
