@@ -26,11 +26,16 @@ from tritloom.compiler.frontend.values import (
 from tritloom.compiler.ir.program import Copy, HostOp, InputSpec, Operation, Proof, Rescale, StepFunction, Tensor
 from tritloom.compiler.quantize.calibration import CALIBRATION_METHODS, DEFAULT_CALIBRATION, DEFAULT_PERCENTILE
 from tritloom.compiler.quantize.chain import compose, entry
+from tritloom.compiler.quantize.curves import LARGEST_TABLE
 from tritloom.compiler.quantize.steps import Affine, LeakyRelu, Quantiser, Step, derive_add, derive_step, is_curved
 from tritloom.compiler.quantize.weights import WeightChoice
 from tritloom.errors import ModelError, UserError
 
 __all__ = ["Builder", "Settings", "grid_quantiser", "host_quantise"]
+
+MOST_SUMS_SAMPLED = 1 << 16
+"""Most reachable sums of a layer, all channels together, that a curved function takes directly where samples could give it codes: a function
+of sums takes some eighty records for each channel, one of codes fifteen for all of them."""
 
 GridOf = Callable[[str, int], tuple[Fraction, int]]
 """ONNX value name and bits to scale and zero point; raises :class:`ModelError` when there are no calibration samples."""
@@ -122,10 +127,15 @@ class Builder:
         Where the grid of a value without a quantiser comes from.
     correction
         The mean errors of layers with ternarised weights; ``None`` leaves their biases as they are.
+    sampled
+        Whether there are calibration samples: a curved function of many sums then gets codes in front of it.
     """
 
-    def __init__(self, *, settings: Settings, grid_of: GridOf, dry: bool = False, correction: BiasCorrection | None = None) -> None:
+    def __init__(
+        self, *, settings: Settings, grid_of: GridOf, dry: bool = False, correction: BiasCorrection | None = None, sampled: bool = False
+    ) -> None:
         self.settings, self.dry, self.correction = settings, dry, correction
+        self.most_sums = MOST_SUMS_SAMPLED if sampled else LARGEST_TABLE
         self.weighted: dict[str, str] = {}
         """ONNX output of each layer with weights, by the layer's name."""
         self.tensors: dict[str, Tensor] = {}
@@ -171,7 +181,10 @@ class Builder:
                 high=quantiser.high + quantiser.offset,
                 proof=Proof(exact=False, reachable=0),
             )
-        return derive_step(chain, quantiser, low, high, channels)
+        try:
+            return derive_step(chain, quantiser, low, high, channels)
+        except ModelError as error:
+            raise RefusalError(*str(error).split("; ", 1)) from None
 
     def sum_step(self, left: Value, right: Value, chain: tuple[Step, ...], quantiser: Quantiser, channels: int) -> StepFunction:
         first, second = affine_of(left.chain), affine_of(right.chain)

@@ -14,7 +14,6 @@ from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.values import Codes, Constant, Grid, Pending, Value, affine_of, identity_view
 from tritloom.compiler.ir.program import Convolution, HostOp, StepFunction, Tensor, Window
 from tritloom.compiler.quantize.chain import entry
-from tritloom.compiler.quantize.curves import LARGEST_TABLE
 from tritloom.compiler.quantize.steps import Affine, Quantiser, Step, is_curved
 from tritloom.compiler.quantize.weights import MAX_PLANES, IntegerWeights, lower_weights
 from tritloom.hw.arch.trits import plane_count
@@ -49,7 +48,7 @@ class Accumulators(Pending):
 
     def finish(self, builder: Builder, chain: tuple[Step, ...], quantiser: Quantiser, name: str, source: str) -> Tensor:
         reachable = sum(high - low + 1 for low, high in zip(self.low, self.high, strict=True))
-        if is_curved(chain) and reachable > LARGEST_TABLE:
+        if is_curved(chain) and reachable > builder.most_sums:
             first = next(index for index, step in enumerate(chain) if is_curved((step,)))
             stated = getattr(chain[first], "value", "")
             before = first if stated else 1

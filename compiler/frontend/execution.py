@@ -187,12 +187,12 @@ _EXACT = (
 """Operators whose handlers also take constants, because they keep or make the constant's grid."""
 
 _FORMS = (
-    (("GatherElements", "GatherND", "Expand", "Tile"), "use Slice, Split, Gather, Reshape or Transpose"),
+    (("GatherElements", "GatherND"), "use Slice, Split, Gather, Reshape or Transpose"),
     (("DeformConv",), "use Conv"),
     (("DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM"),
      "its scales are computed from each input; quantise statically, with constant scales from calibration data (quantize_static)"),
     (("FloatQuant",), "its codes are floating-point numbers of few bits; use Quant or QuantizeLinear, whose codes are integers"),
-    (("ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"), "use ReduceMean, AveragePool or MaxPool"),
+    (("ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"), "use ReduceMean, AveragePool or MaxPool"),
     (("LpNormalization", "LRN"), "use BatchNormalization or LayerNormalization"),
     (("LogSoftmax", "TopK"), "use Softmax, Sigmoid or ArgMax at the end of the network"),
     (("LSTM", "GRU", "RNN", "Loop", "If", "Scan"), "unroll it into Gemm, Conv and elementwise operators"),

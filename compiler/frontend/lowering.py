@@ -79,7 +79,7 @@ class Lowering:
         if settings.bias_correction and self._correctable:
             correction = BiasCorrection(samples=self._samples.first(self._count), mean=self._mean)
         grid = partial(self._samples.grid, method=settings.calibration_method, percentile=settings.percentile)
-        builder = Builder(settings=settings, grid_of=grid, correction=correction)
+        builder = Builder(settings=settings, grid_of=grid, correction=correction, sampled=self._correctable)
         done = execute(self._model, builder, self._name)
         if done.problems:
             raise problems_error(self._name, done.problems)

@@ -143,7 +143,7 @@ def _without_infinity(node: Node, constant: Constant) -> Constant:
 
 
 def _host(node: Node, constant: Constant, first: bool) -> HostOp:
-    return HostOp(kind="Add" if node.op == "Sum" else node.op, constants={"A" if first else "B": constant.array})
+    return HostOp(kind=node.op, constants={"A" if first else "B": constant.array})
 
 
 def is_mask(array: np.ndarray) -> bool:
@@ -193,13 +193,30 @@ def _add(builder: Builder, node: Node) -> Operand:
     return add_constant(builder, node, value, constant, _host(node, constant, first))
 
 
-@operator("Sum", "one or two activations, or an activation and a constant")
-def _sum(builder: Builder, node: Node) -> Operand | list[Operand]:
-    if len(node.inputs) > 2:
+@operator("Sum", "one or two activations, and any number of constants")
+def _sum(builder: Builder, node: Node) -> Operand:
+    activations = [operand for operand in node.inputs if isinstance(operand, Value)]
+    if len(activations) > 2:
         raise RefusalError(
-            "the sum of more than two operands is not supported", "use an Add with a quantiser behind it for each further operand"
+            "the sum of more than two activations is not supported", "use an Add with a quantiser behind it for each further operand"
         )
-    return node.activation() if len(node.inputs) == 1 else _add(builder, node)
+    result = activations[0]
+    if len(activations) == 2:
+        left, right = activations
+        join = replace(node, op="Add")
+        result = forked(builder, join, left, right, curved=True) or add_values(builder, join, left, right, subtract=False)
+    for operand in node.inputs:
+        if isinstance(operand, Constant):
+            result = affine_step(builder, node, result, Fraction(1), operand, HostOp(kind="Add", constants={"B": finite(operand).array}))
+    return result
+
+
+@operator("Mean", "one or two activations, and any number of constants")
+def _mean(builder: Builder, node: Node) -> Operand:
+    total, count = _sum(builder, node), len(node.inputs)
+    assert isinstance(total, Value)
+    host = HostOp(kind="Div", constants={"B": np.array(count, np.float32)})
+    return append(builder, node, total, Affine((Fraction(1, count),), (Fraction(0),)), host)
 
 
 @operator("Sub", "a constant for each channel, or two activations")

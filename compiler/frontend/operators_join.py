@@ -8,8 +8,20 @@ import numpy as np
 from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.registry import Node, operator
-from tritloom.compiler.frontend.values import Codes, Constant, Operand, Pending, Source, Tail, Value, affine_of, canonical_shape
+from tritloom.compiler.frontend.values import (
+    Codes,
+    Constant,
+    Operand,
+    Pending,
+    Source,
+    Tail,
+    Value,
+    affine_of,
+    canonical_shape,
+    dequantising,
+)
 from tritloom.compiler.ir.program import Rescale, Tensor
+from tritloom.compiler.quantize.curves import of_channel
 from tritloom.compiler.quantize.steps import Affine, Fork, LeakyRelu, Quantised, Quantiser, Step
 
 __all__ = ["Joined"]
@@ -143,6 +155,10 @@ def _laid_out(builder: Builder, value: Value, axis: int) -> Value:
         ordered = value.base.shape == canonical_shape(value.shape) and np.array_equal(value.view.ravel(), np.arange(value.view.size))
         if ordered:
             return value
+    if axis == 1 and isinstance(value.base, Codes) and value.chain is not None and value.chain == of_channel(value.chain, 0):
+        # Steps that are the same for all channels may as well follow the move.
+        plain = replace(value, chain=(dequantising(value.base.tensor),))
+        return replace(builder.placed(plain, canonical_shape(value.shape)), chain=value.chain, trail=None)
     value = builder.codes(value)
     if axis == 1:
         return builder.placed(value, canonical_shape(value.shape))

@@ -1,4 +1,4 @@
-"""ReduceMean, ReduceSum and ReduceMax: pools whose window is all of the reduced axes."""
+"""ReduceMean, ReduceSum, ReduceMax and ReduceMin: pools whose window is all of the reduced axes."""
 
 from dataclasses import replace
 from fractions import Fraction
@@ -17,9 +17,9 @@ from tritloom.compiler.quantize.steps import Affine
 __all__: list[str] = []
 
 
-def _reduced(builder: Builder, node: Node, *, largest: bool) -> tuple[Value, int]:
-    """Largest or mean of the reduced axes, and how many elements they have."""
-    value = builder.settle(node.activation())
+def _reduced(builder: Builder, node: Node, value: Value, *, largest: bool) -> tuple[Value, int]:
+    """Largest or mean of the reduced axes of ``value``, and how many elements they have."""
+    value = builder.settle(value)
     rank = len(value.shape)
     listed = integers(node, 1, "axes", "axes")
     if not listed:
@@ -53,15 +53,26 @@ def _reduced(builder: Builder, node: Node, *, largest: bool) -> tuple[Value, int
 
 @operator("ReduceMean", "over any axes but the batch")
 def _reduce_mean(builder: Builder, node: Node) -> Operand:
-    return _reduced(builder, node, largest=False)[0]
+    return _reduced(builder, node, node.activation(), largest=False)[0]
 
 
 @operator("ReduceSum", "over any axes but the batch")
 def _reduce_sum(builder: Builder, node: Node) -> Operand:
-    mean, count = _reduced(builder, node, largest=False)
+    mean, count = _reduced(builder, node, node.activation(), largest=False)
     return append(builder, node, mean, Affine((Fraction(count),), (Fraction(0),)), None)
 
 
 @operator("ReduceMax", "over any axes but the batch")
 def _reduce_max(builder: Builder, node: Node) -> Operand:
-    return _reduced(builder, node, largest=True)[0]
+    return _reduced(builder, node, node.activation(), largest=True)[0]
+
+
+@operator("ReduceMin", "over any axes but the batch")
+def _reduce_min(builder: Builder, node: Node) -> Operand:
+    """``-max(-x)``, on codes: what is largest there has no ONNX name, so no grid from calibration."""
+    value = builder.settle(node.activation())
+    if isinstance(value.base, Tail):
+        raise RefusalError(f"a reduction behind {value.base.operator} is not supported", f"{value.base.operator} may stand only at the end")
+    turned = Affine((Fraction(-1),), (Fraction(0),))
+    negative = append(builder, node, builder.codes(value), turned, None)
+    return append(builder, node, _reduced(builder, node, negative, largest=True)[0], turned, None)

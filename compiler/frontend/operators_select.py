@@ -1,4 +1,4 @@
-"""Operators that choose elements (Slice, Split, Gather, and the two that trade pixels for channels): they change a value's view."""
+"""Operators that choose elements (Slice, Split, Gather, Expand, Tile, and the two that trade pixels for channels): they change a value's view."""
 
 from dataclasses import replace
 
@@ -7,8 +7,8 @@ import numpy as np
 from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.operators_shape import integers, move, positive_axis, shape_of
 from tritloom.compiler.frontend.problems import RefusalError
-from tritloom.compiler.frontend.registry import Node, operator
-from tritloom.compiler.frontend.values import Operand, Value
+from tritloom.compiler.frontend.registry import Movement, Node, operator
+from tritloom.compiler.frontend.values import LARGEST_ACTIVATION, Operand, Value
 
 __all__ = ["choose"]
 
@@ -68,6 +68,41 @@ def _split(builder: Builder, node: Node) -> list[Operand]:
     edges = np.cumsum([0, *sizes])
     parts = zip(node.outputs, edges[:-1], edges[1:], strict=True)
     return [choose(builder, replace(node, outputs=(name,)), operand, axis, np.arange(first, last)) for name, first, last in parts]
+
+
+def _repeated(builder: Builder, node: Node, shape: list[int], movement: Movement) -> Operand:
+    """Elements of the first operand repeated to ``shape``; the batch axis may not grow. Raises :class:`RefusalError`."""
+    operand = node.operand(0)
+    if min(shape, default=1) < 1 or float(np.prod(shape, dtype=np.float64)) > LARGEST_ACTIVATION:
+        raise RefusalError(
+            f"it makes a tensor of shape {shape}", f"repeat to at most {LARGEST_ACTIVATION} elements a sample, one or more along each axis"
+        )
+    if isinstance(operand, Value) and shape[:1] != [1]:
+        raise RefusalError("it repeats the batch axis, or puts an axis in front of it", "keep the batch on axis 0")
+    return move(builder, node, operand, movement, gathers=True)
+
+
+@operator("Expand", "constant shape, on axes other than the batch")
+def _expand(builder: Builder, node: Node) -> Operand:
+    old, wanted = shape_of(node.operand(0)), integers(node, 1, "shape", "shape")
+    if wanted is None:
+        raise RefusalError("it has no shape", "give the shape as a constant")
+    if node.batch not in (None, 1) and len(wanted) == len(old) and wanted[:1] == [node.batch] and isinstance(node.operand(0), Value):
+        wanted[0] = 1
+    try:
+        shape = list(np.broadcast_shapes(old, tuple(wanted)))
+    except ValueError:
+        raise RefusalError(f"a tensor of shape {list(old)} cannot be expanded to {wanted}", "export the model again") from None
+    return _repeated(builder, node, shape, lambda array: np.broadcast_to(array, shape))
+
+
+@operator("Tile", "constant repeats, on axes other than the batch")
+def _tile(builder: Builder, node: Node) -> Operand:
+    old, repeats = shape_of(node.operand(0)), integers(node, 1, "repeats", "repeats")
+    if repeats is None or len(repeats) != len(old):
+        raise RefusalError("it does not have one repeat for each axis", "give the repeats as a constant")
+    shape = [size * count for size, count in zip(old, repeats, strict=True)]
+    return _repeated(builder, node, shape, lambda array: np.tile(array, repeats))
 
 
 def _blocks(node: Node) -> tuple[int, int, int, int, int]:

@@ -205,6 +205,44 @@ def sums_of_one_and_two(g: Graph) -> bytes:
     return g.model(IMAGE, {g.qdq(g.add("Sum", s, g.constant(np.array([1, 2, 3.0]).reshape(3, 1, 1))), 0.5): None})
 
 
+@case
+def sums_and_means_with_constants(g: Graph) -> bytes:
+    x, other = g.qdq("x"), g.qdq(conv(g, g.qdq("x"), outputs=3, pads=[1] * 4), 0.5)
+    bias = g.constant(np.array([1, -2, 3.0]).reshape(3, 1, 1))
+    s = g.add("Sum", bias, x, g.constant(0.25), other)
+    m = g.add("Mean", x, other)
+    alone = g.add("Mean", g.constant(1.0), conv(g, x), g.constant([0.5]), g.constant([-3.0]))
+    return g.model(IMAGE, {g.qdq(s, 0.5): None, g.qdq(m, 0.25): None, g.qdq(alone, 0.25): None, g.add("Mean", conv(g, x)): None})
+
+
+@case
+def expanded_and_tiled(g: Graph) -> bytes:
+    mean = g.qdq(g.add("ReduceMax", g.qdq("x"), ints(g, 2, 3)))
+    wide = g.qdq(conv(g, g.add("Expand", mean, ints(g, 3, 5, 5))), 0.5)
+    tiled = g.qdq(conv(g, g.add("Tile", g.qdq("x"), ints(g, 1, 2, 1, 2)), inputs=6), 0.5)
+    kept = g.add("Relu", g.add("Expand", g.add("Slice", g.qdq("x"), ints(g, 0), ints(g, 1), ints(g, 2)), ints(g, 1, 1, 4, 1)))
+    return g.model(IMAGE, {wide: None, tiled: None, kept: None})
+
+
+@case
+def smallest_over_all_kinds_of_axes(g: Graph) -> bytes:
+    x = g.qdq("x", 0.25, 3)
+    outputs = [g.add("ReduceMin", x, ints(g, *axes), keepdims=keep) for axes, keep in (((2, 3), 1), ((-1,), 0), ((1, 2), 0))]
+    behind = g.add("ReduceMin", g.qdq(conv(g, x, size=2), 0.5), ints(g, 1))
+    curve = g.qdq(g.add("Tanh", g.add("ReduceMin", g.add("Relu", x), ints(g, 2, 3), keepdims=0)), 2.0**-6)
+    return g.model({"x": (1, 3, 4, 4)}, {name: None for name in (*outputs, g.qdq(behind, 1.0), curve)})
+
+
+@case
+def split_and_slice_in_odd_forms(g: Graph) -> bytes:
+    x = g.qdq("x")
+    g.nodes.append(helper.make_node("Split", [x], ["first", "second", "third"], name="parts", axis=-1, num_outputs=3))
+    turned = g.add("Slice", x, ints(g, -1, 99), ints(g, -99, -99), ints(g, -1, 2), ints(g, -2, -3))
+    turned = g.qdq(conv(g, turned, size=2), 0.5)
+    outputs = [g.qdq(conv(g, part, size=1), 0.5) for part in ("first", "third")]
+    return g.model(IMAGE, {name: None for name in (*outputs, turned)})
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_forms_equal_onnx_runtime(name: str) -> None:
     assert_equal(MODELS[name](Graph(1)))
@@ -272,7 +310,13 @@ def test_trunc_that_leaves_its_sign_open_is_refused() -> None:
     (lambda g, x: g.add("ReduceMax", x, ints(g, 0, 1)), "it reduces the batch axis"),
     (lambda g, x: g.add("Max", x, g.qdq(x, 0.5)), "the Max of two activations is not supported"),
     (lambda g, x: g.add("Min", x, g.constant([1.0, 2, 3, 4, 5, 6, 7])), "its bound is not a single number"),
-    (lambda g, x: g.add("Sum", x, x, x), "the sum of more than two operands is not supported"),
+    (lambda g, x: g.add("Sum", x, x, x), "the sum of more than two activations is not supported"),
+    (lambda g, x: g.add("Expand", x, ints(g, 5, 3, 7, 7)), "it repeats the batch axis"),
+    (lambda g, x: g.add("Expand", x, ints(g, 3, 5)), "cannot be expanded to [3, 5]"),
+    (lambda g, x: g.add("Tile", x, ints(g, 2, 1, 1, 1)), "it repeats the batch axis"),
+    (lambda g, x: g.add("Tile", x, ints(g, 1, 1, 0, 1)), "it makes a tensor of shape [1, 3, 0, 7]"),
+    (lambda g, x: g.add("Tile", x, ints(g, 1, 1, 1 << 20, 1 << 20)), "it makes a tensor of shape"),
+    (lambda g, x: g.add("Tile", x, ints(g, 2)), "one repeat for each axis"),
 ])  # fmt: skip
 def test_refusals_in_words(build: object, words: str) -> None:
     g = Graph()

@@ -291,6 +291,8 @@ def test_a_map_that_is_no_sum_of_its_axes_has_no_separable_nests():
     source = np.arange(24).reshape(2, 3, 4)
     source[1, 2, 3] += 1
     assert separable_nests(source, np.arange(24).reshape(2, 3, 4)) == []
+    # What does not go on starts anew, and its second entry with it.
+    assert len(separable_nests(np.array([[[0, 1, 2, 7, 8, 9]]]), np.arange(6).reshape(1, 1, 6))) == 2
 
 
 def test_large_images_are_resized_quickly():
