@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 
@@ -25,7 +26,7 @@ from tritloom.compiler.ir.program import Copy, HostOp, InputSpec, Operation, Pro
 from tritloom.compiler.quantize.calibration import CALIBRATION_METHODS, DEFAULT_CALIBRATION, DEFAULT_PERCENTILE
 from tritloom.compiler.quantize.chain import compose, entry
 from tritloom.compiler.quantize.steps import Affine, LeakyRelu, Quantiser, Step, derive_add, derive_step
-from tritloom.compiler.quantize.weights import WeightChoice
+from tritloom.compiler.quantize.weights import IntegerWeights, WeightChoice
 from tritloom.errors import ModelError, UserError
 
 __all__ = ["Builder", "Settings", "grid_quantiser", "host_quantise"]
@@ -117,12 +118,24 @@ class Builder:
         Where the grid of a value without a quantiser comes from.
     correction
         The mean errors of layers with ternarised weights; ``None`` leaves their biases as they are.
+    known_weights
+        Results of ternarisation by what they depend on, kept from one lowering of a model to the next.
     """
 
-    def __init__(self, *, settings: Settings, grid_of: GridOf, dry: bool = False, correction: BiasCorrection | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        grid_of: GridOf,
+        dry: bool = False,
+        correction: BiasCorrection | None = None,
+        known_weights: dict[tuple[Any, ...], IntegerWeights] | None = None,
+    ) -> None:
         self.settings, self.dry, self.correction = settings, dry, correction
         self.weighted: dict[str, str] = {}
         """ONNX output of each layer with weights, by the layer's name."""
+        self.weights: dict[str, IntegerWeights] = {}
+        self.known_weights = {} if known_weights is None else known_weights
         self.tensors: dict[str, Tensor] = {}
         self.operations: list[Operation] = []
         self.inputs: list[InputSpec] = []

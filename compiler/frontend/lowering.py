@@ -9,17 +9,21 @@ import numpy as np
 import onnx_ir
 
 from tritloom.compiler.frontend.builder import Builder, Settings
-from tritloom.compiler.frontend.calibrate import MOST_SAMPLES, Calibration
+from tritloom.compiler.frontend.calibrate import Calibration
 from tritloom.compiler.frontend.correction import BiasCorrection
 from tritloom.compiler.frontend.execution import Execution, execute
 from tritloom.compiler.frontend.problems import CheckReport, Lowered, Problem, problems_error
 from tritloom.compiler.frontend.reader import read_model
 from tritloom.compiler.ir.program import Convolution, Operation, Program
 from tritloom.compiler.passes import PASSES
+from tritloom.compiler.quantize.weights import IntegerWeights
 from tritloom.errors import UserError
 
 __all__ = ["Lowering", "check", "lower"]
 
+
+_CORRECTION_SAMPLES = 256
+"""Samples of bias correction; more gave no better accuracy."""
 
 _MOST_CODES = 1 << 28
 """Codes of all tensors together that bias correction keeps."""
@@ -47,17 +51,17 @@ class Lowering:
         if found.problems:
             raise problems_error(name, found.problems)
         self._weighted = plan.weighted
+        self._known_weights: dict[tuple[Any, ...], IntegerWeights] = {}
         self._correctable = calibration is not None
         self._samples = Calibration(model=proto, name=name, samples=calibration)
         if self._wanted and calibration is None:
             self._samples.grid(self._wanted[0], Settings().activation_bits)
         codes = sum(tensor.elements for tensor in plan.tensors.values())
-        self._count = max(1, min(MOST_SAMPLES, _MOST_CODES // max(1, codes)))
+        self._count = max(1, min(_CORRECTION_SAMPLES, _MOST_CODES // max(1, codes)))
 
     @property
-    def layers(self) -> list[str]:
-        """Names of the layers with weights, in the order of the graph."""
-        return list(self._weighted)
+    def name(self) -> str:
+        return self._name
 
     def lower(self, settings: Settings) -> Lowered:
         """The integer program. Raises :class:`ModelError` for a model that cannot be lowered, :class:`UserError` for layers it does not have."""
@@ -69,14 +73,14 @@ class Lowering:
         if settings.bias_correction and self._correctable:
             correction = BiasCorrection(samples=self._samples.first(self._count), mean=self._mean)
         grid = partial(self._samples.grid, method=settings.calibration_method, percentile=settings.percentile)
-        builder = Builder(settings=settings, grid_of=grid, correction=correction)
+        builder = Builder(settings=settings, grid_of=grid, correction=correction, known_weights=self._known_weights)
         done = execute(self._model, builder, self._name)
         if done.problems:
             raise problems_error(self._name, done.problems)
         program = _program(builder, done, self._name)
         for rewrite in PASSES:
             program = rewrite(program)
-        return Lowered(program, [*builder.notes, *self._notes(settings, correction)])
+        return Lowered(program, [*builder.notes, *self._notes(settings, correction)], builder.weights)
 
     def _mean(self, value: str) -> np.ndarray:
         return self._samples.means(list(dict.fromkeys([*self._weighted.values(), value])), self._count)[value]
