@@ -10,7 +10,7 @@ from tritloom.planes import PlaneSearch, Point
 __all__ = ["accuracy_plot"]
 
 _WIDTH, _HEIGHT = 460, 340
-_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 40, 52
+_LEFT, _RIGHT, _TOP, _BOTTOM = 62, 24, 40, 52
 _LOWEST = 0.05
 """The axis ends this much below the float model's accuracy, or at five times the allowed loss; points below it stand on its edge."""
 
@@ -82,8 +82,9 @@ def _panel(search: PlaneSearch, points: Sequence[Point], costs: Sequence[int], l
             f'<path class="a" d="M{across.start} {y:.1f}h-4"/><text class="s" x="{across.start - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.1%}</text>'
         )
     parts.append(f'<text x="{(across.start + across.end) / 2}" y="{_HEIGHT - 14}" text-anchor="middle">{escape(label)}</text>')
-    for kind, value in (("f", best), ("b", best - search.max_loss)):
+    for kind, value, name in (("f", best, "float model"), ("b", best - search.max_loss, f"{search.max_loss:.2%} less")):
         parts.append(f'<path class="{kind}" d="M{across.start} {up(value):.1f}H{across.end}"/>')
+        parts.append(f'<text class="s" x="{across.start + 4}" y="{up(value) - 5:.1f}">{name}</text>')
     # The chosen point last, so that it lies on top.
     for point, cost in sorted(zip(points, costs, strict=True), key=lambda pair: pair[0] is search.chosen):
         parts.append(_mark(point, across(cost), up(max(point.accuracy, bottom)), point.accuracy < bottom, point is search.chosen))
