@@ -28,7 +28,7 @@ from tritloom.compiler.quantize.calibration import CALIBRATION_METHODS, DEFAULT_
 from tritloom.compiler.quantize.chain import compose, entry
 from tritloom.compiler.quantize.curves import LARGEST_TABLE
 from tritloom.compiler.quantize.steps import Affine, LeakyRelu, Quantiser, Step, derive_add, derive_step, is_curved
-from tritloom.compiler.quantize.weights import WeightChoice
+from tritloom.compiler.quantize.weights import IntegerWeights, WeightChoice
 from tritloom.errors import ModelError, UserError
 
 __all__ = ["Builder", "Settings", "grid_quantiser", "host_quantise"]
@@ -129,15 +129,26 @@ class Builder:
         The mean errors of layers with ternarised weights; ``None`` leaves their biases as they are.
     sampled
         Whether there are calibration samples: a curved function of many sums then gets codes in front of it.
+    known_weights
+        Results of ternarisation by what they depend on, kept from one lowering of a model to the next.
     """
 
     def __init__(
-        self, *, settings: Settings, grid_of: GridOf, dry: bool = False, correction: BiasCorrection | None = None, sampled: bool = False
+        self,
+        *,
+        settings: Settings,
+        grid_of: GridOf,
+        dry: bool = False,
+        correction: BiasCorrection | None = None,
+        sampled: bool = False,
+        known_weights: dict[tuple[Any, ...], IntegerWeights] | None = None,
     ) -> None:
         self.settings, self.dry, self.correction = settings, dry, correction
         self.most_sums = MOST_SUMS_SAMPLED if sampled else LARGEST_TABLE
         self.weighted: dict[str, str] = {}
         """ONNX output of each layer with weights, by the layer's name."""
+        self.weights: dict[str, IntegerWeights] = {}
+        self.known_weights = {} if known_weights is None else known_weights
         self.tensors: dict[str, Tensor] = {}
         self.operations: list[Operation] = []
         self.inputs: list[InputSpec] = []

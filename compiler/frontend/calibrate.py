@@ -19,11 +19,12 @@ from tritloom.compiler.frontend.operators_threshold import threshold_axis
 from tritloom.compiler.quantize.calibration import DEFAULT_CALIBRATION, DEFAULT_PERCENTILE, choose_grid
 from tritloom.errors import ModelError, UserError
 
-__all__ = ["MOST_SAMPLES", "Calibration", "standard_model"]
+__all__ = ["LABELS", "Calibration", "standard_model"]
 
-MOST_SAMPLES = 1024
-"""Samples that are looked at; further ones are left out."""
+LABELS = "labels"
+"""An array of the calibration samples that is no input: the right classes, for whoever judges accuracy."""
 
+_MOST_SAMPLES = 1024
 _MOST_VALUES = 1 << 24
 """Values of one tensor that are looked at; more samples than that are left out."""
 
@@ -51,6 +52,7 @@ class Calibration:
         self._known: dict[str, np.ndarray] = {}
         self._means: dict[str, np.ndarray] = {}
         self._mean_count = 0
+        self._grids: dict[tuple[str, int, str, float], tuple[Fraction, int]] = {}
 
     def grid(
         self, value: str, bits: int, *, method: str = DEFAULT_CALIBRATION, percentile: float = DEFAULT_PERCENTILE
@@ -60,7 +62,11 @@ class Calibration:
             raise ModelError(self._advice(value))
         if value not in self._known:
             self.prefetch([value])
-        return choose_grid(self._known[value], bits, method=method, percentile=percentile, name=f"calibration values of {value!r}")
+        key = (value, bits, method, percentile)
+        if key not in self._grids:
+            name = f"calibration values of {value!r}"
+            self._grids[key] = choose_grid(self._known[value], bits, method=method, percentile=percentile, name=name)
+        return self._grids[key]
 
     def first(self, count: int) -> dict[str, np.ndarray]:
         """The first ``count`` samples, fewer where there are not so many."""
@@ -114,6 +120,8 @@ class Calibration:
     def _validated(self, samples: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         names = [entry.name for entry in self._needed]
         unread = {entry.name: entry for entry in self._inputs if entry.name not in names}
+        if LABELS not in (entry.name for entry in self._inputs):
+            samples = {name: array for name, array in samples.items() if name != LABELS}
         if sorted(set(samples) - set(unread)) != sorted(names):
             raise UserError(f"calibration samples must be named {', '.join(names)}; given are {', '.join(sorted(samples)) or 'none'}")
         found, counts = {}, set()
@@ -150,7 +158,7 @@ class Calibration:
 
     def _run(self, values: list[str]) -> None:
         parts: dict[str, list[np.ndarray]] = {value: [] for value in values}
-        for sample, found in enumerate(self._each_sample(values, MOST_SAMPLES)):
+        for sample, found in enumerate(self._each_sample(values, _MOST_SAMPLES)):
             for value, array in zip(values, found, strict=True):
                 if (sample + 1) * array.size <= _MOST_VALUES or not sample:
                     parts[value].append(array.ravel())

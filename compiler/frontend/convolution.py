@@ -1,5 +1,6 @@
 """Convolution and dense layers as pending operations: integer weights, proven accumulator bounds, the exact affine behind them."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -147,7 +148,9 @@ def integer_weights(builder: Builder, constant: Constant, label: str) -> Integer
     if common is not None:
         codes, scales = common
         return lower_weights(values, codes=codes, scale=scales, method=choice.method, planes=choice.planes)
-    lowered = lower_weights(values, method=choice.method, planes=choice.planes)
+    key = (choice, values.shape, values.dtype.str, hashlib.sha256(values.tobytes()).digest())
+    lowered = builder.known_weights.get(key) or lower_weights(values, method=choice.method, planes=choice.planes)
+    builder.known_weights[key] = lowered
     if lowered.method != "exact":
         planes = f"{lowered.planes} digit plane" + ("s" if lowered.planes > 1 else "")
         builder.notes.append(
@@ -254,7 +257,7 @@ def accumulators_value(
         pad_code = int(code)
     height, width = window.output_size(*tensor.shape[1:])
     view = arrange(identity_view((outputs, height, width)))
-    builder.weighted[label] = name
+    builder.weighted[label], builder.weights[label] = name, weights
     if whole and builder.correction is not None and weights.method != "exact":
         slope, bias_of = (np.array([float(part) for part in parts])[:, None, None] for parts in (gains, offsets))
         errors = builder.correction.errors(

@@ -11,7 +11,7 @@ import onnx
 import onnx_ir
 
 from tritloom.compiler.frontend.builder import Builder, Settings
-from tritloom.compiler.frontend.calibrate import MOST_SAMPLES, Calibration
+from tritloom.compiler.frontend.calibrate import Calibration
 from tritloom.compiler.frontend.correction import BiasCorrection
 from tritloom.compiler.frontend.execution import Execution, execute, operator_key
 from tritloom.compiler.frontend.patterns import recognise
@@ -22,6 +22,7 @@ from tritloom.compiler.frontend.registry import CORE, GOLDEN, HOST, OPERATORS
 from tritloom.compiler.ir.program import Convolution, HostOp, Operation, Program
 from tritloom.compiler.ir.vector import GoldenOperation
 from tritloom.compiler.passes import PASSES
+from tritloom.compiler.quantize.weights import IntegerWeights
 from tritloom.errors import UserError
 
 __all__ = ["Lowering", "check", "lower"]
@@ -29,6 +30,9 @@ __all__ = ["Lowering", "check", "lower"]
 _CONVERSIONS = ("Dequantize", "Gather", "Quantize", "Reshape", "Transpose")
 """Steps of the host that only turn values into codes and back, or move them."""
 
+
+_CORRECTION_SAMPLES = 256
+"""Samples of bias correction; more gave no better accuracy."""
 
 _MOST_CODES = 1 << 28
 """Codes of all tensors together that bias correction keeps."""
@@ -57,17 +61,17 @@ class Lowering:
         if found.problems:
             raise problems_error(name, found.problems)
         self._weighted = plan.weighted
+        self._known_weights: dict[tuple[Any, ...], IntegerWeights] = {}
         self._correctable = calibration is not None
         self._samples = Calibration(model=proto, name=name, samples=calibration)
         if self._wanted and calibration is None:
             self._samples.grid(self._wanted[0], Settings().activation_bits)
         codes = sum(tensor.elements for tensor in plan.tensors.values())
-        self._count = max(1, min(MOST_SAMPLES, _MOST_CODES // max(1, codes)))
+        self._count = max(1, min(_CORRECTION_SAMPLES, _MOST_CODES // max(1, codes)))
 
     @property
-    def layers(self) -> list[str]:
-        """Names of the layers with weights, in the order of the graph."""
-        return list(self._weighted)
+    def name(self) -> str:
+        return self._name
 
     def lower(self, settings: Settings) -> Lowered:
         """The integer program. Raises :class:`ModelError` for a model that cannot be lowered, :class:`UserError` for layers it does not have."""
@@ -79,14 +83,16 @@ class Lowering:
         if settings.bias_correction and self._correctable:
             correction = BiasCorrection(samples=self._samples.first(self._count), mean=self._mean)
         grid = partial(self._samples.grid, method=settings.calibration_method, percentile=settings.percentile)
-        builder = Builder(settings=settings, grid_of=grid, correction=correction, sampled=self._correctable)
+        builder = Builder(
+            settings=settings, grid_of=grid, correction=correction, sampled=self._correctable, known_weights=self._known_weights
+        )
         done = execute(self._model, builder, self._name)
         if done.problems:
             raise problems_error(self._name, done.problems)
         program = _program(builder, done, self._name)
         for rewrite in PASSES:
             program = rewrite(program)
-        return Lowered(program, [*builder.notes, *self._notes(settings, correction)])
+        return Lowered(program, [*builder.notes, *self._notes(settings, correction)], builder.weights)
 
     def _mean(self, value: str) -> np.ndarray:
         return self._samples.means(list(dict.fromkeys([*self._weighted.values(), value])), self._count)[value]

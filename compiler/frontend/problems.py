@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tritloom.compiler.ir.program import Program
+from tritloom.compiler.quantize.weights import IntegerWeights
 from tritloom.errors import ModelError
 
 __all__ = ["CheckReport", "Lowered", "Problem", "RefusalError", "problems_error"]
@@ -44,10 +45,14 @@ class CheckReport:
 
 @dataclass(frozen=True)
 class Lowered:
-    """Result of :func:`tritloom.compiler.frontend.lower`; ``notes`` are sentences about what the compiler chose."""
+    """Result of :func:`tritloom.compiler.frontend.lower`; ``notes`` are sentences about what the compiler chose.
+
+    ``weights`` holds the integer weights of each layer by its name, as they were made: in the layout of the ONNX file's rows.
+    """
 
     program: Program
     notes: list[str] = field(default_factory=list)
+    weights: dict[str, IntegerWeights] = field(default_factory=dict)
 
 
 def problems_error(name: str, problems: list[Problem]) -> ModelError:

@@ -117,3 +117,27 @@ def test_augmentation_keeps_the_grid(torch, digits_cnn_twn):
     assert 0.2 < (moved != images).float().mean() < 0.9
     ratio = moved.sum() / images.sum()
     assert 0.8 < ratio < 1.2
+
+
+def test_mnist_float_from_the_command_line(torch, tmp_path, capsys):
+    """On made-up images: it learns them, ONNX Runtime and PyTorch agree, and the same seed gives the same file."""
+    script = import_module("tritloom.models.train.mnist_cnn_float")
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 10, 400).astype(np.uint8)
+    images = np.repeat(np.repeat(rng.integers(0, 256, (10, 7, 7)), 4, axis=1), 4, axis=2)[labels].astype(np.uint8)
+    np.savez(tmp_path / "data.npz", images=images, labels=labels)
+    files = [tmp_path / "a.onnx", tmp_path / "b.onnx"]
+    for file in files:
+        script.main(["--data", str(tmp_path / "data.npz"), "--output", str(file), "--seed", "3", "--epochs", "5"])
+    result = json.loads(capsys.readouterr().out.split("}")[0] + "}")
+    assert files[0].read_bytes() == files[1].read_bytes()
+    assert result["held_out_rows"] == 40 and result["accuracy"] > 0.8
+    data = script.load(tmp_path / "data.npz")
+    assert len(data.train_labels) == 280
+    net = script.train(data, seed=3, epochs=1)
+    (logits,) = onnxruntime.InferenceSession(script.export(net, {})).run(None, {"image": data.test_images})
+    with torch.no_grad():
+        np.testing.assert_allclose(logits, net(torch.from_numpy(data.test_images)).numpy(), rtol=1e-3, atol=1e-3)
+    with pytest.raises(SystemExit):
+        script.main(["--data", str(files[0]), "--output", str(tmp_path / "c.onnx")])
+    assert "is not an .npz file" in capsys.readouterr().err and not (tmp_path / "c.onnx").exists()

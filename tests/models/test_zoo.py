@@ -71,3 +71,25 @@ def test_digits_weights_are_ternary_and_quantisers_explicit(model):
         assert zero_point.dtype == np.int8 and zero_point == 0
     assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "N"
     assert constants["input.scale"] == 0.25
+
+
+def test_mnist_float_is_a_small_float_cnn_that_compiles():
+    """The data is not here; what can be said without it. The claimed accuracy is printed by docs/benchmarks/mnist_planes.py."""
+    import tritloom
+
+    path = zoo.path("mnist_cnn_float")
+    model = onnx.load(path)
+    assert path.stat().st_size < 300_000 and not any("Quantize" in node.op_type for node in model.graph.node)
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    assert metadata["accuracy"] == "0.9950 (995 of 1000)" and "--seed 0" in metadata["training"]
+    assert f"({metadata['accuracy'].split('(')[1]}".replace(")", " held-out rows)") in path.with_suffix(".md").read_text()
+    # A thick stroke down the middle and a ring are a one and a zero for any network that knows digits.
+    y, x = np.mgrid[:28, :28] - 13.5
+    radius = np.hypot(x, y * 0.75)
+    images = np.stack([np.clip(2.5 - np.abs(radius - 6), 0, 1), np.clip(2.2 - np.abs(x), 0, 1) * (np.abs(y) < 9)])[:, None].astype(
+        np.float32
+    )
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    assert session.run(None, {"image": images})[0].argmax(axis=1).tolist() == [0, 1]
+    compiled = tritloom.compile(path, calibration={"image": images}, planes=3)
+    assert tritloom.InferenceSession(compiled).run(None, {"image": images})[0].argmax(axis=1).tolist() == [0, 1]
