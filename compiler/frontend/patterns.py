@@ -37,7 +37,7 @@ def recognise(model: onnx_ir.Model) -> None:
             continue
         old = node.outputs[0]
         new = made.outputs[0]
-        made.name, new.shape, new.dtype, name = node.name, old.shape, old.dtype, old.name
+        made.name, new.shape, new.type, name = node.name, old.shape, old.type, old.name
         onnx_ir.convenience.replace_nodes_and_values(graph, node, [node], [made], [old], [new])
         new.name, found = name, True
     if found:

@@ -40,10 +40,8 @@ def softmax_rows(codes: np.ndarray, powers: np.ndarray, mask: np.ndarray | None)
     # No code and no padding is below -128, so this one never is the largest.
     taking = codes if mask is None else np.where(mask, codes, -129)
     largest = taking.max(axis=1, keepdims=True)
-    differences = largest - codes
-    if mask is not None:
-        # A code that is left out may be larger than the largest of the others.
-        differences = np.where(mask, differences, 0)
+    # A code that is left out may be larger than the largest of the others.
+    differences = np.maximum(largest - codes, 0)
     exponentials = powers.astype(np.int64)[differences]
     if mask is not None:
         exponentials = np.where(mask, exponentials, 0)

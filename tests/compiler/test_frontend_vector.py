@@ -247,6 +247,14 @@ CLOSE.update({
 
 
 @close
+def softmax_along_another_axis_behind_a_mask(g: Graph) -> bytes:
+    mask = np.where(g.rng.random((5, 8)) < 0.4, -np.inf, 0)
+    mask[0] = 0
+    s = g.qdq(g.add("Softmax", g.add("Add", g.constant(mask), g.qdq("x", 1 / 16)), axis=1), 1 / 128)
+    return g.model(TOKENS, {g.add("Concat", s, s, axis=1): None})
+
+
+@close
 def softmax_in_steps(g: Graph) -> bytes:
     """With and without the largest element taken off; along two axes."""
     x = g.qdq("x", 1 / 16)
@@ -372,6 +380,23 @@ def test_a_causal_mask_leaves_out_the_future() -> None:
     assert (before[:, 4:] != after[:, 4:]).mean() > 0.5
 
 
+def test_only_the_same_elements_share_a_grid() -> None:
+    """A value and its transpose have one range, the parts of a Split each their own."""
+    g = Graph()
+    y = g.add("MatMul", g.qdq("x"), g.weights(8, 6))
+    turned = g.add("MatMul", y, g.add("Transpose", y, perm=[0, 2, 1]))
+    low, high = (g.add("Slice", y, ints(g, first), ints(g, first + 3), ints(g, 2)) for first in (0, 3))
+    parts = g.add("MatMul", g.add("Transpose", low, perm=[0, 2, 1]), high)
+    data = g.model(TOKENS, {turned: None, parts: None})
+    samples = {"x": np.random.default_rng(0).normal(size=(20, 5, 8)) * np.array([1, 1, 1, 1, 9, 9, 9, 9.0])}
+    program = lower(data, name="net", calibration=samples).program
+    first, second = (operation for operation in program.operations if isinstance(operation, MatrixProduct))
+    scales = [[program.tensors[name].scale for name in operation.inputs] for operation in (first, second)]
+    assert scales[0][0] == scales[0][1]
+    assert scales[1][0] != scales[1][1]
+    assert sum(isinstance(operation, Convolution) for operation in program.operations) == 3
+
+
 def test_softmax_at_the_end_stays_on_the_host() -> None:
     g = Graph()
     s = g.add("Softmax", g.add("MatMul", g.qdq("x"), g.weights(8, 6)), axis=-1)
@@ -439,6 +464,14 @@ def test_steps_that_are_no_normalisation_stay(change: Callable[[Graph], str]) ->
     report = check(g.model(TOKENS, {change(g): ("N", 5, 8)}, opset=18))
     names = {entry["operator"] for entry in report.facts["operators"]}
     assert not names & {"LayerNormalization", "RMSNormalization", "Softmax"}
+
+
+def test_a_mean_of_another_axis_is_no_part_of_the_pattern() -> None:
+    g = Graph()
+    d = g.add("Sub", "x", g.add("ReduceMean", "x", ints(g, 1)))
+    root = g.add("Sqrt", g.add("Add", g.add("ReduceMean", g.add("Mul", d, d), ints(g, -1)), g.constant(1e-5)))
+    report = check(g.model(TOKENS, {g.add("Div", d, root): ("N", 5, 8)}, opset=18))
+    assert {entry["operator"] for entry in report.facts["operators"]} == {"Sub", "ReduceMean", "RMSNormalization"}
 
 
 def test_a_mask_of_a_whole_row_is_refused() -> None:

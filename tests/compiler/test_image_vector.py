@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,11 +10,12 @@ import pytest
 from frontend_models import Graph
 from test_image import refused, sealed
 
+from tritloom.boards import fit, get_board
 from tritloom.compiler import golden
 from tritloom.compiler.frontend import lower
 from tritloom.compiler.image import Artefact, decode_artefact, encode_artefact
 from tritloom.compiler.image.archive import unpack
-from tritloom.compiler.ir import GoldenOperation, Program, Softmax, obstacles
+from tritloom.compiler.ir import Convolution, GoldenOperation, Program, Softmax, Window, obstacles
 from tritloom.compiler.schedule import memory_needs, schedule, sim_parameters
 from tritloom.errors import ModelError
 
@@ -57,6 +59,14 @@ def test_no_core_takes_it() -> None:
         with pytest.raises(ModelError, match=sentence):
             attempt()
     g = Graph()
+    # Nor does a board say first that the model is too large for it.
+    large = Convolution(
+        name="large", output="y", input=PROGRAM.inputs[0].tensor, weights=np.broadcast_to(np.int16(1), (4096, 4096, 1, 1)), planes=1, window=Window(),
+        step=None, acc_low=0, acc_high=0,
+    )  # fmt: skip
+    output = replace(PROGRAM.tensors[large.input], name="y", shape=(4096, 1, 6))
+    with pytest.raises(ModelError, match=sentence):
+        fit(get_board("icebreaker"), replace(PROGRAM, operations=(*PROGRAM.operations, large), tensors={**PROGRAM.tensors, "y": output}))
     plain = lower(g.model({"x": ("N", 4)}, {g.add("MatMul", g.qdq("x"), g.weights(4, 4)): None}), name="net").program
     core = sim_parameters(plain)
     with pytest.raises(ModelError, match=sentence):
