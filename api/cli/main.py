@@ -23,7 +23,9 @@ from tritloom.cli.doctor import doctor
 from tritloom.cli.estimate import estimate
 from tritloom.cli.run import run
 from tritloom.cli.sim import WAVES, sim
+from tritloom.cli.train import train
 from tritloom.cli.verify import verify
+from tritloom.cli.zoo import zoo
 from tritloom.errors import TritloomError
 
 __all__ = ["INTERRUPTED", "USER_ERROR", "app", "main"]
@@ -40,7 +42,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, check, estimate, compile, run, verify, sim, build, bench, boards, doctor):
+for verb in (demo, check, estimate, compile, run, verify, sim, build, train, zoo, bench, boards, doctor):
     app.command()(verb)
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]

@@ -28,18 +28,20 @@ class StaticGrid(nn.Module):
 
 
 class _Running(nn.Module):
-    """A running mean of one number a batch, in training mode only; the first batch starts it."""
+    """A running mean of one number, or of one a feature, over the batches of training mode; the first batch starts it."""
 
     value: Tensor
+    started: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, features: int | None = None) -> None:
         super().__init__()
-        self.register_buffer("value", torch.tensor(0.0))
+        self.register_buffer("value", torch.zeros([] if features is None else [features]))
+        self.register_buffer("started", torch.tensor(False))
 
     @torch.no_grad()
     def update(self, found: Tensor) -> None:
-        if self.training:
-            self.value.copy_(found if self.value == 0 else torch.lerp(self.value, found.to(self.value), MOMENTUM))
+        self.value.copy_(torch.lerp(self.value, found.to(self.value), MOMENTUM) if self.started else found)
+        self.started.fill_(True)
 
 
 class StaticAbsMax(nn.Module):
@@ -56,7 +58,8 @@ class StaticAbsMax(nn.Module):
         return self.running.value / self.limit
 
     def forward(self, x: Tensor) -> Tensor:
-        self.running.update(x.detach().abs().amax())
+        if self.training:
+            self.running.update(x.detach().abs().amax())
         return to_grid(x, self.step.clamp(min=1e-8), -self.limit, self.limit)
 
 
@@ -77,6 +80,11 @@ class AbsMaxTokens(nn.Module):
 class QuestActivations(nn.Module):
     """QuEST grid of ``bits`` bits on activations rotated along ``axis``; gradients by the trust mask.
 
+    By itself as published: the standard deviation is that of each row along ``axis``. With ``static`` it is one for all rows, of the batch in training and its running
+    mean in evaluation, and of every rotated feature the mean is taken away, likewise. (Pixels and what comes out of a Relu are never negative, so without this
+    the first feature of every block is always clipped, and widens the grid of all.) What the next layer's sums lack then is a constant for each output, which a
+    bias or a batch normalisation behind it makes up for.
+
     Parameters
     ----------
     bits
@@ -84,20 +92,24 @@ class QuestActivations(nn.Module):
     axis
         The feature axis: -1 for tokens, 1 for images (N, C, H, W).
     static
-        False: the standard deviation of each row along ``axis``, as published. True: one for all, of the batch in training and its running mean in
-        evaluation.
+        Number of features, for one grid for all; None as published.
     """
 
-    def __init__(self, bits: float, *, axis: int = -1, static: bool = False) -> None:
+    def __init__(self, bits: float, *, axis: int = -1, static: int | None = None) -> None:
         super().__init__()
         quest.levels(bits)  # refuses a wrong width
         self.bits, self.axis, self.static = bits, axis, static
-        self.running = _Running()
+        self.sigma, self.mean = _Running(), _Running(static)
 
     @property
     def unit(self) -> Tensor:
         """Real value of code 1 on the static grid, a scalar tensor."""
-        return quest.unit_of(self.running.value + 1e-8, self.bits)  # type: ignore[return-value]
+        return quest.unit_of(self.sigma.value + 1e-8, self.bits)  # type: ignore[return-value]
+
+    @property
+    def centre(self) -> Tensor:
+        """What is taken away from every rotated feature on the static grid, (features,)."""
+        return self.mean.value
 
     @property
     def padding(self) -> float:
@@ -106,13 +118,31 @@ class QuestActivations(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rotated = quest.rotate(x, self.axis)
+        if self.static is not None:
+            rotated = rotated - self._centre_of(rotated)
         with torch.no_grad():
-            if self.static:
-                sigma = (rotated**2).mean().sqrt()
-                self.running.update(sigma)
-                unit = quest.unit_of(sigma + 1e-8, self.bits) if self.training else self.unit
-            else:
-                unit = quest.unit_of((rotated**2).mean(self.axis, keepdim=True).sqrt() + 1e-8, self.bits)
+            unit = self._unit_of(rotated)
             codes = quest.quantise(rotated, self.bits, unit)
             mask = quest.trusted(rotated, codes, self.bits, unit)
         return through_mask(rotated, codes * unit, mask)
+
+    @torch.no_grad()
+    def _centre_of(self, rotated: Tensor) -> Tensor:
+        """Mean of each feature, shaped so that it can be taken away."""
+        features = rotated.movedim(self.axis, -1)
+        if self.training:
+            mean = features.flatten(0, -2).mean(0)
+            self.mean.update(mean)
+        else:
+            mean = self.centre
+        return mean.expand(features.shape).movedim(-1, self.axis)
+
+    def _unit_of(self, rotated: Tensor) -> Tensor:
+        if self.static is None:
+            sigma = (rotated**2).mean(self.axis, keepdim=True).sqrt()
+        elif self.training:
+            sigma = (rotated**2).mean().sqrt()
+            self.sigma.update(sigma)
+        else:
+            return self.unit
+        return quest.unit_of(sigma + 1e-8, self.bits)  # type: ignore[return-value]

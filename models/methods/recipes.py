@@ -20,7 +20,7 @@ from tritloom.models.methods.weights import (
 __all__ = ["RECIPES", "Recipe", "recipe"]
 
 
-def _none(axis: int) -> None:
+def _none(axis: int, features: int) -> None:
     return None
 
 
@@ -28,19 +28,19 @@ def _none(axis: int) -> None:
 class Recipe:
     """One method.
 
-    Every stage has a hidden grid with ``step`` and codes ``0 .. high``; ``activations(axis)`` makes the method's own quantiser behind it, or None.
+    Every stage has a hidden grid with ``step`` and codes ``0 .. high``; ``activations(axis, features)`` makes the method's own quantiser behind it, or None.
     """
 
     title: str
     weights: Callable[[], WeightQuantiser]
-    activations: Callable[[int], nn.Module | None] = _none
+    activations: Callable[[int, int], nn.Module | None] = _none
     step: float = 1 / 16
     high: int = 127
 
 
 def _quest(bits: float) -> Recipe:
-    def activations(axis: int) -> nn.Module:
-        return QuestActivations(bits, axis=axis, static=True)
+    def activations(axis: int, features: int) -> nn.Module:
+        return QuestActivations(bits, axis=axis, static=features)
 
     return Recipe(f"QuEST (arXiv 2502.05003), {bits:g}-bit weights and activations", lambda: QuestWeights(bits), activations)
 

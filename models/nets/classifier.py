@@ -37,7 +37,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Stage:
-    """A grid, maybe a rotation and a second grid, and a layer with what follows it.
+    """A grid, maybe a rotation, a ``centre`` (I,) to be taken away and a second grid, and a layer with what follows it.
 
     ``layer.trits`` holds the weights' integers, (O, I) for a dense layer or (O, I, k, k) for a convolution that keeps height and width; it sees the values of
     the last grid, with the code 0 of that grid around an image.
@@ -46,6 +46,7 @@ class Stage:
     grid: Grid
     layer: FoldedLayer
     rotated: Grid | None = None
+    centre: np.ndarray | None = None
     relu: bool = True
     pooled: bool = False
     """2x2 maximum pooling behind this stage's *next* grid, an odd last row or column left out."""
@@ -60,10 +61,10 @@ def rotation(features: int) -> np.ndarray:
 class _Writer(Graph):
     """What a stage needs."""
 
-    def on_grid(self, source: str, name: str, grid: Grid) -> str:
-        if grid.offset:
-            shift = self.constant(f"{name}.half_step", np.float32(-grid.offset * grid.step))
-            source = self.node("Add", [source, shift], f"{name}.shifted")
+    def on_grid(self, source: str, name: str, grid: Grid, centre: np.ndarray | float = 0.0) -> str:
+        shift = np.asarray(-grid.offset * grid.step - centre, np.float32)
+        if shift.any():
+            source = self.node("Add", [source, self.constant(f"{name}.shift", shift)], f"{name}.shifted")
         if (grid.low, grid.high) != (-128, 127):
             limits = [
                 self.constant(f"{name}.{end}", np.float32(code * grid.step)) for end, code in (("low", grid.low), ("high", grid.high))
@@ -126,7 +127,8 @@ def classifier(name: str, stages: Sequence[Stage], *, shape: tuple[int, ...], me
             grid, scale = replace(stage.rotated, step=stage.rotated.step * factor), scale / factor
             if factor > 1:
                 value = graph.rotate(value, label, codes.shape[1], image=not dense)
-            value = graph.on_grid(value, f"{label}.rotated", grid)
+            centre = np.zeros(codes.shape[1]) if stage.centre is None else stage.centre * factor
+            value = graph.on_grid(value, f"{label}.rotated", grid, centre if dense else centre[:, None, None])
         value = graph.weighted(value, label, codes, scale)
         # What the grid's offset lacks: offset * step for every weight, also for those above the border of an image.
         missing = grid.offset * grid.step * codes.reshape(len(codes), -1).sum(1, dtype=np.int64) * scale

@@ -67,11 +67,12 @@ class Block(nn.Module):
             gain = state["weight"] / torch.sqrt(state["running_var"] + self.norm.eps)
             codes = codes * torch.where(gain < 0, -1.0, 1.0).reshape(-1, *[1] * (codes.dim() - 1))
             scale, bias = scale * gain.abs(), state["bias"] - state["running_mean"] * gain
-        rotated = _quest_grid(self.layer.activations) if isinstance(self.layer.activations, QuestActivations) else None
+        quest = self.layer.activations if isinstance(self.layer.activations, QuestActivations) else None
         return Stage(
             Grid(self.grid.step, self.grid.low, self.grid.high),
             FoldedLayer(codes.numpy().astype(np.int16), scale.numpy().astype(np.float32), bias.numpy().astype(np.float32)),
-            rotated,
+            None if quest is None else _quest_grid(quest),
+            None if quest is None else quest.centre.double().numpy(),
             relu=self.norm is not None,
             pooled=self.pooled,
         )
@@ -113,14 +114,16 @@ class Network(nn.Module):
                     raise UserError(
                         f"layer {index + 1} is a convolution, but what it gets is no image: put convolutions before dense layers"
                     )
-                activations = recipe.activations(1) if shape[0] > 1 else None  # one channel has nothing to be rotated with
+                activations = recipe.activations(1, shape[0]) if shape[0] > 1 else None  # one channel has nothing to be rotated with
                 built = QuantConv2d(shape[0], layer.width, bias=False, weights=recipe.weights(), activations=activations)
                 norm = nn.BatchNorm2d(layer.width)
                 shape = (layer.width, *(size // 2 if layer.pooled else size for size in shape[1:]))
                 if min(shape) < 1:
                     raise UserError(f"layer {index + 1} pools an image of less than 2 x 2 pixels; take a pooling away")
             else:
-                built = QuantLinear(math.prod(shape), layer.width, bias=last, weights=recipe.weights(), activations=recipe.activations(-1))
+                built = QuantLinear(
+                    math.prod(shape), layer.width, bias=last, weights=recipe.weights(), activations=recipe.activations(-1, math.prod(shape))
+                )
                 norm = None if last else nn.BatchNorm1d(layer.width)
                 shape = (layer.width,)
             self.blocks.append(Block(grid, built, norm, layer.pooled))

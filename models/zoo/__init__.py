@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tritloom.errors import UserError
 
-__all__ = ["names", "path"]
+__all__ = ["names", "path", "properties"]
 
 _FOLDER = Path(__file__).parent
 
@@ -24,3 +24,10 @@ def path(name: str) -> Path:
     if name not in names():
         raise UserError(f"the zoo has no model {name!r}; it has: {', '.join(names())}")
     return _FOLDER / f"{name}.onnx"
+
+
+def properties(name: str) -> dict[str, str]:
+    """What the file of a model says of itself, in its order: training command, seed, method, data, accuracy. Raises :class:`UserError` for an unknown name."""
+    import onnx
+
+    return {entry.key: entry.value for entry in onnx.load(path(name)).metadata_props}

@@ -50,7 +50,10 @@ def reference(stages: list[Stage], image: np.ndarray) -> np.ndarray:
             x = x.reshape(len(x), -1)
         around = 0.0
         if stage.rotated is not None:
-            x = on_grid(quest.rotate(x, 1), stage.rotated)
+            x = quest.rotate(x, 1)
+            if stage.centre is not None:
+                x = x - stage.centre.reshape(-1, *[1] * (x.ndim - 2))
+            x = on_grid(x, stage.rotated)
             around = stage.rotated.step * stage.rotated.offset
         scale, bias = stage.layer.scale.astype(np.float64), stage.layer.bias.astype(np.float64)
         if codes.ndim == 4:
@@ -70,15 +73,16 @@ def network(bits: float | None, kind: str, seed: int) -> tuple[list[Stage], tupl
     rng = np.random.default_rng(seed)
     first, hidden = Grid(0.25, 0, 127), Grid(1 / 16, 0, 127)
     rotated = None if bits is None else quest_grid(bits, 0.31373)  # no multiple of it but 0 is a sum
+    centre = None if bits is None else rng.normal(0, 0.3, 16)
     if kind == "dense":
         return [
             Stage(first, layer(rng, bits, 32, 48), rotated),
             Stage(hidden, layer(rng, bits, 16, 32), rotated),
-            Stage(hidden, layer(rng, bits, 3, 16), rotated),
+            Stage(hidden, layer(rng, bits, 3, 16), rotated, centre),
         ], (48,)
     return [
         Stage(first, layer(rng, bits, 16, 1, 3, 3), pooled=True),
-        Stage(hidden, layer(rng, bits, 32, 16, 3, 3), rotated),
+        Stage(hidden, layer(rng, bits, 32, 16, 3, 3), rotated, centre),
         Stage(hidden, layer(rng, bits, 5, 32 * 3 * 2), rotated),
     ], (1, 7, 5)
 

@@ -93,19 +93,36 @@ def test_quest_activations_of_each_row(torch):
     np.testing.assert_allclose(got, quest.quantise(rotated, 2, unit) * unit, rtol=1e-4)
 
 
-def test_static_grids_learn_in_training_only(torch):
-    x = torch.randn(500, 32) * 3
-    for module, figure in ((methods.StaticAbsMax(), x.abs().max() / 127), (methods.QuestActivations(1, static=True), 3 * 0.798)):
-        module.train()(x)
-        first = module.step if isinstance(module, methods.StaticAbsMax) else module.unit
-        assert float(first) == pytest.approx(float(figure), rel=0.03)
-        module.eval()(x * 100)
-        again = module.step if isinstance(module, methods.StaticAbsMax) else module.unit
-        assert float(again) == float(first)
-        module.train()(x * 2)
-        assert float(module.step if isinstance(module, methods.StaticAbsMax) else module.unit) == pytest.approx(
-            float(first) * 1.05, rel=1e-3
-        )
+def test_static_absmax_learns_in_training_only(torch):
+    x, module = torch.randn(500, 32) * 3, methods.StaticAbsMax()
+    module.train()(x)
+    first = float(module.step)
+    assert first == pytest.approx(float(x.abs().max()) / 127)
+    module.eval()(x * 100)
+    assert float(module.step) == first
+    module.train()(x * 2)
+    assert float(module.step) == pytest.approx(first * 1.05, rel=1e-5)
+
+
+def test_static_quest_activations(torch):
+    """One unit and one mean a feature, learned in training only; in evaluation these decide, whatever the batch."""
+    x = torch.randn(4000, 32, generator=torch.Generator().manual_seed(1)) * 3 + 7
+    module = methods.QuestActivations(2, static=32)
+    module.train()(x)
+    unit, centre = float(module.unit), module.centre.clone()
+    rotated = quest.rotate(x.numpy().astype(np.float64))
+    np.testing.assert_allclose(centre.numpy(), rotated.mean(0), atol=1e-3)
+    assert unit == pytest.approx(quest.unit_of(3.0, 2), rel=0.02)
+    other = quest.rotate(x[:50] * 2).double().numpy() - centre.numpy()
+    got = module.eval()(x[:50] * 2).numpy()
+    np.testing.assert_allclose(got, quest.quantise(other, 2, unit) * unit, rtol=1e-5)
+    assert float(module.unit) == unit and torch.equal(module.centre, centre)
+    module.train()(x + 100)
+    np.testing.assert_allclose(module.centre.numpy(), quest.rotate((x + 5).numpy().astype(np.float64)).mean(0), atol=1e-2)
+    images = torch.randn(6, 16, 5, 5) + 1
+    along = methods.QuestActivations(1, axis=1, static=16).train()
+    assert set(np.sign(along(images).numpy()).ravel().tolist()) == {-1, 1}
+    np.testing.assert_allclose(along.centre.numpy(), quest.rotate(images.numpy(), 1).mean((0, 2, 3)), atol=1e-5)
 
 
 def test_static_grid_rounds_half_to_even_and_stops_gradients_outside(torch):
