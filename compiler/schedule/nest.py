@@ -42,6 +42,18 @@ def _continues(inner: Axis, outer: Axis) -> bool:
     )
 
 
+def _in_reach(axis: Axis) -> list[Axis]:
+    """The loop, or two nested ones that do the same where it has too many iterations and they have a divisor that is not too large."""
+    if axis.count <= MAX_ITERATIONS or axis.role:
+        return [axis]
+    inner = next((count for count in range(MAX_ITERATIONS, 1, -1) if axis.count % count == 0), 1)
+    if inner == 1:
+        return [axis]
+    strides = {register: stride * inner for register, stride in axis.strides.items()}
+    outer = Axis(count=axis.count // inner, reduces=axis.reduces, strides=strides)
+    return [Axis(count=inner, reduces=axis.reduces, strides=axis.strides), *_in_reach(outer)]
+
+
 def build(opcode: Opcode, axes: list[Axis], where: str, **fields: int | bool) -> Instruction:
     """Instruction of a nest, innermost axis first, with loops of one iteration dropped and loops that continue each other merged.
 
@@ -58,7 +70,7 @@ def build(opcode: Opcode, axes: list[Axis], where: str, **fields: int | bool) ->
             inner = kept.pop()
             axis = Axis(count=inner.count * axis.count, reduces=inner.reduces, strides=inner.strides)
         kept.append(axis)
-    kept = kept or [Axis(count=1)]
+    kept = [part for axis in kept for part in _in_reach(axis)] or [Axis(count=1)]
     largest = max(axis.count for axis in kept)
     if len(kept) > MAX_LOOPS or largest > MAX_ITERATIONS:
         raise ModelError(f"{where} needs {len(kept)} loops of up to {largest} iterations; the core has {MAX_LOOPS} of {MAX_ITERATIONS}")

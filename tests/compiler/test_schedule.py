@@ -14,7 +14,7 @@ from tritloom.compiler.ir.program import Add, Convolution, HostOp, Rescale, SumP
 from tritloom.compiler.schedule import Placement, memory_needs, scaled_bits, schedule, sim_parameters, tensor_from_bytes, tensor_to_bytes
 from tritloom.compiler.schedule.bounds import check_instruction
 from tritloom.compiler.schedule.layout import busiest_layer, lifetimes, place
-from tritloom.compiler.schedule.nest import separable_nests
+from tritloom.compiler.schedule.nest import MAX_ITERATIONS, Axis, build, separable_nests
 from tritloom.errors import ModelError
 from tritloom.hw.arch.isa import Opcode, disassemble
 from tritloom.hw.arch.link import Space, State
@@ -600,3 +600,25 @@ def test_host_steps_do_not_matter_to_the_schedule():
     program = small()
     changed = replace(program, outputs=(replace(program.outputs[0], epilogue=(HostOp(kind="Dequantize"), HostOp(kind="Softmax"))),))
     assert schedule(program, tight(program)).program_words == schedule(changed, tight(program)).program_words
+
+
+@pytest.mark.parametrize("count", [MAX_ITERATIONS, MAX_ITERATIONS + 2, 1 << 18, 3 * 5 * 7 * 11 * 13 * 17])
+def test_a_loop_of_too_many_iterations_becomes_two(count):
+    instruction = build(Opcode.ELEMENTWISE, [Axis(count=count, strides={"a": 3, "o": 1})], "layer 'x'", a=7)
+    counts = [loop.last + 1 for loop in instruction.loops]
+    assert max(counts) <= MAX_ITERATIONS and np.prod(counts) == count
+    assert (len(counts) == 1) == (count <= MAX_ITERATIONS)
+    address, seen = 7, []
+    for index in range(count):
+        seen.append(address)
+        step, rest = 0, index + 1
+        while step < len(counts) - 1 and rest % counts[step] == 0:
+            rest //= counts[step]
+            step += 1
+        address += instruction.loops[step].a_step
+    np.testing.assert_array_equal(seen, 7 + 3 * np.arange(count))
+
+
+def test_a_loop_of_too_many_iterations_without_a_divisor_is_refused():
+    with pytest.raises(ModelError, match=r"layer 'x' needs 1 loops of up to 65539 iterations; the core has 7 of 65536"):
+        build(Opcode.ELEMENTWISE, [Axis(count=65539, strides={"a": 1})], "layer 'x'")
