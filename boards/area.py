@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from tritloom.boards.board import Board
 from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES
-from tritloom.hw.arch.parameters import CoreParameters, stored_lanes
+from tritloom.hw.arch.parameters import SCALED_BITS, CoreParameters, stored_lanes
 
 __all__ = [
     "BLOCK_SHAPES",
@@ -70,10 +70,10 @@ def block_use(board: Board, parameters: CoreParameters) -> dict[str, int]:
 class Coefficients:
     """Logic cells (nextpnr's count) of a core: the sum of these, each times what it is named after.
 
-    ``base`` also covers link, sequencer and the first lane of the post unit, ``lane`` is each further one; ``no_dsp`` is added for every lane
-    where the part has no multipliers, ``tables`` where the tables of the loop registers are in logic cells, else they take
-    ``table_blocks`` block RAMs. ``accumulator_bit`` counts for each column,
-    ``decoder`` for each byte of a trit5 weight word. ``fill`` is the part of the cells that a core may take: beyond it nextpnr finds no
+    ``base`` also covers link, sequencer and the first lane of the post unit, ``lane`` is each further one, with sums of 58 bits, and
+    ``scaled_bit`` what each lane saves by each bit less; ``no_dsp`` is added for every lane where the part has no multipliers, ``tables``
+    where the tables of the loop registers are in logic cells, else they take ``table_blocks`` block RAMs. ``accumulator_bit`` counts
+    for each column, ``decoder`` for each byte of a trit5 weight word. ``fill`` is the part of the cells that a core may take: beyond it nextpnr finds no
     legal placement, or only a slow one. ``most`` bounds them on large parts whose placement is slow at any size: a build of
     8000 cells takes a Gowin part 14 minutes, one of 9400 half an hour.
     """
@@ -83,6 +83,7 @@ class Coefficients:
     base: float
     lane: float
     no_dsp: float
+    scaled_bit: float
     tables: float
     row: float
     accumulator_bit: float
@@ -98,6 +99,7 @@ COEFFICIENTS: dict[str, Coefficients] = {
         base=3420,
         lane=1040,
         no_dsp=945,
+        scaled_bit=10,
         tables=940,
         row=72,
         accumulator_bit=3.5,
@@ -106,10 +108,32 @@ COEFFICIENTS: dict[str, Coefficients] = {
         table_blocks=5,
     ),
     "ecp5": Coefficients(
-        fill=0.9, most=1 << 20, base=2833, lane=700, no_dsp=0, tables=0, row=70, accumulator_bit=1.55, mac=13.5, decoder=13, table_blocks=0
+        fill=0.9,
+        most=1 << 20,
+        base=2833,
+        lane=700,
+        no_dsp=0,
+        scaled_bit=9,
+        tables=0,
+        row=70,
+        accumulator_bit=1.55,
+        mac=13.5,
+        decoder=13,
+        table_blocks=0,
     ),
     "gowin": Coefficients(
-        fill=0.65, most=8_600, base=2773, lane=700, no_dsp=0, tables=0, row=70, accumulator_bit=4.3, mac=17.2, decoder=10, table_blocks=0
+        fill=0.65,
+        most=8_600,
+        base=2773,
+        lane=700,
+        no_dsp=0,
+        scaled_bit=9,
+        tables=0,
+        row=70,
+        accumulator_bit=4.3,
+        mac=17.2,
+        decoder=10,
+        table_blocks=0,
     ),
 }
 
@@ -122,6 +146,7 @@ def logic_cells(board: Board, parameters: CoreParameters) -> int:
         c.base
         + c.lane * (p.post_lanes - 1)
         + (0 if board.dsp else c.no_dsp * p.post_lanes)
+        - c.scaled_bit * p.post_lanes * (SCALED_BITS - p.scaled_bits)
         + (c.tables if board.tables_in_logic else 0)
         + c.row * p.rows
         + c.accumulator_bit * p.columns * p.accumulator_bits
@@ -136,6 +161,7 @@ def flip_flops(parameters: CoreParameters) -> int:
     return round(
         1890
         + 760 * (p.post_lanes - 1)
+        - 7 * p.post_lanes * (SCALED_BITS - p.scaled_bits)
         + 69 * p.rows
         + 2 * p.columns * p.accumulator_bits
         + (8.5 if p.reduction == "chain" else 21) * p.macs_per_cycle

@@ -62,7 +62,7 @@ def test_the_area_model_is_near_what_was_measured():
     assert {get_board(entry["board"]).family for entry in stored} == {"ice40", "ecp5", "gowin"}
     for entry in stored:
         board, core = get_board(entry["board"]), CoreParameters.from_json(entry["core"])
-        assert abs(logic_cells(board, core) / entry["cells"] - 1) < 0.04, (entry["board"], core, entry["cells"], logic_cells(board, core))
+        assert abs(logic_cells(board, core) / entry["cells"] - 1) < 0.02, (entry["board"], core, entry["cells"], logic_cells(board, core))
         # yosys may make a remainder of few bits out of tables.
         assert entry["blocks"] <= sum(block_use(board, core).values()) <= entry["blocks"] + 1, (entry["board"], core, entry["blocks"])
 
