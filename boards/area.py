@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from tritloom.boards.board import Board
 from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES
 from tritloom.hw.arch.parameters import SCALED_BITS, CoreParameters, stored_lanes
+from tritloom.hw.arch.record import BIAS_BITS, MULTIPLIER_BITS, RECORD_BYTES, START_BITS
 
 __all__ = [
     "BLOCK_SHAPES",
@@ -50,6 +51,15 @@ def stored_bits(board: Board, width: int) -> int:
     return 8 * stored_lanes(-(-width // 8), ninth_bits=board.family != "ice40")
 
 
+def _read_bytes(board: Board, parameters: CoreParameters) -> int:
+    """Bytes of a record that a core reads. Synthesis leaves those out that hold only bits of the bias above the width of the sums; where nine
+    bytes share eight lanes it cannot."""
+    if board.family != "ice40":
+        return RECORD_BYTES
+    begin, end = START_BITS + MULTIPLIER_BITS + parameters.scaled_bits, START_BITS + MULTIPLIER_BITS + BIAS_BITS
+    return RECORD_BYTES - max(0, end // 8 - -(-begin // 8))
+
+
 def block_use(board: Board, parameters: CoreParameters) -> dict[str, int]:
     """Block RAMs of each memory of a core."""
     shapes, p = BLOCK_SHAPES[board.family], parameters
@@ -59,7 +69,7 @@ def block_use(board: Board, parameters: CoreParameters) -> dict[str, int]:
         if p.weight_storage == "spram"
         else banks * blocks(shapes, p.weight_words, stored_bits(board, p.weight_word_bits // banks)),
         "activations": blocks(shapes, p.activation_words, 8 * p.rows),
-        "records": blocks(shapes, p.record_words, stored_bits(board, 8 * p.record_word_bytes)),
+        "records": blocks(shapes, p.record_words, stored_bits(board, 8 * p.post_lanes * _read_bytes(board, p))),
         "program": blocks(shapes, p.program_words, stored_bits(board, 8 * PROGRAM_WORD_BYTES)),
         "link": blocks(shapes, *LINK_BUFFER),
         "loop steps": 0 if board.tables_in_logic else COEFFICIENTS[board.family].table_blocks,
