@@ -19,7 +19,7 @@ from tritloom.boards.area import (
 from tritloom.boards.board import Board
 from tritloom.compiler.ir.program import Convolution, Program
 from tritloom.compiler.schedule import Needs, memory_needs, schedule, sim_parameters
-from tritloom.compiler.schedule.plan import SMALLER_INPUTS, activation_shortage
+from tritloom.compiler.schedule.plan import LARGEST_MEMORY, SMALLER_INPUTS, activation_shortage
 from tritloom.errors import ModelError, UserError
 from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES
 from tritloom.hw.arch.parameters import SPRAM_BITS, CoreParameters
@@ -195,8 +195,9 @@ def _with_memories(board: Board, program: Program, core: CoreParameters, needs: 
     sized = replace(
         core,
         accumulator_bits=bits,
-        weight_words=max(1, needs.weight_words),
-        activation_words=max(1, needs.activation_words),
+        # What no core can address is beyond every part as well, and is refused below.
+        weight_words=min(max(1, needs.weight_words), LARGEST_MEMORY),
+        activation_words=min(max(1, needs.activation_words), LARGEST_MEMORY),
         record_words=max(1, needs.record_words),
         program_words=needs.program_words,
     )

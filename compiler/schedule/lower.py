@@ -7,7 +7,7 @@ import numpy as np
 
 from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Operation, Program, Rescale, StepFunction, SumPool, Window
 from tritloom.compiler.schedule.layout import Placement
-from tritloom.compiler.schedule.nest import Axis, affine_prefix, build
+from tritloom.compiler.schedule.nest import MAX_ITERATIONS, Axis, affine_prefix, build
 from tritloom.compiler.schedule.patches import remaining_weights, remaining_window
 from tritloom.errors import ModelError
 from tritloom.hw.arch.isa import Instruction, Opcode
@@ -355,9 +355,12 @@ class Lowering:
         pixel = {"a": first.pixel_bytes, "o": target.pixel_bytes}
         if second is not None:
             strides["b"], pixel["b"] = lanes, second.pixel_bytes
+        pixels = [Axis(count=height * width, strides=pixel)]
+        if height * width > MAX_ITERATIONS:
+            pixels = [Axis(count=width, strides=pixel), Axis(count=height, strides={name: width * step for name, step in pixel.items()})]
         return build(
             Opcode.ELEMENTWISE,
-            [Axis(count=-(-channels // lanes), strides=strides), Axis(count=height * width, strides=pixel)],
+            [Axis(count=-(-channels // lanes), strides=strides), *pixels],
             f"layer {operation.name!r}",
             two_operands=second is not None,
             wide=wide,
