@@ -19,7 +19,7 @@ from tritloom.boards.area import (
 from tritloom.boards.board import Board
 from tritloom.compiler.ir.program import Convolution, Program
 from tritloom.compiler.schedule import Needs, check_core, memory_needs, schedule, sim_parameters
-from tritloom.compiler.schedule.plan import SMALLER_INPUTS, activation_shortage
+from tritloom.compiler.schedule.plan import LARGEST_MEMORY, SMALLER_INPUTS, activation_shortage
 from tritloom.errors import ModelError, UserError
 from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES
 from tritloom.hw.arch.parameters import SCALED_BITS, SPRAM_BITS, CoreParameters
@@ -199,8 +199,9 @@ def _with_memories(board: Board, program: Program, core: CoreParameters, needs: 
         core,
         accumulator_bits=bits,
         scaled_bits=next(width for width in _SCALED_BITS if width >= needs.scaled_bits),
-        weight_words=max(1, needs.weight_words),
-        activation_words=max(1, needs.activation_words),
+        # What no core can address is beyond every part as well, and is refused below.
+        weight_words=min(max(1, needs.weight_words), LARGEST_MEMORY),
+        activation_words=min(max(1, needs.activation_words), LARGEST_MEMORY),
         record_words=max(1, needs.record_words),
         program_words=needs.program_words,
     )

@@ -185,7 +185,10 @@ def pictures(size: int) -> Program:
     return Program(name="pictures", tensors=tensors, operations=(operation,), inputs=(given,), outputs=(result,))
 
 
-@pytest.mark.parametrize(("size", "remedy"), [(64, "it fits tang-nano-20k"), (200, "no board holds it; the board sim does")])
+@pytest.mark.parametrize(
+    ("size", "remedy"),
+    [(64, "it fits tang-nano-20k"), (200, "no board holds it; the board sim does"), (1100, "no board holds it; the board sim does")],
+)
 def test_a_picture_that_is_too_large_says_how_many_bytes_are_lacking_and_where(size, remedy):
     with pytest.raises(ModelError) as failure:
         fit(get_board("hx8k"), pictures(size))

@@ -198,6 +198,18 @@ def test_elementwise_operations_with_many_channels_and_records():
     run(builder.program(), tight(builder.program(), 8, 3))
 
 
+def test_elementwise_operations_on_more_pixels_than_a_loop_counts():
+    builder = ProgramBuilder(8)
+    source = builder.input((1, 241, 283))
+    step = builder.step(1, pieces=1, shared=True)
+    builder.operations.append(Rescale(name="large", output=builder.tensor((1, 241, 283)), input=source, step=step))
+    builder.output("t1")
+    program = builder.program()
+    plan = run(program, tight(program))
+    (instruction,) = (entry for entry in plan.instructions if entry.opcode == Opcode.ELEMENTWISE)
+    assert [loop.last + 1 for loop in instruction.loops] == [283, 241]
+
+
 def test_equal_channels_share_their_records():
     for shared, records in ((True, 3), (False, 3 * 9)):
         builder = ProgramBuilder(1)
