@@ -13,7 +13,7 @@ import onnx
 
 from tritloom.boards import fit, get_board
 from tritloom.compiler.frontend import Lowered, Lowering
-from tritloom.compiler.frontend.builder import Settings
+from tritloom.compiler.frontend.settings import Settings
 from tritloom.compiler.image import Artefact, artefact_digest, decode_artefact, encode_artefact
 from tritloom.compiler.ir.program import Program
 from tritloom.compiler.quantize.calibration import DEFAULT_CALIBRATION, DEFAULT_PERCENTILE
