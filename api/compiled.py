@@ -12,8 +12,8 @@ import numpy as np
 
 from tritloom.boards import fit, get_board
 from tritloom.compiler.frontend import Lowered, Lowering, Sizes, with_sizes
-from tritloom.compiler.frontend.builder import Settings
 from tritloom.compiler.frontend.reader import parse_proto
+from tritloom.compiler.frontend.settings import Settings
 from tritloom.compiler.image import Artefact, artefact_digest, decode_artefact, encode_artefact
 from tritloom.compiler.ir.program import Program
 from tritloom.compiler.ir.vector import obstacles

@@ -1,8 +1,8 @@
 """The cheapest method and number of digit planes of each layer whose accuracy is good enough: ``compile --planes auto``.
 
-Greedy, from sensitivity. All layers start with :data:`MOST_PLANES` digit planes. Each layer alone is tried at every smaller setting; then, in the combination
-found so far, the layer that saves most for what it lost alone gets one plane less, and stays where it is for good when the whole
-would lose too much. Accuracy is that of golden on samples that made no grid and corrected no bias.
+Greedy, from sensitivity. All layers start with :data:`MOST_PLANES` digit planes. Each layer alone is tried at every smaller setting;
+then, in the combination found so far, the layer that saves most for what it lost alone gets one plane less, and stays where it is for
+good when the whole would lose too much. Accuracy is that of golden on samples that made no grid and corrected no bias.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,7 +15,7 @@ from tritloom.boards import Board, fit, get_board
 from tritloom.compiled import DEFAULT_BOARD, CompiledModel, assemble
 from tritloom.compiler import golden
 from tritloom.compiler.frontend import Lowered, Lowering
-from tritloom.compiler.frontend.builder import Settings
+from tritloom.compiler.frontend.settings import Settings
 from tritloom.compiler.ir.program import Program
 from tritloom.compiler.quantize.weights import IntegerWeights, WeightChoice
 from tritloom.compiler.schedule import schedule
@@ -41,8 +41,8 @@ Progress = Callable[[str, int, int], None]
 class Point:
     """One setting that was tried.
 
-    ``layers`` are the choices of the layers with float weights. ``cycles`` are those of an inference on the board, ``weight_bytes`` what the weight memory holds then; both
-    are ``None`` where the program does not fit. ``accuracy`` is the share of right answers.
+    ``layers`` are the choices of the layers with float weights. ``cycles`` are those of an inference on the board, ``weight_bytes`` what
+    the weight memory holds then; both are ``None`` where the program does not fit. ``accuracy`` is the share of right answers.
     """
 
     name: str
@@ -77,7 +77,8 @@ class PlaneSearch:
     """Result of :func:`choose_planes`.
 
     ``points`` are all settings that were tried, in order; ``chosen`` is one of them. ``reasons`` says by layer why it has no plane less.
-    ``weights`` are the integer weights of each layer in the chosen one. ``float_correct`` are the right answers of the float model in ONNX Runtime, of as many samples as each point's.
+    ``weights`` are the integer weights of each layer in the chosen one. ``float_correct`` are the right answers of the float model in
+    ONNX Runtime, of as many samples as each point's.
     """
 
     model: CompiledModel
@@ -133,7 +134,8 @@ def choose_planes(
     settings
         Everything but ``method`` and ``planes``; its ``layers`` keep what they have.
 
-    Raises :class:`UserError` for wrong arguments and when no setting is good enough, :class:`ModelError` for a model that cannot be lowered.
+    Raises :class:`UserError` for wrong arguments and when no setting is good enough, :class:`ModelError` for a model that cannot be
+    lowered.
     """
     if not 0 <= max_loss < 1:
         raise UserError(f"the largest loss must be at least 0 and below 1 (100%), not {max_loss!r}")
@@ -200,7 +202,7 @@ class _Trial:
             made = schedule(program, fit(self.board, program))
             cycles, weight_bytes = made.cycles, int(made.weights.nbytes)
         except ModelError:
-            # A board that is too small for this setting may hold another; the last one is scheduled once more, with the error that it gives.
+            # A board that is too small for this setting may hold another.
             pass
         return Point(name, dict(layers), _correct(self.scores(program), self.labels, program.name), len(self.labels), cycles, weight_bytes)
 
@@ -301,8 +303,8 @@ class _Search:
             return f"no setting of 1 to {MOST_PLANES} planes fits {self._trial.board.name}; choose a larger board with --board"
         best = max(fitting, key=lambda point: point.correct)
         return (
-            f"no setting of up to {MOST_PLANES} planes loses at most {self._max_loss:.2%}: the best ({best.name}) loses {self._loss(best):.2%}, "
-            f"{self._float - best.correct} of {best.samples} answers; allow more with --max-loss, or give more --activation-bits"
+            f"no setting of up to {MOST_PLANES} planes loses at most {self._max_loss:.2%}: "
+            f"the best ({best.name}) loses {self._loss(best):.2%}, {self._float - best.correct} of {best.samples} answers; allow more with --max-loss, or give more --activation-bits"
         )
 
 

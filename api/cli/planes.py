@@ -43,8 +43,8 @@ def automatic(
 ) -> PlaneSearch:
     """The search, on the user's files."""
     from tritloom.compiler.frontend import with_sizes
-    from tritloom.compiler.frontend.builder import Settings
     from tritloom.compiler.frontend.calibrate import LABELS
+    from tritloom.compiler.frontend.settings import Settings
     from tritloom.files import read_arrays, read_bytes
     from tritloom.layers import read_layers
     from tritloom.planes import choose_planes

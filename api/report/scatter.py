@@ -73,13 +73,13 @@ def _panel(search: PlaneSearch, points: Sequence[Point], costs: Sequence[int], l
     parts = [f'<path class="a" d="M{across.start} {_TOP}V{up.start}H{across.end}"/>']
     for value in across.ticks():
         x = across(value)
-        parts.append(
-            f'<path class="a" d="M{x:.1f} {up.start}v4"/><text class="s" x="{x:.1f}" y="{up.start + 18}" text-anchor="middle">{value:g}</text>'
-        )
+        parts.append(f'<path class="a" d="M{x:.1f} {up.start}v4"/>')
+        parts.append(f'<text class="s" x="{x:.1f}" y="{up.start + 18}" text-anchor="middle">{value:g}</text>')
     for value in up.ticks():
         y = up(value)
         parts.append(
-            f'<path class="a" d="M{across.start} {y:.1f}h-4"/><text class="s" x="{across.start - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.1%}</text>'
+            f'<path class="a" d="M{across.start} {y:.1f}h-4"/>'
+            f'<text class="s" x="{across.start - 8}" y="{y + 4:.1f}" text-anchor="end">{value:.1%}</text>'
         )
     parts.append(f'<text x="{(across.start + across.end) / 2}" y="{_HEIGHT - 14}" text-anchor="middle">{escape(label)}</text>')
     for kind, value, name in (("f", best, "float model"), ("b", best - search.max_loss, f"{search.max_loss:.2%} less")):

@@ -1,7 +1,7 @@
 """The program under construction: names, tensors, operations, and the way from a symbolic value to an integer tensor."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 from tritloom.compiler.frontend.correction import BiasCorrection
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.rounding import closed
+from tritloom.compiler.frontend.settings import Settings
 from tritloom.compiler.frontend.values import (
     Codes,
     Pending,
@@ -24,14 +25,13 @@ from tritloom.compiler.frontend.values import (
     take_channels,
 )
 from tritloom.compiler.ir.program import Copy, HostOp, InputSpec, Operation, Proof, Rescale, StepFunction, Tensor
-from tritloom.compiler.quantize.calibration import CALIBRATION_METHODS, DEFAULT_CALIBRATION, DEFAULT_PERCENTILE
 from tritloom.compiler.quantize.chain import compose, entry
 from tritloom.compiler.quantize.curves import LARGEST_TABLE
 from tritloom.compiler.quantize.steps import Affine, LeakyRelu, Quantiser, Step, derive_add, derive_step, is_curved
-from tritloom.compiler.quantize.weights import IntegerWeights, WeightChoice
-from tritloom.errors import ModelError, UserError
+from tritloom.compiler.quantize.weights import IntegerWeights
+from tritloom.errors import ModelError
 
-__all__ = ["Builder", "Settings", "grid_quantiser", "host_quantise"]
+__all__ = ["Builder", "grid_quantiser", "host_quantise"]
 
 MOST_SUMS_SAMPLED = 1 << 16
 """Most reachable sums of a layer, all channels together, that a curved function takes directly where samples could give it codes: a function
@@ -39,45 +39,6 @@ of sums takes some eighty records for each channel, one of codes fifteen for all
 
 GridOf = Callable[[str, int], tuple[Fraction, int]]
 """ONNX value name and bits to scale and zero point; raises :class:`ModelError` when there are no calibration samples."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """What the user chose.
-
-    Parameters
-    ----------
-    method, planes
-        Of :func:`tritloom.compiler.quantize.weights.lower_weights`.
-    layers
-        Other choices than these for single layers, by the name of the node.
-    activation_bits
-        Width of the codes of calibrated tensors, 2 to 8.
-    calibration_method, percentile
-        Of :func:`tritloom.compiler.quantize.calibration.choose_grid`.
-    bias_correction
-        Whether the mean errors of ternarised layers are folded into their biases where there are calibration samples.
-    """
-
-    method: str = "auto"
-    planes: int | None = None
-    layers: Mapping[str, WeightChoice] = field(default_factory=dict)
-    activation_bits: int = 8
-    calibration_method: str = DEFAULT_CALIBRATION
-    percentile: float = DEFAULT_PERCENTILE
-    bias_correction: bool = True
-
-    def __post_init__(self) -> None:
-        if not 2 <= self.activation_bits <= 8:
-            raise ModelError(f"activation bits must be from 2 to 8, not {self.activation_bits}")
-        if self.calibration_method not in CALIBRATION_METHODS:
-            raise UserError(f"calibration method must be one of {', '.join(CALIBRATION_METHODS)}, not {self.calibration_method!r}")
-        if not 50 < self.percentile <= 100:
-            raise UserError(f"percentile must be above 50 and at most 100, not {self.percentile!r}")
-
-    def choice(self, layer: str) -> WeightChoice:
-        """How the float weights of a layer become digit planes."""
-        return self.layers.get(layer) or WeightChoice(method=self.method, planes=self.planes)
 
 
 def grid_quantiser(scale: Fraction, zero_point: int, bits: int) -> Quantiser:

@@ -1,7 +1,7 @@
 """Bias correction: the mean error of each output channel of a layer with ternarised weights, over the calibration samples.
 
-The program that exists so far runs in golden on the samples, so that the error counts what the layers before it have done too. After Nagel et al.,
-"Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, in its empirical form.
+The program that exists so far runs in golden on the samples, so that the error counts what the layers before it have done too. After Nagel
+et al., "Data-Free Quantization Through Weight Equalization and Bias Correction", 2019, in its empirical form.
 """
 
 from collections.abc import Callable
@@ -61,8 +61,9 @@ class BiasCorrection:
     ) -> list[Fraction]:
         """What must be added to each output channel, so that its mean over samples and pixels is that of the float model.
 
-        ``value`` names the layer's ONNX output; ``view`` holds the flat numbers of its elements in the result (O, H, W) of ``sums``, which takes the mean
-        codes (C, H, W) of ``tensor`` to mean real outputs. Entries are float32 exactly; channels that the view leaves out get 0.
+        ``value`` names the layer's ONNX output; ``view`` holds the flat numbers of its elements in the result (O, H, W) of ``sums``,
+        which takes the mean codes (C, H, W) of ``tensor`` to mean real outputs. Entries are float32 exactly; channels that the view
+        leaves out get 0.
         """
         self._run(builder)
         ours = sums(self._codes[tensor.name].mean(axis=0, dtype=np.float64))

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir
 
-from tritloom.compiler.frontend.builder import Builder, Settings
+from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.calibrate import Calibration
 from tritloom.compiler.frontend.correction import BiasCorrection
 from tritloom.compiler.frontend.execution import Execution, execute, operator_key
@@ -19,6 +19,7 @@ from tritloom.compiler.frontend.portrait import dialect_of, parameters_of, preci
 from tritloom.compiler.frontend.problems import CheckReport, Lowered, Problem, problems_error
 from tritloom.compiler.frontend.reader import read_model
 from tritloom.compiler.frontend.registry import CORE, GOLDEN, HOST, OPERATORS
+from tritloom.compiler.frontend.settings import Settings
 from tritloom.compiler.ir.program import Convolution, HostOp, Operation, Program
 from tritloom.compiler.ir.vector import GoldenOperation
 from tritloom.compiler.passes import PASSES
@@ -74,7 +75,7 @@ class Lowering:
         return self._name
 
     def lower(self, settings: Settings) -> Lowered:
-        """The integer program. Raises :class:`ModelError` for a model that cannot be lowered, :class:`UserError` for layers it does not have."""
+        """The integer program. Raises :class:`ModelError` for what cannot be lowered, :class:`UserError` for unknown layers."""
         unknown = [layer for layer in settings.layers if layer not in self._weighted]
         if unknown:
             raise UserError(f"{self._name} has no layer {unknown[0]!r} with weights; its layers are {', '.join(self._weighted)}")
@@ -101,8 +102,8 @@ class Lowering:
         if self._wanted:
             method = settings.calibration_method + (f" {settings.percentile:g}" if settings.calibration_method == "percentile" else "")
             yield (
-                f"{len(self._wanted)} tensor{'' if len(self._wanted) == 1 else 's'} without a quantiser got {settings.activation_bits}-bit grids ({method}) "
-                f"from calibration samples: {', '.join(self._wanted)}"
+                f"{len(self._wanted)} tensor{'' if len(self._wanted) == 1 else 's'} without a quantiser got "
+                f"{settings.activation_bits}-bit grids ({method}) from calibration samples: {', '.join(self._wanted)}"
             )
         if correction is not None and correction.corrected:
             yield f"mean errors over the calibration samples were taken out of the biases of {', '.join(correction.corrected)}"

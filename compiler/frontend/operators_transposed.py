@@ -122,5 +122,5 @@ def _conv_transpose(builder: Builder, node: Node) -> Operand:
 
     return accumulators_value(
         builder, value, replace(lowered, scale=scale), matrix, Window(kernel=kernel_shape, pads=frame), groups, bias,
-        name=node.outputs[0], label=node.label, arrange=arrange,
+        name=node.outputs[0], label=node.label, arrange=arrange, whole=False,
     )  # fmt: skip

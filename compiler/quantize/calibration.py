@@ -43,11 +43,12 @@ def choose_grid(
     ``percentile``
         It covers the central ``percentile`` of the samples: where they have both signs, half of the rest is left out on either side.
     ``mse``
-        Of the scales ``minmax * k / 100``, ``k`` from 20 to 100, the one whose codes (nearest, ties to even, clamped) have the smallest mean
-        squared error over the samples, the largest of them where several have it. Of more than 65 536 samples so many are looked at:
+        Of the scales ``minmax * k / 100``, ``k`` from 20 to 100, the one whose codes (nearest, ties to even, clamped) have the smallest
+        mean squared error over the samples, the largest of them where several have it. Of more than 65 536 samples so many are looked at:
         the middle ones of stretches of equal length in sorted order.
 
-    Raises :class:`UserError` for no samples, samples that are not finite, bits outside 2..8, an unknown method, a percentile outside (50, 100].
+    Raises :class:`UserError` for no samples, samples that are not finite, bits outside 2..8, an unknown method, a percentile outside
+    (50, 100].
     """
     low_code, high_code = code_range(bits)
     if method not in CALIBRATION_METHODS:

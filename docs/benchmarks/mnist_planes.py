@@ -4,8 +4,8 @@
 
     python docs/benchmarks/mnist_planes.py mnist10k.npz
 
-The file is that of ``tritloom.models.train.mnist_cnn_float``. Rows 7/10 to 9/10 are the labelled samples of ``compile``, the last tenth judges. Writes
-``mnist_planes.json`` and ``mnist_planes.svg`` beside this script.
+The file is that of ``tritloom.models.train.mnist_cnn_float``. Rows 7/10 to 9/10 are the labelled samples of ``compile``, the last tenth
+judges. Writes ``mnist_planes.json`` and ``mnist_planes.svg`` beside this script.
 """
 
 import json

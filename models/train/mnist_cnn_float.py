@@ -5,8 +5,8 @@
     pip install 'tritloom[train]'
     python -m tritloom.models.train.mnist_cnn_float --data mnist10k.npz --output mnist_cnn_float.onnx --seed 0
 
-``--data`` is an ``.npz`` file with ``images`` uint8 (N, 28, 28) and ``labels`` uint8 (N,), in an order that means nothing. The last tenth is held
-out, the two tenths before it are left for calibration and for the choice of digit planes, the rest trains.
+``--data`` is an ``.npz`` file with ``images`` uint8 (N, 28, 28) and ``labels`` uint8 (N,), in an order that means nothing. The last tenth
+is held out, the two tenths before it are left for calibration and for the choice of digit planes, the rest trains.
 
 One thread and deterministic algorithms: the same seed on the same kind of processor with the same PyTorch gives the same file.
 Progress goes to stderr, the result as JSON to stdout.
@@ -123,7 +123,7 @@ def train(data: Mnist, *, seed: int, epochs: int = EPOCHS, progress: Callable[[i
 
 
 def export(net: nn.Sequential, metadata: dict[str, str]) -> bytes:
-    """The ONNX file: input ``image`` (N, 1, 28, 28), output ``logits`` (N, 10), float32, batch normalisation folded into the convolutions."""
+    """The ONNX file: input ``image`` (N, 1, 28, 28), output ``logits`` (N, 10), float32, batch normalisation folded in."""
     nodes: list[onnx.NodeProto] = []
     tensors: list[onnx.TensorProto] = []
     value = "image"
@@ -201,7 +201,8 @@ def main(arguments: list[str] | None = None) -> None:
     model = export(
         net,
         {
-            "training": f"python -m tritloom.models.train.mnist_cnn_float --data mnist10k.npz --seed {options.seed} --epochs {options.epochs}",
+            "training": f"python -m tritloom.models.train.mnist_cnn_float --data mnist10k.npz "
+            f"--seed {options.seed} --epochs {options.epochs}",
             "seed": str(options.seed),
             "data": f"{len(data.train_labels)} rows of a subset of MNIST's training set; accuracy on its last tenth, {rows} rows",
             "accuracy": f"{correct / rows:.4f} ({correct} of {rows})",

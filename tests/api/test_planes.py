@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 import tritloom
 from tritloom import planes as module
-from tritloom.compiler.frontend.builder import Settings
+from tritloom.compiler.frontend.settings import Settings
 from tritloom.compiler.ir.program import Convolution
 from tritloom.compiler.quantize.calibration import choose_grid
 from tritloom.compiler.quantize.weights import WeightChoice
