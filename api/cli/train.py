@@ -66,6 +66,8 @@ def train(
     from tritloom.models.train.settings import read_settings
 
     console = Console(json=json, verbose=verbose, quiet=quiet)
+    if method is None and config is None:
+        raise UserError("name a METHOD, or a settings file that names one with --config; see 'tritloom train --help'")
     text, origin = "", "the command line"
     if config is not None:
         origin = f"config file {str(config)!r}"

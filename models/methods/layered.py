@@ -54,8 +54,8 @@ def random_net(inputs: int, hidden: int, classes: int, *, seed: int, shift: int 
 
 def _loss(lead: np.ndarray, margin: int) -> int:
     """``lead`` is the label's logit minus each logit, (classes, N); the label's own row counts ``margin ** 2`` a sample, always."""
-    flat = np.maximum(margin - lead, 0).ravel().astype(np.float64)  # a product of integers is exact below 2 ** 53, in any order
-    return int(flat @ flat)
+    short = np.maximum(margin - lead, 0)
+    return int(np.multiply(short, short, dtype=np.int64).sum())
 
 
 def loss_of(net: LayeredNet, x: np.ndarray, labels: np.ndarray, margin: int) -> int:
