@@ -155,7 +155,8 @@ def test_check_says_what_a_model_is(cli, mlp, float_mlp, unsupported):
     done = cli("check", mlp, "--json")
     facts = done.json["facts"]
     assert (facts["dialect"], facts["parameters"], facts["macs"]) == (["QDQ"], 30 + 5 + 15, 45)
-    assert facts["runs"] == {"core": {"Dense": 2}, "host": {"inputs": {"x": ["Quantize"]}, "outputs": {"y": ["Dequantize"]}}}
+    host = {"inputs": {"x": ["Quantize"]}, "outputs": {"y": ["Dequantize"]}}
+    assert facts["runs"] == {"core": {"Dense": 2}, "golden only": {}, "host": host}
     first, second = facts["precision"]
     assert (first["layer"], first["weights"], first["weight_bits"], first["ternary"]) == ("hidden", 30, 2, True)
     assert (second["layer"], second["weights"], second["weight_bits"], second["ternary"]) == ("classifier", 15, 4, False)
