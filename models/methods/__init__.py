@@ -21,7 +21,11 @@ _MODULES = {
     "crystallise": "layers", "flips": "layers", "recrystallise": "layers", "set_progress": "layers", "weight_codes": "layers",
 }  # fmt: skip
 
-__all__ = [*_MODULES]
+__all__ = [
+    "AbsMaxTokens", "AbsMeanWeights", "IntegerWeights", "PublishedDrnaWeights", "QuantConv2d",
+    "QuantLinear", "QuestActivations", "QuestWeights", "RepairedDrnaWeights", "StaticAbsMax", "StaticGrid", "SubLayerNorm", "TwnWeights",
+    "WeightQuantiser", "crystallise", "flips", "recrystallise", "set_progress", "weight_codes",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

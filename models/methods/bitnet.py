@@ -68,7 +68,7 @@ def absmax_codes(x: Array, gain: Array) -> Array:
     gain
         Integers (features,).
     """
-    product = x * gain
+    product = x * gain  # type: ignore[operator]
     largest = abs(product).max(-1)[..., None].clip(min=1)
     sign = (product > 0) * 1 - (product < 0) * 1
     return sign * ((254 * abs(product) + largest) // (2 * largest))

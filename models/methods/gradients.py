@@ -17,5 +17,5 @@ def through_mask(x: Tensor, quantised: Tensor, mask: Tensor) -> Tensor:
 
 def to_grid(x: Tensor, step: float | Tensor, low: int, high: int) -> Tensor:
     """Nearest multiple of ``step``, ties to even, clamped to the codes ``low .. high``. The gradient passes where nothing was clamped."""
-    clamped = x.clamp(low * step, high * step)
+    clamped = x.clamp(low * step, high * step)  # type: ignore[arg-type, call-overload]
     return straight_through(clamped, (clamped / step).round() * step)

@@ -212,6 +212,7 @@ def test_flips_count_all_layers(torch):
 
 
 def test_every_name_of_the_package_is_there():
+    assert set(methods.__all__) == set(methods._MODULES)
     for name in methods.__all__:
         assert getattr(methods, name).__name__ == name
     with pytest.raises(AttributeError, match="has no attribute 'Absent'"):

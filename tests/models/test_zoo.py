@@ -1,14 +1,18 @@
 """The packaged models: what they claim, judged by ONNX Runtime."""
 
+import json
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import numpy_helper
 
+import tritloom
 from tritloom.errors import UserError
 from tritloom.models import zoo
 from tritloom.models.data.digits import TRAIN_ROWS, load
+from tritloom.models.train.settings import read_settings
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +97,59 @@ def test_mnist_float_is_a_small_float_cnn_that_compiles():
     assert session.run(None, {"image": images})[0].argmax(axis=1).tolist() == [0, 1]
     compiled = tritloom.compile(path, calibration={"image": images}, planes=3)
     assert tritloom.InferenceSession(compiled).run(None, {"image": images})[0].argmax(axis=1).tolist() == [0, 1]
+
+
+def integers(name: str) -> list[np.ndarray]:
+    """Weights of every layer but the rotations, as they are stored."""
+    tensors = onnx.load(zoo.path(name)).graph.initializer
+    return [
+        numpy_helper.to_array(tensor)
+        for tensor in tensors
+        if tensor.name.endswith((".trits", ".weights")) and "rotation" not in tensor.name
+    ]
+
+
+@pytest.mark.parametrize("name", [name for name in zoo.names() if name.startswith("digits_")])
+def test_digits_models_keep_their_word(name):
+    """ONNX Runtime gets as many held-out digits right as the file says; golden, compiled without any other file, within half a point of that."""
+    data = load()
+    session = onnxruntime.InferenceSession(str(zoo.path(name)), providers=["CPUExecutionProvider"])
+    correct = int((session.run(["logits"], {"image": data.test_images})[0].argmax(axis=1) == data.test_labels).sum())
+    assert zoo.properties(name)["accuracy"] == f"{correct / 397:.4f} ({correct} of 397)"
+    logits = tritloom.InferenceSession(zoo.path(name)).run(None, {"image": data.test_images})[0]
+    assert abs(int((logits.argmax(axis=1) == data.test_labels).sum()) - correct) <= 0.005 * 397
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "most"),
+    [
+        ("digits_mlp_twn", {-1, 0, 1}, 26_000),
+        ("digits_mlp_quest_w1a1", {-1, 1}, 26_000),
+        ("digits_mlp_quest_w2a2", {-3, -1, 1, 3}, 26_000),
+        ("digits_evolved", {-1, 0, 1}, 10_000),
+        ("mnist_cnn_twn", {-1, 0, 1}, 99_999),
+        ("mnist_cnn_bitnet", {-1, 0, 1}, 99_999),
+    ],
+)
+def test_weights_of_every_layer(name, values, most):
+    layers = integers(name)
+    assert len(layers) >= 2 and [set(np.unique(array).tolist()) for array in layers] == [values] * len(layers)
+    assert sum(array.size for array in layers) <= most
+
+
+@pytest.mark.parametrize("name", ["mnist_cnn_twn", "mnist_cnn_bitnet"])
+def test_mnist_models_compile_alone_and_are_exact(name):
+    """On random pictures, because the images are the user's: golden gives the codes of ONNX Runtime, but for one picture that a near tie may decide."""
+    assert float(zoo.properties(name)["accuracy"].split()[0]) >= 0.983, "of the tenth of the images that was held out"
+    images = np.random.default_rng(0).random((4, 1, 28, 28), np.float32)
+    found = tritloom.verify(zoo.path(name), on=["golden"], feeds={"image": images})
+    logits = found.against("onnx")[0]
+    assert logits.values == 40 and logits.top1_agreement == 1.0 and logits.mismatches <= 10
+
+
+def test_settings_files_are_those_of_the_models():
+    for path in zoo.path("digits_mlp_twn").parent.glob("*.toml"):
+        settings = read_settings(path.read_text(), path.name, {})
+        figures = json.loads(path.with_suffix(".json").read_text())
+        assert settings.as_dict() == figures["settings"] and figures["name"] == path.stem
+        assert zoo.properties(path.stem)["accuracy"].endswith(f"({figures['correct_onnxruntime']} of {figures['held_out_rows']})")
