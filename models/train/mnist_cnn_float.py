@@ -207,6 +207,7 @@ def main(arguments: list[str] | None = None) -> None:
             "data": f"{len(data.train_labels)} rows of a subset of MNIST's training set; accuracy on its last tenth, {rows} rows",
             "accuracy": f"{correct / rows:.4f} ({correct} of {rows})",
             "pytorch": torch.__version__.split("+")[0],
+            "method": "float32, without quantisers",
             "licence": "Apache-2.0",
         },
     )
