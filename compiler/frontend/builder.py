@@ -26,7 +26,7 @@ from tritloom.compiler.quantize.chain import compose, entry
 from tritloom.compiler.quantize.steps import Affine, LeakyRelu, Quantiser, Step, derive_add, derive_step
 from tritloom.errors import ModelError
 
-__all__ = ["Builder", "Settings", "grid_quantiser", "host_quantise"]
+__all__ = ["Builder", "Settings", "differs", "grid_quantiser", "host_quantise"]
 
 GridOf = Callable[[str, int], tuple[Fraction, int]]
 """ONNX value name and bits to scale and zero point; raises :class:`ModelError` when there are no calibration samples."""
@@ -316,7 +316,7 @@ class Builder:
         tensor = base.tensor
         scale = entry(tensor.scale, 0)
         points: set[Fraction] = set()
-        for channel in range(channels if _differs(value.chain) else 1):
+        for channel in range(channels if differs(value.chain) else 1):
             segments = compose(value.chain, channel)
             starts = [segment.start for segment in segments[1:]]
             for code in range(tensor.low, tensor.high + 1):
@@ -377,7 +377,8 @@ class Builder:
         )
 
 
-def _differs(chain: tuple[Step, ...]) -> bool:
+def differs(chain: tuple[Step, ...]) -> bool:
+    """Whether a step has entries of their own for the channels."""
     return any(
         (isinstance(step, Affine) and max(len(step.gain), len(step.offset)) > 1)
         or (isinstance(step, LeakyRelu) and isinstance(step.slope, tuple) and len(step.slope) > 1)
