@@ -31,7 +31,7 @@ from tritloom.compiler.quantize.steps import Affine, LeakyRelu, Quantiser, Step,
 from tritloom.compiler.quantize.weights import IntegerWeights
 from tritloom.errors import ModelError
 
-__all__ = ["Builder", "grid_quantiser", "host_quantise"]
+__all__ = ["Builder", "differs", "grid_quantiser", "host_quantise"]
 
 MOST_SUMS_SAMPLED = 1 << 16
 """Most reachable sums of a layer, all channels together, that a curved function takes directly where samples could give it codes: a function
@@ -358,7 +358,7 @@ class Builder:
         tensor = base.tensor
         scale = entry(tensor.scale, 0)
         points: set[Fraction] = set()
-        for channel in range(channels if _differs(value.chain) else 1):
+        for channel in range(channels if differs(value.chain) else 1):
             segments = compose(value.chain, channel)
             starts = [segment.start for segment in segments[1:]]
             for code in range(tensor.low, tensor.high + 1):
@@ -419,7 +419,8 @@ class Builder:
         )
 
 
-def _differs(chain: tuple[Step, ...]) -> bool:
+def differs(chain: tuple[Step, ...]) -> bool:
+    """Whether a step has entries of their own for the channels."""
     return any(
         (isinstance(step, Affine) and max(len(step.gain), len(step.offset)) > 1)
         or (isinstance(step, LeakyRelu) and isinstance(step.slope, tuple) and len(step.slope) > 1)

@@ -5,7 +5,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from tritloom.compiler.frontend.builder import Builder
+from tritloom.compiler.frontend.builder import Builder, differs
 from tritloom.compiler.frontend.operators_select import choose
 from tritloom.compiler.frontend.operators_shape import integers, move, positive_axis, shape_of
 from tritloom.compiler.frontend.problems import RefusalError
@@ -50,9 +50,10 @@ class Padded(Pending):
             return None
         affine = affine_of(inner.chain)
         assert isinstance(inner.base, Codes) and affine is not None
+        alike = not differs(value.chain) and len(affine.gain) == len(affine.offset) == 1
         found = {
             (self._filled(value.chain, c) - entry(affine.offset, c)) / entry(affine.gain, c) if entry(affine.gain, c) else None
-            for c in range(self.shape[0])
+            for c in range(1 if alike else self.shape[0])
         }
         code = found.pop() if len(found) == 1 else None
         if code is None or code.denominator != 1 or not -128 <= code <= 127:

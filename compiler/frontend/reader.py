@@ -69,7 +69,8 @@ def _check_contents(model: onnx.ModelProto, name: str) -> None:
             tensors.extend(graph.initializer)
             for sparse in graph.sparse_initializer:
                 tensors += [sparse.values, sparse.indices]
-            texts.extend(value.name for value in (*graph.input, *graph.output, *graph.value_info))
+            for value in (*graph.input, *graph.output, *graph.value_info):
+                texts += [value.name, *(axis.dim_param for axis in value.type.tensor_type.shape.dim)]
             continue
         node = nodes.pop()
         count += 1

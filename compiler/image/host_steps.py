@@ -65,7 +65,10 @@ def _computed(op: HostOp, x: np.ndarray, where: str) -> np.ndarray:
         if op.kind in _BY_CHANNEL:
             axis = 1 if op.kind == "BatchNormalization" else op.attributes.get("axis", 1)
             sizes = {1, x.shape[axis] if x.ndim > 1 else 1}
-            _need(all(math.prod(shape) in sizes for shape in shapes), f"{where} has not one constant, or one a channel")
+            whole = op.kind == "Dequantize" and all(math.prod(shape) == 1 or shape == x.shape[1:] for shape in shapes)
+            _need(
+                whole or all(math.prod(shape) in sizes for shape in shapes), f"{where} has not one constant, or one a channel or an element"
+            )
         elif op.kind == "Pad":
             grown = (size + before + after for size, (before, after) in zip(x.shape[1:], op.attributes["pads"], strict=True))
             _need(min(map(min, op.attributes["pads"]), default=0) >= 0 and math.prod(grown) <= LARGEST_ARRAY, f"{where} pads too much")
