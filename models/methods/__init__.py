@@ -9,9 +9,31 @@ The formulas stand one method a file (:mod:`~tritloom.models.methods.twn`, :mod:
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tritloom.errors import MissingToolError
+
+if TYPE_CHECKING:
+    from tritloom.models.methods.activations import AbsMaxTokens, QuestActivations, StaticAbsMax, StaticGrid
+    from tritloom.models.methods.layers import (
+        QuantConv2d,
+        QuantLinear,
+        SubLayerNorm,
+        crystallise,
+        flips,
+        recrystallise,
+        set_progress,
+        weight_codes,
+    )
+    from tritloom.models.methods.weights import (
+        AbsMeanWeights,
+        IntegerWeights,
+        PublishedDrnaWeights,
+        QuestWeights,
+        RepairedDrnaWeights,
+        TwnWeights,
+        WeightQuantiser,
+    )
 
 _MODULES = {
     "AbsMaxTokens": "activations", "QuestActivations": "activations", "StaticAbsMax": "activations", "StaticGrid": "activations",
