@@ -9,7 +9,8 @@ from frontend_models import Graph, assert_equal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tritloom.compiler.frontend import check
+from tritloom.compiler.frontend import check, lower
+from tritloom.compiler.image import Artefact, decode_artefact, encode_artefact
 from tritloom.compiler.ir.program import Convolution, Copy
 from tritloom.sim.witness import run_witness
 
@@ -159,3 +160,17 @@ def test_resize_refusals(build: Callable[[Graph, str], str], words: str) -> None
     y = build(g, g.qdq("x"))
     problems = check(g.model({"x": (1, 3, 5, 5)}, {g.qdq(y, 0.5): None})).problems
     assert [words in problem.reason for problem in problems] == [True], problems
+
+
+def test_a_scale_for_each_element_of_an_output_survives_the_file() -> None:
+    """DepthToSpace spreads the channels, each with its own scale, over the pixels of a raw output."""
+    g = Graph()
+    x = g.qdq("x")
+    codes = np.random.default_rng(0).integers(-1, 2, (8, 3, 1, 1)).astype(np.int8)
+    scales = g.constant(np.array([0.5, 0.25, 1, 0.125, 0.5, 2, 0.3, 0.7], np.float32))
+    y = g.add("DepthToSpace", g.add("Conv", x, g.add("DequantizeLinear", g.constant(codes, np.int8), scales, axis=0)), blocksize=2)
+    program = lower(g.model({"x": (1, 3, 5, 5)}, {y: None}), name="model").program
+    assert program.outputs[0].epilogue[0].constants["scale"].shape == (2, 10, 10)
+    data = encode_artefact(Artefact(source=b"", program=program, schedules={}, settings={"unscheduled": "a test"}))
+    found = decode_artefact(data, "x.loom").program.outputs[0].epilogue[0]
+    np.testing.assert_array_equal(found.constants["scale"], program.outputs[0].epilogue[0].constants["scale"])
