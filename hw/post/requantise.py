@@ -111,8 +111,11 @@ class Requantiser(wiring.Component):
         bias = Signal(signed(min(record.BIAS_BITS, self._scaled)), reset_less=True)
         shift, half_even = Signal(record.SHIFT_BITS, reset_less=True), Signal(reset_less=True)
         choose = Signal()
-        begins = self.record.start[: self._bits].as_signed()  # a piece that begins outside of the accumulator's range would never differ
-        m.d.comb += choose.eq(self.first | (~self.two_operands & (self.value >= begins)))
+        # A piece that begins outside of the accumulator's range would never differ. The sign of a difference is a sum bit; on ECP5 the carry
+        # that a comparison ends with would have to go through one more carry cell to get out of its chain.
+        behind = Signal(signed(self._bits + 1))
+        m.d.comb += behind.eq(self.value - self.record.start[: self._bits].as_signed())
+        m.d.comb += choose.eq(self.first | (~self.two_operands & ~behind[-1]))
         m.d.sync += value.eq(self.value)
         with m.If(choose | self.two_operands):
             m.d.sync += multiplier.eq(self.record.multiplier)
