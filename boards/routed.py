@@ -42,14 +42,15 @@ TARGETS = (
 
 
 def core_rows(targets: tuple[Target, ...], *, seeds: int, progress: Callable[[str], None]) -> Iterator[Row]:
-    """Rows of the targets, each core synthesised once and placed and routed with the seeds 1 to ``seeds``; many minutes each.
+    """Rows of the targets: accumulators of 20 bits, sums of 40 in the post unit, which digits_cnn_twn needs. Each core is synthesised once, and
+    placed and routed with the seeds 1 to ``seeds``; many minutes each.
 
     Raises like :func:`tritloom.boards.bitstream.build`.
     """
     for target in targets:
         board = get_board(target.board)
         core = CoreParameters(
-            rows=target.rows, columns=target.columns, post_lanes=target.post_lanes, accumulator_bits=20, reduction=board.reduction,
+            rows=target.rows, columns=target.columns, post_lanes=target.post_lanes, accumulator_bits=20, scaled_bits=40, reduction=board.reduction,
             weight_storage=target.weight_storage, weight_words=512, activation_words=512, record_words=256, program_words=256,
         )  # fmt: skip
         clocks = []
