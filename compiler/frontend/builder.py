@@ -37,6 +37,9 @@ MOST_SUMS_SAMPLED = 1 << 16
 """Most reachable sums of a layer, all channels together, that a curved function takes directly where samples could give it codes: a function
 of sums takes some eighty records for each channel, one of codes fifteen for all of them."""
 
+_LARGEST_ZERO = 1 << 40
+"""Of a tensor's zero point: what a compiled model may hold."""
+
 GridOf = Callable[[str, int], tuple[Fraction, int]]
 """ONNX value name and bits to scale and zero point; raises :class:`ModelError` when there are no calibration samples."""
 
@@ -187,6 +190,10 @@ class Builder:
         )
 
     def add(self, tensor: Tensor) -> Tensor:
+        if any(abs(zero) > _LARGEST_ZERO for zero in tensor.zero_point):
+            raise RefusalError(
+                f"the zero point of {tensor.name!r} would be beyond {_LARGEST_ZERO}", "use constants of the size of the activations"
+            )
         self.tensors[tensor.name] = tensor
         return tensor
 

@@ -146,7 +146,10 @@ def _run(builder: Builder, node: onnx_ir.Node, operands: tuple[Operand, ...], op
         return [result, *[Unknown()] * (len(names) - 1)]
     if not constant:
         raise RefusalError(_unsupported(node), _nearest(node))
-    proto = onnx_ir.to_proto(node)
+    try:
+        proto = onnx_ir.to_proto(node)
+    except onnx_ir.serde.SerdeError:
+        raise RefusalError("what it holds is damaged", "export the model again") from None
     assert isinstance(proto, onnx.NodeProto)
     return list(fold(proto, [operand if isinstance(operand, Constant) else None for operand in operands], opset))
 
