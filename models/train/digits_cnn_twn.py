@@ -20,12 +20,12 @@ import numpy as np
 import onnx
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from tritloom.models.data.digits import Digits, load
 from tritloom.models.nets.cnn import ACTIVATION_SCALE, INPUT_SCALE, POOLED, DigitsCnn
 from tritloom.models.nets.export import image_classifier
 from tritloom.models.train import augmentation
+from tritloom.models.train.supervised import train_classifier
 
 __all__ = ["EPOCHS", "accuracy", "export", "main", "train"]
 
@@ -63,28 +63,10 @@ def train(data: Digits, *, seed: int, epochs: int = EPOCHS, progress: Callable[[
     DigitsCnn
         In evaluation mode.
     """
-    torch.manual_seed(seed)
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    generator = torch.Generator().manual_seed(seed)
-    images, labels = torch.from_numpy(data.train_images), torch.from_numpy(data.train_labels)
-    net = DigitsCnn()
-    optimiser = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    steps = epochs * math.ceil(len(images) / BATCH)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    for epoch in range(1, epochs + 1):
-        net.train()
-        total = 0.0
-        for rows in torch.randperm(len(images), generator=generator).split(BATCH):
-            loss = functional.cross_entropy(net(augment(images[rows], generator)), labels[rows], label_smoothing=LABEL_SMOOTHING)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            total += loss.item() * len(rows)
-        if progress is not None:
-            progress(epoch, total / len(images))
-    return net.eval()
+    return train_classifier(
+        DigitsCnn, data.train_images, data.train_labels, augment, seed=seed, epochs=epochs, batch=BATCH, learning_rate=LEARNING_RATE,
+        weight_decay=WEIGHT_DECAY, label_smoothing=LABEL_SMOOTHING, progress=progress,
+    )  # fmt: skip
 
 
 def export(net: DigitsCnn, data: Digits, *, seed: int, epochs: int) -> onnx.ModelProto:

@@ -27,10 +27,11 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
-from torch.nn import functional
 
 from tritloom.errors import UserError
 from tritloom.models.nets.export import IR_VERSION, OPSET
+from tritloom.models.train import augmentation
+from tritloom.models.train.supervised import train_classifier
 
 __all__ = ["EPOCHS", "Mnist", "accuracy", "export", "load", "main", "network", "train"]
 
@@ -82,15 +83,7 @@ def network() -> nn.Sequential:
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     """Each image rotated by up to :data:`ROTATION` radians, stretched by up to :data:`STRETCH` and moved by up to :data:`SHIFT` pixels."""
-    count, size = len(images), images.shape[-1]
-
-    def spread(limit: float, *shape: int) -> Tensor:
-        return (torch.rand(count, *shape, generator=generator) * 2 - 1) * limit
-
-    angle, stretch = spread(ROTATION), 1 + spread(STRETCH, 2)
-    rotation = torch.stack([torch.cos(angle), -torch.sin(angle), torch.sin(angle), torch.cos(angle)], 1).reshape(count, 2, 2)
-    matrix = torch.cat([rotation * stretch[:, None], spread(SHIFT * 2 / size, 2)[:, :, None]], 2)
-    return functional.grid_sample(images, functional.affine_grid(matrix, list(images.shape), align_corners=False), align_corners=False)
+    return augmentation.augment(images, generator, shift=SHIFT, rotation=ROTATION, stretch=STRETCH, whole=False)
 
 
 def train(data: Mnist, *, seed: int, epochs: int = EPOCHS, progress: Callable[[int, float], None] | None = None) -> nn.Sequential:
@@ -99,27 +92,10 @@ def train(data: Mnist, *, seed: int, epochs: int = EPOCHS, progress: Callable[[i
     ``seed`` is that of the weights, the order of the images and their distortion. ``progress`` is called after each epoch
     with the epoch (from 1) and the mean loss.
     """
-    torch.manual_seed(seed)
-    torch.set_num_threads(1)
-    torch.use_deterministic_algorithms(True)
-    generator = torch.Generator().manual_seed(seed)
-    images, labels = torch.from_numpy(data.train_images), torch.from_numpy(data.train_labels)
-    net = network()
-    optimiser = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, epochs * math.ceil(len(images) / BATCH))
-    for epoch in range(1, epochs + 1):
-        net.train()
-        total = 0.0
-        for rows in torch.randperm(len(images), generator=generator).split(BATCH):
-            loss = functional.cross_entropy(net(augment(images[rows], generator)), labels[rows], label_smoothing=LABEL_SMOOTHING)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-            schedule.step()
-            total += loss.item() * len(rows)
-        if progress is not None:
-            progress(epoch, total / len(images))
-    return net.eval()
+    return train_classifier(
+        network, data.train_images, data.train_labels, augment, seed=seed, epochs=epochs, batch=BATCH, learning_rate=LEARNING_RATE,
+        weight_decay=WEIGHT_DECAY, label_smoothing=LABEL_SMOOTHING, progress=progress,
+    )  # fmt: skip
 
 
 def export(net: nn.Sequential, metadata: dict[str, str]) -> bytes:
