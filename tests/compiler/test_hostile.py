@@ -5,18 +5,23 @@ import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import onnx
+import onnx_ir
 import pytest
 from frontend_models import Graph
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from tritloom.compiled import CompiledModel, compile
 from tritloom.compiler.frontend import check, lower
+from tritloom.compiler.frontend.builder import Builder
+from tritloom.compiler.frontend.problems import RefusalError
+from tritloom.compiler.frontend.settings import Settings
 from tritloom.compiler.image import decode_artefact, encode_artefact
-from tritloom.compiler.ir.program import HostOp
+from tritloom.compiler.ir.program import HostOp, Tensor
 from tritloom.errors import ModelError, UserError
 from tritloom.files import read_arrays
 from tritloom.session import InferenceSession
@@ -353,3 +358,25 @@ def test_member_names_of_an_array_file_are_only_names(tmp_path: Path) -> None:
         archive.writestr("../../evil.npy", stream.getvalue())
     assert list(read_arrays(path)) == ["../../evil"]
     assert [entry.name for entry in tmp_path.iterdir()] == ["a.npz"]
+
+
+@pytest.mark.parametrize(("zero", "sound"), [(1 << 40, True), (-(1 << 40), True), ((1 << 40) + 1, False), (-(1 << 40) - 1, False)])
+def test_zero_points_that_no_file_could_hold_are_refused(zero, sound) -> None:
+    builder = Builder(settings=Settings(), grid_of=lambda value, bits: (Fraction(1), 0), dry=True)
+    tensor = Tensor(name="t", shape=(1, 1, 1), bits=8, low=-128, high=127, scale=(Fraction(1),), zero_point=(zero,))
+    if sound:
+        assert builder.add(tensor) is tensor
+        return
+    with pytest.raises(RefusalError, match=r"^the zero point of 't' would be beyond 1099511627776"):
+        builder.add(tensor)
+
+
+def test_a_constant_branch_that_cannot_be_written_down_is_refused(monkeypatch) -> None:
+    def damaged(node):
+        raise onnx_ir.serde.SerdeError("no such type")
+
+    g = Graph()
+    y = g.add("Add", "x", g.add("Sin", g.constant(1.0)))
+    data = g.model({"x": (1, 6)}, {y: None})
+    monkeypatch.setattr("tritloom.compiler.frontend.execution.onnx_ir.to_proto", damaged)
+    assert [problem.reason for problem in check(data).problems] == ["what it holds is damaged"]
