@@ -67,7 +67,7 @@ def bench(
             rows += speed_rows(MODEL, source, progress=progress.tell)
         if not quick:
             if not board:
-                progress.tell("dot product of 64 lanes: place and route")
+                progress.tell("dot product: place and route")
                 rows.append(clock_row(seeds=seeds))
             rows += core_rows(targets, seeds=seeds, progress=progress.tell)
     console.table(

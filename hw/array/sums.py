@@ -1,5 +1,6 @@
 """The sums of all columns: ternary products, and the adders that reduce them."""
 
+from itertools import zip_longest
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,7 @@ __all__ = ["ColumnSums", "sum_bits", "sums_formula"]
 
 
 def sum_bits(rows: int) -> int:
-    """Width of the signed sum of the products of ``rows`` rows, a power of two, one carry left out."""
+    """Width of the signed sum of the products of ``rows`` rows, one carry left out."""
     return ACTIVATION_BITS + (rows - 1).bit_length()
 
 
@@ -39,12 +40,12 @@ class ColumnSums(wiring.Component):
 
     A negative weight adds the one's complement and a carry. The ``rows`` carries enter as the carry-ins of adders that are there
     anyway, one of them only in the accumulator; so a sum of ``n`` products without its last carry lies in ``-128 * n .. 128 * n - 1``
-    and needs ``8 + log2(n)`` bits.
+    and needs ``8 + ceil(log2(n))`` bits.
 
     Parameters
     ----------
     rows : :class:`int`
-        A power of two from 4.
+        4, 8, 12 or a multiple of 16. A core has a power of two (:mod:`tritloom.hw.arch.parameters`).
     columns : :class:`int`
     reduction : :class:`str`
         ``tree`` or ``chain``.
@@ -59,8 +60,8 @@ class ColumnSums(wiring.Component):
     """
 
     def __init__(self, *, rows: int, columns: int, reduction: str) -> None:
-        if rows < 4 or rows & (rows - 1):
-            raise ValueError(f"Rows must be a power of two from 4, not {rows!r}")
+        if rows < 4 or rows % (4 * chain_stages(rows)):
+            raise ValueError(f"Rows must be 4, 8, 12 or a multiple of 16, not {rows!r}")
         if columns < 1:
             raise ValueError(f"Columns must be at least 1, not {columns!r}")
         if reduction not in REDUCTIONS:
@@ -80,9 +81,8 @@ class ColumnSums(wiring.Component):
             level, terms = 0, build(m, columns, delayed)
             while len(terms) > 1:
                 level += 1
-                terms = [
-                    self._pair(m, f"{first}_{level}_{index // 2}", terms[index], terms[index + 1]) for index in range(0, len(terms), 2)
-                ]
+                pairs = enumerate(zip_longest(terms[::2], terms[1::2]))
+                terms = [self._sum(m, f"{first}_{level}_{index}", left, right) for index, (left, right) in pairs]
             for index, column in enumerate(columns):
                 m.d.comb += [self.sums[column].eq(terms[0].values[index]), self.carries[column].eq(terms[0].carries[index])]
         return m
@@ -145,9 +145,14 @@ class ColumnSums(wiring.Component):
         ]  # fmt: skip
         return adder.sum
 
-    def _pair(self, m: Module, name: str, left: _Sums, right: _Sums) -> _Sums:
-        """The registered sum of two terms; the carry of the left one goes in, that of the right one waits."""
+    def _sum(self, m: Module, name: str, left: _Sums, right: _Sums | None) -> _Sums:
+        """The registered sum of two terms: the carry of the left one goes in, that of the right one waits. A term without a partner waits as a whole."""
         columns, bits = len(left.carries), len(left.values[0])
+        if right is None:
+            waiting = _registers(f"sum_{name}", columns, bits + 1)
+            m.d.sync += [waiting.values[index].eq(left.values[index]) for index in range(columns)]
+            m.d.sync += waiting.carries.eq(left.carries)
+            return waiting
         m.submodules[f"pair_{name}"] = adder = PairAdder(columns=columns, bits=bits)
         total = _registers(f"sum_{name}", columns, bits + 1)
         m.d.comb += [adder.left.eq(left.values), adder.right.eq(right.values), adder.carry.eq(left.carries)]

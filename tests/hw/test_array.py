@@ -44,7 +44,7 @@ def delayed_codes(history: list[np.ndarray], clock: int, rows: int, columns: int
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
-@pytest.mark.parametrize("rows,columns", [(4, 1), (4, 5), (8, 4), (16, 3), (32, 2), (64, 1)])
+@pytest.mark.parametrize("rows,columns", [(4, 1), (4, 5), (8, 4), (12, 2), (16, 3), (32, 2), (48, 1), (64, 1), (80, 1)])
 def test_sums_equal_formula(simulate, rows, columns, reduction):
     """Extremes of every sign, where a sum one bit too narrow would overflow, then random words, one a clock."""
     sums = ColumnSums(rows=rows, columns=columns, reduction=reduction)
@@ -70,7 +70,7 @@ def test_sums_equal_formula(simulate, rows, columns, reduction):
 
 def test_every_row_is_in_one_stage_of_its_byte():
     """The weight memory of a stage holds whole bytes, so four neighbouring rows must share one."""
-    for rows in (4, 8, 16, 32, 64):
+    for rows in (4, 8, 12, 16, 32, 64, 80):
         delays = [row_delay(row, rows, "chain") for row in range(rows)]
         assert [delays[row - row % 4] for row in range(rows)] == delays
         members = sorted(row for stage in range(max(delays)) for pair in rows_of_stage(stage, rows) for row in pair)
@@ -189,7 +189,7 @@ def test_exports(exports, component):
 @pytest.mark.parametrize(
     "make,message",
     [
-        (lambda: ColumnSums(rows=6, columns=1, reduction="tree"), "Rows must be a power of two from 4, not 6"),
+        (lambda: ColumnSums(rows=6, columns=1, reduction="tree"), "Rows must be 4, 8, 12 or a multiple of 16, not 6"),
         (lambda: ColumnSums(rows=4, columns=0, reduction="tree"), "Columns must be at least 1, not 0"),
         (lambda: ColumnSums(rows=4, columns=1, reduction="list"), "Reduction must be one of ('tree', 'chain'), not 'list'"),
         (lambda: ProductAdder(columns=0, partial_bits=8, sum_bits=9), "Columns must be at least 1, not 0"),
