@@ -63,15 +63,15 @@ class AbsMeanWeights(WeightQuantiser):
 
 
 class IntegerWeights(WeightQuantiser):
-    """Symmetric integers of ``bits`` bits, 2 to 8, one scale per output channel."""
+    """Symmetric integers of ``bits`` bits, 2 to 8, one scale per output channel or one for all."""
 
-    def __init__(self, bits: int) -> None:
+    def __init__(self, bits: int, *, per_channel: bool = True) -> None:
         super().__init__()
-        integers.symmetric(torch.zeros(1, 1), bits)  # refuses a wrong width
-        self.bits = bits
+        integers.symmetric(torch.zeros(1, 1, device="cpu"), bits)  # refuses a wrong width
+        self.bits, self.per_channel = bits, per_channel
 
     def codes(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        return integers.symmetric(weight, self.bits)
+        return integers.symmetric(weight, self.bits, per_channel=self.per_channel)
 
 
 class QuestWeights(WeightQuantiser):

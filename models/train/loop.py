@@ -3,10 +3,7 @@
 One thread and deterministic algorithms on the CPU: the same settings on the same kind of processor with the same PyTorch give the same file.
 """
 
-import io
-import json
 import math
-from typing import Any
 
 import numpy as np
 import onnx
@@ -22,6 +19,7 @@ from tritloom.models.methods.recipes import recipe
 from tritloom.models.nets.classifier import classifier
 from tritloom.models.nets.network import Layer, Network
 from tritloom.models.train.augmentation import augment
+from tritloom.models.train.checkpoints import Resumable
 from tritloom.models.train.settings import Settings
 
 __all__ = ["Trainer", "device_named"]
@@ -43,7 +41,7 @@ def _layers(settings: Settings) -> list[Layer]:
     return [Layer(width, convolution=True, pooled=number in settings.pooled) for number, width in enumerate(settings.channels, 1)] + dense
 
 
-class Trainer:
+class Trainer(Resumable):
     """A training between two epochs. AdamW, learning rate falling along a cosine, cross-entropy.
 
     Parameters
@@ -75,11 +73,6 @@ class Trainer:
         self.history: list[dict[str, float]] = []
         self._images = torch.from_numpy(data.train_images).to(self.device)
         self._labels = torch.from_numpy(data.train_labels).to(self.device)
-
-    @property
-    def epoch(self) -> int:
-        """Epochs done."""
-        return len(self.history)
 
     def run_epoch(self) -> dict[str, float]:
         """One pass over the training rows. Returns ``epoch``, mean ``loss``, and ``flips``, the share of weight codes that the epoch changed."""
@@ -117,40 +110,6 @@ class Trainer:
         loss = functional.cross_entropy(self.net(images), self._labels[rows], label_smoothing=settings.label_smoothing)
         extra = penalty(self.net)
         return loss if extra is None else loss + extra
-
-    def checkpoint(self) -> bytes:
-        """Everything that the next epochs depend on."""
-        state = {
-            "settings": json.dumps(self.settings.as_dict()),
-            "net": self.net.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "generator": self.generator.get_state(),
-            "history": self.history,
-        }
-        stream = io.BytesIO()
-        torch.save(state, stream)
-        return stream.getvalue()
-
-    def resume(self, checkpoint: bytes) -> None:
-        """Go on from :meth:`checkpoint`. Raises :class:`UserError` for another file, or one of other settings."""
-        try:
-            state: dict[str, Any] = torch.load(io.BytesIO(checkpoint), map_location=self.device, weights_only=True)
-            found = json.loads(state["settings"])
-        except Exception as error:  # PyTorch raises what its archive and its reader of pickles raise, of no common base
-            raise UserError("the checkpoint cannot be read: it is damaged or was not written by 'tritloom train'") from error
-        wanted = self.settings.as_dict()
-        for key, value in wanted.items():
-            if found.get(key) != value:
-                raise UserError(
-                    f"the checkpoint was made with {key} = {found.get(key)!r}, not {value!r}; use the same settings or another folder"
-                )
-        self.net.load_state_dict(state["net"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.generator.set_state(state["generator"].cpu())
-        self.history = state["history"]
-        set_progress(self.net, self.epoch / self.settings.epochs)
 
     @torch.no_grad()
     def logits(self, images: np.ndarray) -> np.ndarray:
