@@ -80,7 +80,9 @@ class Decoder:
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be 1 or more, not {getattr(self, name)}")
         if self.width % (2 * self.heads):
-            raise UserError(f"width must be a multiple of twice the heads, so that a head has pairs to rotate; {self.width} is none of {2 * self.heads}")
+            raise UserError(
+                f"width must be a multiple of twice the heads, so that a head has pairs to rotate; {self.width} is none of {2 * self.heads}"
+            )
         if self.heads % self.kv_heads:
             raise UserError(f"heads must be a multiple of kv_heads, but {self.heads} is none of {self.kv_heads}")
         if self.block == "drna" and self.rotation != "half":
@@ -113,7 +115,16 @@ PRESETS: Mapping[str, Decoder] = {
     "bitnet-small": Decoder(vocabulary=100, width=128, layers=3, heads=4, kv_heads=1, hidden=256, block="bitnet", context=192),
     "drna-small": Decoder(vocabulary=100, width=128, layers=3, heads=4, hidden=256, block="drna", epsilon=1e-8),
     "bitnet-2b4t": Decoder(
-        vocabulary=128_256, width=2560, layers=30, heads=20, kv_heads=5, hidden=6912, block="bitnet", context=4096, base=500_000.0, tied=True
+        vocabulary=128_256,
+        width=2560,
+        layers=30,
+        heads=20,
+        kv_heads=5,
+        hidden=6912,
+        block="bitnet",
+        context=4096,
+        base=500_000.0,
+        tied=True,
     ),
     "quest-30m": Decoder(vocabulary=32_000, width=640, layers=6, heads=5, hidden=1792, context=512, rotation="interleaved"),
     "quest-50m": Decoder(vocabulary=32_000, width=768, layers=7, heads=6, hidden=2048, context=512, rotation="interleaved"),

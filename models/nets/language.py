@@ -47,7 +47,9 @@ def _weights(method: str) -> WeightQuantiser | None:
 
 
 def _dense(inputs: int, outputs: int, precision: Precision, *, bias: bool = False) -> QuantLinear:
-    activations = {"float": lambda: None, "int8": AbsMaxTokens, "quest": lambda: QuestActivations(BITS[precision.method])}[precision.activations]()
+    activations = {"float": lambda: None, "int8": AbsMaxTokens, "quest": lambda: QuestActivations(BITS[precision.method])}[
+        precision.activations
+    ]()
     return QuantLinear(inputs, outputs, bias=bias, weights=_weights(precision.method), activations=activations)
 
 
@@ -177,9 +179,13 @@ class LanguageModel(nn.Module):
             if precision.head != "float":
                 raise UserError("a head that is tied to the embeddings stays float: take tied = false, or head = 'float'")
         else:
-            weights = {"float": lambda: None, "int8": lambda: IntegerWeights(8), "ternary": lambda: _ternary_head(precision.method)}[precision.head]()
+            weights = {"float": lambda: None, "int8": lambda: IntegerWeights(8), "ternary": lambda: _ternary_head(precision.method)}[
+                precision.head
+            ]()
             activations = None if precision.head == "float" else AbsMaxTokens()
-            self.head = QuantLinear(decoder.width, decoder.vocabulary, bias=decoder.block == "drna", weights=weights, activations=activations)
+            self.head = QuantLinear(
+                decoder.width, decoder.vocabulary, bias=decoder.block == "drna", weights=weights, activations=activations
+            )
         table = torch.from_numpy(angles(decoder))
         full = torch.cat([table, table], 1) if decoder.rotation == "half" else table.repeat_interleave(2, 1)
         for name, values in (("angle", full), ("cosine", full.cos()), ("sine", full.sin())):

@@ -60,10 +60,14 @@ class LanguageTrainer(Resumable):
         torch.manual_seed(settings.seed)
         self.settings, self.text, self.device = settings, text or load(CORPUS_OF[settings.data]), device or torch.device("cpu")
         if min(len(self.text.train), len(self.text.held_out)) <= settings.sequence:
-            raise UserError(f"sequence is {settings.sequence}, but the text has only {len(self.text.held_out)} held-out characters; take a shorter one")
+            raise UserError(
+                f"sequence is {settings.sequence}, but the text has only {len(self.text.held_out)} held-out characters; take a shorter one"
+            )
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.net: LanguageModel = LanguageModel(settings.decoder(len(self.text.alphabet)), settings.precision).to(self.device)
-        self.optimiser = torch.optim.AdamW(self.net.parameters(), lr=settings.learning_rate, betas=BETAS, weight_decay=settings.weight_decay)
+        self.optimiser = torch.optim.AdamW(
+            self.net.parameters(), lr=settings.learning_rate, betas=BETAS, weight_decay=settings.weight_decay
+        )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimiser, lambda step: _rate(settings, step))
         self.history: list[dict[str, float]] = []
         self._train = torch.from_numpy(self.text.train)
