@@ -25,6 +25,7 @@ from tritloom.models.methods.weights import (
     WeightQuantiser,
 )
 from tritloom.models.nets.decoder import Decoder, angles
+from tritloom.models.nets.decoder_export import BlockWeights, DecoderWeights, Dense, Norm
 from tritloom.models.nets.language_methods import BITS, Precision
 
 __all__ = ["LanguageModel", "State"]
@@ -46,11 +47,15 @@ def _weights(method: str) -> WeightQuantiser | None:
     }[method]()
 
 
+def _activations(precision: Precision) -> nn.Module:
+    """In front of the layers that read one tensor, which is quantised once for all of them."""
+    if precision.activations == "quest":
+        return QuestActivations(BITS[precision.method])
+    return AbsMaxTokens() if precision.activations == "int8" else nn.Identity()
+
+
 def _dense(inputs: int, outputs: int, precision: Precision, *, bias: bool = False) -> QuantLinear:
-    activations = {"float": lambda: None, "int8": AbsMaxTokens, "quest": lambda: QuestActivations(BITS[precision.method])}[
-        precision.activations
-    ]()
-    return QuantLinear(inputs, outputs, bias=bias, weights=_weights(precision.method), activations=activations)
+    return QuantLinear(inputs, outputs, bias=bias, weights=_weights(precision.method))
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Attention(nn.Module):
     def __init__(self, decoder: Decoder, precision: Precision) -> None:
         super().__init__()
         self.decoder, biased = decoder, decoder.block == "drna"
+        self.inputs, self.mixed = _activations(precision), _activations(precision)
         self.query = _dense(decoder.width, decoder.width, precision, bias=biased)
         self.key = _dense(decoder.width, decoder.kv_width, precision, bias=biased)
         self.value = _dense(decoder.width, decoder.kv_width, precision, bias=biased)
@@ -93,6 +99,7 @@ class Attention(nn.Module):
         def heads(values: Tensor) -> Tensor:
             return values.unflatten(-1, (-1, decoder.head_size)).transpose(1, 2)
 
+        x = self.inputs(x)
         query, key, value = heads(self.query(x)), heads(self.key(x)), self.cached(heads(self.value(x)))
         query = query.unflatten(1, (decoder.kv_heads, group))
         last: State = ()
@@ -111,7 +118,8 @@ class Attention(nn.Module):
         later = torch.arange(total, device=x.device) > torch.arange(total - count, total, device=x.device)[:, None]
         mixed = scores.masked_fill(later, -math.inf).softmax(-1) @ values.unsqueeze(2)
         mixed = mixed.flatten(1, 2).transpose(1, 2).reshape(rows, count, decoder.width)
-        return self.output(mixed if self.norm is None else self.norm(mixed)), (keys, values, *last)
+        mixed = mixed if self.norm is None else self.norm(mixed)
+        return self.output(self.mixed(mixed)), (keys, values, *last)
 
 
 class Perceptron(nn.Module):
@@ -119,16 +127,19 @@ class Perceptron(nn.Module):
 
     def __init__(self, decoder: Decoder, precision: Precision) -> None:
         super().__init__()
+        self.inputs, self.inner = _activations(precision), _activations(precision)
         self.gate = _dense(decoder.width, decoder.hidden, precision)
         self.up = _dense(decoder.width, decoder.hidden, precision)
         self.norm = SubLayerNorm(decoder.hidden, epsilon=decoder.epsilon) if decoder.block == "bitnet" else None
         self.down = _dense(decoder.hidden, decoder.width, precision)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = self.inputs(x)
+        gate, up = self.gate(x), self.up(x)
         if self.norm is None:
-            return self.down(functional.silu(self.gate(x)) * self.up(x))
-        gate = functional.relu(self.gate(x))
-        return self.down(self.norm(gate * gate * self.up(x)))
+            return self.down(self.inner(functional.silu(gate) * up))
+        positive = functional.relu(gate)
+        return self.down(self.inner(self.norm(positive * positive * up)))
 
 
 def _norm(decoder: Decoder) -> nn.Module:
@@ -229,6 +240,51 @@ class LanguageModel(nn.Module):
             states.append(after)
         x = self.norm(x)
         return (functional.linear(x, self.embedding) if self.head is None else self.head(x)), states
+
+    @torch.no_grad()
+    def exported(self) -> DecoderWeights:
+        """The integers and float constants of a file, for :func:`tritloom.models.nets.decoder_export.decoder_model`; on the CPU."""
+        table = None if self.table is None else self.table.codes(self.embedding)
+        codes = self.embedding if table is None else table[0]
+        blocks = []
+        for block in cast("list[DecoderBlock]", list(self.blocks)):
+            attention, perceptron = block.attention, block.perceptron
+            layers = {name: getattr(attention, name) for name in ("query", "key", "value", "output")}
+            layers |= {name: getattr(perceptron, name) for name in ("gate", "up", "down")}
+            kinds = dict.fromkeys(("query", "key", "value"), attention.inputs) | dict.fromkeys(("gate", "up"), perceptron.inputs)
+            kinds |= {"output": attention.mixed, "down": perceptron.inner}
+            norms = {
+                "attention": block.attention_norm,
+                "perceptron": block.perceptron_norm,
+                "output": attention.norm,
+                "down": perceptron.norm,
+            }
+            blocks.append(
+                BlockWeights(
+                    {name: _exported_dense(layer, kinds[name]) for name, layer in layers.items()},
+                    {name: _exported_norm(norm) for name, norm in norms.items() if norm is not None},
+                )
+            )
+        head = Dense(self.embedding.numpy(), None) if self.head is None else _exported_dense(self.head, self.head.activations)
+        scale = None if table is None else table[1].numpy()
+        return DecoderWeights(codes.numpy(), scale, blocks, _exported_norm(self.norm), head, self.precision.cache == "int8")
+
+
+def _exported_dense(layer: QuantLinear, activations: nn.Module | None) -> Dense:
+    bias = None if layer.bias is None else layer.bias.numpy()
+    kind, bits = "int8" if isinstance(activations, AbsMaxTokens) else "float", 0
+    if isinstance(activations, QuestActivations):
+        kind, bits = "quest", activations.bits
+    if layer.weights is None:
+        return Dense(layer.weight.numpy(), None, bias, kind, bits)
+    codes, scale = layer.weights.codes(layer.weight)
+    return Dense(codes.numpy(), scale.numpy(), bias, kind, bits)
+
+
+def _exported_norm(norm: nn.Module) -> Norm:
+    if isinstance(norm, nn.LayerNorm):
+        return Norm(norm.weight.numpy(), norm.bias.numpy())
+    return Norm(cast(SubLayerNorm, norm).gain.numpy())
 
 
 def _ternary_head(method: str) -> WeightQuantiser:
