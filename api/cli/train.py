@@ -9,6 +9,8 @@ from tritloom.cli.console import Console
 from tritloom.cli.options import JsonOption, QuietOption, VerboseOption
 
 if TYPE_CHECKING:
+    from tritloom.models.train.language import LanguageTrainer
+    from tritloom.models.train.language_settings import LanguageSettings
     from tritloom.models.train.loop import Trainer
     from tritloom.models.train.settings import Settings
 
@@ -22,14 +24,23 @@ def train(
         str | None,
         typer.Argument(
             metavar="[METHOD]",
-            help="twn, twn-tensor, bitnet, quest-w1a1 (also 1.58, 2, 3, 4 bits), drna-repaired, drna-reference, int8, int4; or in the file.",
+            help="twn, twn-tensor, bitnet, quest-w1a1 (also 1.58, 2, 3, 4 bits), drna-repaired, drna-reference, int8, int4; float for a language model; or in the file.",
             show_default=False,
         ),
     ] = None,
-    net: Annotated[str | None, typer.Option(metavar="mlp|cnn", help="Kind of network. Default: mlp.", show_default=False)] = None,
+    net: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="mlp, cnn, or a language model with the blocks llama, bitnet, drna. Default: mlp.", show_default=False
+        ),
+    ] = None,
     data: Annotated[
         str | None,
-        typer.Option(metavar="DATA", help="digits, mnist:PATH, fashion-mnist:PATH or cifar10:PATH. Default: digits.", show_default=False),
+        typer.Option(
+            metavar="DATA",
+            help="digits, mnist:PATH, fashion-mnist:PATH, cifar10:PATH; text or text:library for a language model. Default: digits, text.",
+            show_default=False,
+        ),
     ] = None,
     config: Annotated[
         Path | None, typer.Option(metavar="FILE.toml", help="Settings; options of the command line win.", show_default=False)
@@ -40,7 +51,12 @@ def train(
     seed: Annotated[
         int | None, typer.Option(metavar="N", help="Of weights, order and distortions. Default: 0.", show_default=False)
     ] = None,
-    epochs: Annotated[int | None, typer.Option(metavar="N", help="Passes over the training rows. Default: 60.", show_default=False)] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="Passes over the training rows, or 50 steps each of a language model. Default: 60, or 20.", show_default=False
+        ),
+    ] = None,
     every: Annotated[int, typer.Option("--checkpoint-every", metavar="N", help="Epochs between two checkpoints.")] = 5,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the folder's checkpoint.")] = False,
     device: Annotated[str, typer.Option(metavar="cpu|cuda", help="Where to compute; only the CPU gives the same bytes again.")] = "cpu",
@@ -48,7 +64,7 @@ def train(
     verbose: VerboseOption = 0,
     quiet: QuietOption = 0,
 ) -> None:
-    """Train a classifier whose integers fit the array; writes ONNX model, samples, figures, a chart and checkpoints.
+    """Train a classifier or a character language model whose integers fit the array; writes ONNX model, samples, figures, a chart and checkpoints.
 
     The model holds every quantiser, so it compiles without any other file. The same settings, processor kind and PyTorch give the same bytes, also after
     an interruption and --resume. Needs pip install 'tritloom[train]'.
@@ -58,6 +74,8 @@ def train(
     tritloom train twn --net cnn --data digits -o digits
 
     tritloom train quest-w2a2 --data mnist:mnist10k.npz --epochs 20
+
+    tritloom train bitnet --net bitnet --data text -o characters
 
     tritloom train --config run.toml --resume
     """
@@ -80,7 +98,7 @@ def train(
     if every < 1:
         raise UserError(f"--checkpoint-every must be 1 or more, not {every}")
     trainer = _trainer(settings, device)
-    name = f"{settings.data.partition(':')[0].replace('-', '_')}_{settings.net}_{settings.method.replace('-', '_').replace('.', '_')}"
+    name = _name(settings)
     folder = Path(name) if output is None else output
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -96,21 +114,37 @@ def train(
     console.result(_write(trainer, folder, name, console))
 
 
-def _trainer(settings: "Settings", device: str) -> "Trainer":
+def _name(settings: "Settings | LanguageSettings") -> str:
+    """Of the model: data, network and method, the network left out where the method is named after it."""
+    from tritloom.models.train.language_settings import LanguageSettings
+
+    method, data = settings.method, settings.data.partition(":")[0]
+    if isinstance(settings, LanguageSettings):
+        data = "charlm"
+    parts = (data, method) if method.partition("-")[0] == settings.net else (data, settings.net, method)
+    return "_".join(parts).replace("-", "_").replace(".", "_")
+
+
+def _trainer(settings: "Settings | LanguageSettings", device: str) -> "Trainer | LanguageTrainer":
     from tritloom.errors import MissingToolError
     from tritloom.models.data.pictures import load_pictures
+    from tritloom.models.train.settings import Settings
 
-    pictures = load_pictures(settings.data)
+    pictures = load_pictures(settings.data) if isinstance(settings, Settings) else None
     try:
+        from tritloom.models.train.language import LanguageTrainer
         from tritloom.models.train.loop import Trainer, device_named
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
         raise MissingToolError("training needs PyTorch; install it with: pip install 'tritloom[train]'") from error
+    if not isinstance(settings, Settings):
+        return LanguageTrainer(settings, device=device_named(device))
+    assert pictures is not None
     return Trainer(settings, pictures, device=device_named(device))
 
 
-def _run(trainer: "Trainer", checkpoint: Path, every: int, console: Console) -> None:
+def _run(trainer: "Trainer | LanguageTrainer", checkpoint: Path, every: int, console: Console) -> None:
     from tritloom.files import write_bytes
 
     epochs = trainer.settings.epochs
@@ -124,34 +158,57 @@ def _run(trainer: "Trainer", checkpoint: Path, every: int, console: Console) -> 
                 write_bytes(checkpoint, trainer.checkpoint())
 
 
-def _write(trainer: "Trainer", folder: Path, name: str, console: Console) -> dict[str, Any]:
+def _write(trainer: "Trainer | LanguageTrainer", folder: Path, name: str, console: Console) -> dict[str, Any]:
     """Everything but the checkpoint."""
     import json
 
-    from tritloom.files import write_arrays, write_bytes
+    from tritloom.files import write_bytes
     from tritloom.models.train.chart import chart
-    from tritloom.models.train.results import finish
-    from tritloom.session import InferenceSession
+    from tritloom.models.train.language import LanguageTrainer
 
-    settings, data = trainer.settings, trainer.data
+    settings = trainer.settings
     words = {key: value for key, value in settings.as_dict().items() if value != getattr(type(settings)(settings.method), key)}
     command = f"tritloom train {settings.method}, settings {json.dumps(words)}" if words else f"tritloom train {settings.method}"
-    model, samples, figures = finish(trainer, name, command)
     path = folder / f"{name}.onnx"
-    logits = InferenceSession(model).run(None, {"image": data.test_images})[0]
-    figures["correct_golden"] = int((logits.argmax(1) == data.test_labels).sum())
-    write_bytes(path, model)
-    write_arrays(folder / "calibration.npz", samples)
+    if isinstance(trainer, LanguageTrainer):
+        figures, columns, rows = _write_language(trainer, path, command)
+    else:
+        figures, columns, rows = _write_classifier(trainer, path, command)
     write_bytes(folder / "metrics.json", (json.dumps(figures, indent=2) + "\n").encode())
     history = figures["history"]
     curves = [("loss", [entry["loss"] for entry in history]), ("weights changed", [entry["flips"] for entry in history])]
     write_bytes(folder / "training.svg", chart(name, curves).encode())
+    console.table(f"{name}: {figures['weights']} weights, {figures['zeros']:.1%} of them zero", columns, rows)
+    console.say(f"wrote {path}" if isinstance(trainer, LanguageTrainer) else f"wrote {path}; next: tritloom verify {path}")
+    return {"model": str(path), **figures}
+
+
+Written = tuple[dict[str, Any], tuple[str, ...], list[tuple[str, ...]]]
+"""Figures, and a table of them."""
+
+
+def _write_classifier(trainer: "Trainer", path: Path, command: str) -> Written:
+    from tritloom.files import write_arrays, write_bytes
+    from tritloom.models.train.results import finish
+    from tritloom.session import InferenceSession
+
+    data = trainer.data
+    model, samples, figures = finish(trainer, path.stem, command)
+    logits = InferenceSession(model).run(None, {"image": data.test_images})[0]
+    figures["correct_golden"] = int((logits.argmax(1) == data.test_labels).sum())
+    write_bytes(path, model)
+    write_arrays(path.parent / "calibration.npz", samples)
     rows = figures["held_out_rows"]
     shown = (("PyTorch", "correct_pytorch"), ("ONNX Runtime", "correct_onnxruntime"), ("golden", "correct_golden"))
-    console.table(
-        f"{name}: {figures['weights']} weights, {figures['zeros']:.1%} of them zero",
-        ("held-out rows", "accuracy", "correct"),
-        [(title, f"{figures[key] / rows:.2%}", f"{figures[key]} of {rows}") for title, key in shown],
-    )
-    console.say(f"wrote {path}; next: tritloom verify {path}")
-    return {"model": str(path), **figures}
+    table = [(title, f"{figures[key] / rows:.2%}", f"{figures[key]} of {rows}") for title, key in shown]
+    return figures, ("held-out rows", "accuracy", "correct"), table
+
+
+def _write_language(trainer: "LanguageTrainer", path: Path, command: str) -> Written:
+    from tritloom.files import write_bytes
+    from tritloom.models.train.language import finish
+
+    model, figures = finish(trainer, path.stem, command)
+    write_bytes(path, model)
+    shown = (("PyTorch", "nats_pytorch"), ("ONNX Runtime", "nats_exported"))
+    return figures, ("held-out characters", "nats a character"), [(title, f"{figures[key]:.4f}") for title, key in shown]

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tritloom.models.methods import quest
 from tritloom.models.methods.bitnet import EPSILON
@@ -94,6 +94,11 @@ class _Writer(Graph):
         super().__init__()
         self.decoder, self.cache = decoder, cache
         self._shared: dict[str, str] = {}
+
+    def constant(self, name: str, value: np.ndarray | np.generic) -> str:
+        """A scalar stays one, which Range and a DequantizeLinear of one scale ask for."""
+        self.initializers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
+        return name
 
     def number(self, value: float | int | Sequence[int]) -> str:
         """A float scalar, an integer scalar, or a list of integers, under its value's name."""

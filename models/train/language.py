@@ -3,14 +3,15 @@
 ``train_language(method, block, seed)`` is one training with everything but the blocks as published, and its figures.
 """
 
+import json
 import math
+import platform
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,14 +20,19 @@ from tritloom.errors import UserError
 from tritloom.models.data.text import Text, load
 from tritloom.models.methods.drna import REPAIRED_SPAN
 from tritloom.models.methods.layers import crystallise, flips, penalty, quantised_layers, set_progress, weight_codes
-from tritloom.models.methods.weights import PublishedDrnaWeights, RepairedDrnaWeights, WeightQuantiser
+from tritloom.models.methods.weights import RepairedDrnaWeights
+from tritloom.models.nets.decoder_export import decoder_model
 from tritloom.models.nets.language import LanguageModel
+from tritloom.models.nets.language_methods import LANGUAGE_METHODS
 from tritloom.models.train.checkpoints import Resumable
 from tritloom.models.train.language_settings import CORPUS_OF, STEPS_PER_EPOCH, LanguageSettings
+from tritloom.models.train.perplexity import evaluate, windows
 
-__all__ = ["LanguageTrainer", "train_language"]
+__all__ = ["LanguageTrainer", "figures", "finish", "train_language"]
 
 BETAS = (0.9, 0.95)
+
+SOURCES = {"topics": "pydoc_data.topics", "library": "modules of the standard library"}
 
 
 def _rate(settings: LanguageSettings, step: int) -> float:
@@ -105,9 +111,9 @@ class LanguageTrainer(Resumable):
     def _loss(self) -> Tensor:
         settings = self.settings
         starts = torch.randint(len(self._train) - settings.sequence, (settings.batch,), generator=self.generator)
-        windows = self._train[starts[:, None] + torch.arange(settings.sequence + 1)].to(self.device)
-        logits = self.net(windows[:, :-1])
-        return functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten())
+        rows = self._train[starts[:, None] + torch.arange(settings.sequence + 1)].to(self.device)
+        logits = self.net(rows[:, :-1])
+        return functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
 
     def _crystallise(self) -> dict[str, float]:
         """Once; held-out nats before and after."""
@@ -123,17 +129,21 @@ class LanguageTrainer(Resumable):
     def nats(self) -> float:
         """Nats a held-out character, over windows one behind the other, as the network is trained."""
         self.net.eval()
-        total, windows = 0.0, _held_out_windows(self.text, self.settings.sequence)
-        for part in torch.from_numpy(windows).to(self.device).split(64):
+        total, rows = 0.0, self.held_out()
+        for part in torch.from_numpy(rows).to(self.device).split(64):
             logits = self.net(part[:, :-1])
             total += functional.cross_entropy(logits.flatten(0, 1), part[:, 1:].flatten(), reduction="sum").item()
-        return total / (len(windows) * self.settings.sequence)
+        return total / rows[:, 1:].size
 
+    def held_out(self) -> np.ndarray:
+        """The held-out characters in rows, see :func:`~tritloom.models.train.perplexity.windows`."""
+        return windows(self.text.held_out, self.settings.sequence)
 
-def _held_out_windows(text: Text, sequence: int) -> np.ndarray:
-    """The held-out characters, int64 (windows, sequence + 1): each window begins with the last character of the one before."""
-    count = (len(text.held_out) - 1) // sequence
-    return text.held_out[np.arange(count)[:, None] * sequence + np.arange(sequence + 1)]
+    def model(self, name: str, metadata: dict[str, str]) -> onnx.ModelProto:
+        """The ONNX model, with all quantisers inside."""
+        weights = self.net.to("cpu").exported()
+        self.net.to(self.device)
+        return decoder_model(name, self.net.decoder, weights, metadata)
 
 
 def train_language(method: str, block: str, seed: int, **settings: Any) -> dict[str, Any]:
@@ -145,8 +155,9 @@ def train_language(method: str, block: str, seed: int, **settings: Any) -> dict[
     Returns
     -------
     dict
-        ``settings``; ``nats_pytorch``, held-out nats a character of the network as it is trained; ``nats_exported``, with the weights that a file holds,
-        which differ for ``drna-reference``; ``weights`` and the share ``zeros`` of them, of the quantised layers; ``seconds``; ``history``, an entry for each epoch.
+        ``settings``; ``nats_pytorch``, held-out nats a character of the network as it is trained; ``nats_exported``, of the ONNX file in ONNX Runtime, whose weights
+        are others for ``drna-reference``; ``correct`` of ``characters`` that the file predicts, ``accuracy``; ``weights`` and the share ``zeros`` of them, of the quantised
+        layers; ``seconds``; ``history``, an entry for each epoch.
     """
     published = {"head": "float", "embedding": "float", "cache": "float"}
     if method.startswith("drna"):
@@ -158,28 +169,36 @@ def train_language(method: str, block: str, seed: int, **settings: Any) -> dict[
     return figures(trainer) | {"seconds": round(time.monotonic() - started), "history": trainer.history}
 
 
-class _Exported(PublishedDrnaWeights):
-    """The trits that the published D-RNA exports, which were not trained."""
-
-    forward = WeightQuantiser.forward
-
-
-@contextmanager
-def _as_exported(net: LanguageModel) -> Iterator[None]:
-    """Inside, every layer computes with the weights that a file holds; only the published D-RNA trains others."""
-    layers = [(layer, weights) for _, layer, weights in quantised_layers(net) if isinstance(weights, PublishedDrnaWeights)]
-    for layer, _ in layers:
-        layer.weights = _Exported()
-    yield
-    for layer, weights in layers:
-        layer.weights = weights
-
-
 def figures(trainer: LanguageTrainer) -> dict[str, Any]:
-    """Settings and held-out nats of a training that has run its epochs, before and after the export of its weights."""
-    found: dict[str, Any] = {"settings": trainer.settings.as_dict(), "nats_pytorch": trainer.nats()}
-    with _as_exported(trainer.net):
-        found["nats_exported"] = trainer.nats()
+    """Settings, held-out nats and weights of a training that has run its epochs."""
+    score = evaluate(trainer.model("model", {}).SerializeToString(deterministic=True), trainer.held_out())
     codes = list(weight_codes(trainer.net).values())
     count = sum(array.numel() for array in codes)
-    return found | {"weights": count, "zeros": sum(int((array == 0).sum()) for array in codes) / max(1, count)}
+    return {
+        "settings": trainer.settings.as_dict(),
+        "nats_pytorch": trainer.nats(),
+        "nats_exported": score.nats,
+        "correct": score.correct,
+        "characters": score.characters,
+        "accuracy": score.correct / score.characters,
+        "weights": count,
+        "zeros": sum(int((array == 0).sum()) for array in codes) / max(1, count),
+    }
+
+
+def finish(trainer: LanguageTrainer, name: str, command: str) -> tuple[bytes, dict[str, Any]]:
+    """The ONNX file, with its vocabulary and its origin written in it, and the figures, of a training that has run its epochs."""
+    found = figures(trainer)
+    metadata = {
+        "training": command,
+        "seed": str(trainer.settings.seed),
+        "method": LANGUAGE_METHODS[trainer.settings.method],
+        "data": f"Python {platform.python_version()}, {SOURCES[CORPUS_OF[trainer.settings.data]]}; the last tenth held out",
+        "accuracy": f"{found['accuracy']:.4f} ({found['correct']} of {found['characters']})",
+        "nats": f"{found['nats_exported']:.4f}",
+        "context": str(trainer.settings.sequence),
+        "vocabulary": json.dumps(list(trainer.text.alphabet)),
+        "pytorch": torch.__version__.split("+")[0],
+    }
+    model = trainer.model(name, metadata).SerializeToString(deterministic=True)
+    return model, {"name": name, **found, "history": trainer.history}

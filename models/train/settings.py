@@ -2,10 +2,12 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from typing import Any, get_args, get_type_hints
 
 from tritloom.errors import UserError
+from tritloom.models.nets.decoder import BLOCKS
+from tritloom.models.train.language_settings import LanguageSettings
 
 __all__ = ["NETS", "Settings", "read_settings"]
 
@@ -67,8 +69,8 @@ class Settings:
         return bool(self.shift or self.rotation or self.stretch)
 
 
-def read_settings(text: str, origin: str, overrides: Mapping[str, Any]) -> Settings:
-    """Settings from the text of a TOML file, and from ``overrides`` that are not None, which win.
+def read_settings(text: str, origin: str, overrides: Mapping[str, Any]) -> Settings | LanguageSettings:
+    """Settings from the text of a TOML file, and from ``overrides`` that are not None, which win; ``net`` tells what kind of settings they are.
 
     Raises :class:`UserError`, naming ``origin``, for text that is no TOML, unknown keys, wrong types and a missing method.
     """
@@ -76,16 +78,20 @@ def read_settings(text: str, origin: str, overrides: Mapping[str, Any]) -> Setti
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{origin} is no valid TOML: {error}") from error
-    kinds = get_type_hints(Settings)
+    net = overrides.get("net") or table.get("net", NETS[0])
+    if net not in (*NETS, *BLOCKS):
+        raise UserError(f"net must be one of {', '.join((*NETS, *BLOCKS))}, not {net!r}")
+    settings = LanguageSettings if net in BLOCKS else Settings
+    kinds = get_type_hints(settings)
     for key, value in table.items():
         if key not in kinds:
-            raise UserError(f"{origin} has the unknown key {key!r}; known are {', '.join(field.name for field in fields(Settings))}")
+            raise UserError(f"{origin} has the unknown key {key!r}; known are {', '.join(field.name for field in fields(settings))}")
         table[key] = _typed(key, value, kinds[key], origin)
     table |= {key: value for key, value in overrides.items() if value is not None}
     if "method" not in table:
         raise UserError(f"{origin} must name the method")
     method = table.pop("method")
-    return replace(Settings(method), **table)
+    return settings(method, **table)
 
 
 def _typed(key: str, value: Any, kind: Any, origin: str) -> Any:

@@ -40,7 +40,7 @@ def test_settings_from_a_file_and_options():
         ('method = "twn"\nhidden = [0]', r"^hidden must list numbers from 1 to 4096, not \[0\]$"),
         ('method = "twn"\nepochs = 0', r"^epochs must lie in 1\.\.100000, not 0$"),
         ('method = "twn"\nlearning_rate = nan', "^learning_rate must lie in"),
-        ('method = "twn"\nnet = "rnn"', "^net must be one of mlp, cnn, not 'rnn'$"),
+        ('method = "twn"\nnet = "rnn"', "^net must be one of mlp, cnn, llama, bitnet, drna, not 'rnn'$"),
         ('method = "tnw"', "^method must be one of twn, .*, not 'tnw'$"),
         ('method = "twn"\nnet = "cnn"\npooled = [4]', "^pooled names convolution 4, but there are only 3$"),
         ('method = "twn"\nnet = "cnn"\nchannels = []', "^channels must list numbers"),
