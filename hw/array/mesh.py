@@ -13,6 +13,10 @@ from tritloom.hw.cell import GROUP, TRIT_BITS, AccumulatorAdder
 __all__ = ["MeshCommand", "TernaryMesh", "accumulator_formula", "mesh_latency"]
 
 
+COLUMNS_PER_COPY = 12
+"""Columns that share a register of their command; see :meth:`TernaryMesh.elaborate`."""
+
+
 def mesh_latency(rows: int, reduction: str) -> int:
     """Clocks from the activations of a reduction's last element to the clock in which ``drained`` shows its first accumulators."""
     return reduction_latency(rows, reduction) + 1
@@ -92,13 +96,14 @@ class TernaryMesh(wiring.Component):
         m.submodules.sums = sums = ColumnSums(rows=self._rows, columns=self._columns, reduction=self._reduction)
         m.d.comb += [sums.activations.eq(self.activations), sums.trits.eq(self.trits)]
 
-        command = self.command
-        for stage in range(reduction_latency(self._rows, self._reduction)):
+        command, latency = self.command, reduction_latency(self._rows, self._reduction)
+        for stage in range(latency):
             following = Signal(MeshCommand, name=f"command_{stage + 1}")
             m.d.sync += following.eq(command)
             with m.If(self.flush):
                 m.d.sync += following.eq(0)
             command = following
+        triples = self._copied_triple(m, latency)
 
         drain: list[Signal] = [Signal(signed(self._bits), name=f"drain_{column}", reset_less=True) for column in range(self._columns)]
         for first in range(0, self._columns, GROUP):
@@ -106,9 +111,12 @@ class TernaryMesh(wiring.Component):
             m.submodules[f"accumulate_{first}"] = adder = AccumulatorAdder(
                 columns=len(columns), accumulator_bits=self._bits, sum_bits=sum_bits(self._rows)
             )
-            accumulators = Signal.like(adder.accumulator, name=f"accumulators_{first}")
-            m.d.comb += [adder.accumulator.eq(accumulators), adder.triple.eq(command.triple)]
-            with m.If(command.add | command.triple):
+            accumulators, triple = (
+                Signal.like(adder.accumulator, name=f"accumulators_{first}"),
+                triples[first * len(triples) // self._columns],
+            )
+            m.d.comb += [adder.accumulator.eq(accumulators), adder.triple.eq(triple)]
+            with m.If(command.add | triple):
                 m.d.sync += accumulators.eq(adder.following)
             with m.If(command.last | self.flush):
                 m.d.sync += accumulators.eq(0)
@@ -121,3 +129,22 @@ class TernaryMesh(wiring.Component):
         for lane in range(self._lanes):
             m.d.comb += self.drained[lane].eq(drain[lane])
         return m
+
+    def _copied_triple(self, m: Module, latency: int) -> list[Signal]:
+        """The command's ``triple`` after ``latency`` clocks, one register for each ``COLUMNS_PER_COPY`` columns (as far as they double).
+
+        The line from it through the accumulators' adders bounds the clock of wide arrays. Synthesis merges registers with equal
+        inputs, so of two copies one starts as 1: that triples accumulators which are still zero.
+        """
+        copies: list = [self.command.triple]
+        for stage in range(latency):
+            wanted = -(-self._columns // (COLUMNS_PER_COPY << (latency - 1 - stage)))
+            registers = [
+                Signal(init=index >= len(copies), name=f"triple_{stage + 1}_{index}") for index in range(min(wanted, 2 * len(copies)))
+            ]
+            for index, register in enumerate(registers):
+                m.d.sync += register.eq(copies[index % len(copies)])
+                with m.If(self.flush):
+                    m.d.sync += register.eq(0)
+            copies = registers
+        return copies

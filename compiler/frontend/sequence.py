@@ -1,0 +1,318 @@
+"""Language models with a cache of keys and values: one token a run, everything else a state of the program.
+
+A decoder is exported as one graph: ``input_ids`` and ``past_key_values.*`` in, logits and ``present.*`` out. It is read for a single token behind P earlier
+ones. Sizes and positions then depend on P alone: such values are computed for every P up to the capacity, and what a node needs of them (rising positions, a
+mask of zeros) is checked for all. The caches become states of fixed capacity (:class:`~tritloom.compiler.ir.block.State`).
+
+Activations are *blocks*: integers with a scale that is computed at run time. A quantiser with a scale for each token, written out as Abs, ReduceMax, Div, Round
+and so on, is followed step by step until its codes meet their step again.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from tritloom.compiler.frontend.constants import RUNTIME_ERRORS, WITNESS_IR_VERSION, quiet_session, run_node
+from tritloom.compiler.frontend.problems import Problem, RefusalError
+from tritloom.compiler.ir.block import Position, View
+from tritloom.compiler.ir.program import InputSpec, Operation, OutputSpec, Program, State, Tensor
+from tritloom.errors import ModelError
+
+__all__ = [
+    "HANDLERS",
+    "POSITION",
+    "Block",
+    "Cache",
+    "Draft",
+    "Handler",
+    "Scores",
+    "SequenceReader",
+    "Size",
+    "Tokens",
+    "Value",
+    "is_sequence_model",
+]
+
+PAST = "past_key_values."
+POSITION, _POSITION_AFTER = "position", "position.after"
+
+
+# ---- what a name of the graph can stand for -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Size:
+    """A value that depends on the number P of earlier tokens alone."""
+
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Tokens:
+    """The input, one token."""
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """``index`` has the shape of the ONNX value and holds element numbers of ``tensor``; ``codes`` when the elements are quantised to 8 bits."""
+
+    tensor: str
+    scale: str
+    constant: Fraction
+    index: np.ndarray
+    codes: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Draft:
+    """A step of a written-out quantiser of ``block``: magnitude, largest, ratio (``127 / largest``), scaled, rounded, codes, step (``largest / 127``)."""
+
+    stage: str
+    block: Block
+
+
+@dataclass(frozen=True, eq=False)
+class Cache:
+    """A state whose columns are tokens; ``axes`` name the axes of the ONNX value: ``h`` heads, ``n`` tokens, ``c`` channels, ``1`` others."""
+
+    tensor: str
+    scale: str
+    constant: Fraction
+    shape: tuple[int, int]
+    axes: str
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Queries times keys, times ``factor``; ``weights`` after the Softmax."""
+
+    queries: Block
+    keys: Cache
+    factor: Fraction
+    weights: bool = False
+
+
+Value = np.ndarray | Size | Tokens | Block | Draft | Cache | Scores
+
+
+def is_sequence_model(model: onnx.ModelProto) -> bool:
+    """Whether the graph has a cache of keys and values among its inputs."""
+    return any(value.name.startswith(PAST) for value in model.graph.input)
+
+
+Handler = Callable[["SequenceReader", onnx.NodeProto, list[Any]], Value]
+
+HANDLERS: dict[str, Handler] = {}
+"""The value of a node's output, by operator; filled by :mod:`tritloom.compiler.frontend.operators_sequence`."""
+
+
+@dataclass
+class SequenceReader:
+    """Walks the nodes in order. ``values`` holds what each name stands for."""
+
+    model: onnx.ModelProto
+    name: str
+    capacity: int
+    values: dict[str, Value] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    operations: list[Operation] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
+    _sizes: dict[str, list[np.ndarray]] = field(default_factory=dict)
+
+    # ---- tensors and operations ----
+
+    def tensor(
+        self, name: str, shape: tuple[int, int, int], *, bits: int = 32, constant: Fraction = Fraction(1), high: int | None = None
+    ) -> str:
+        """The name of a new tensor; ``high`` is the largest code of one that is never negative."""
+        while name in self.tensors:
+            name += "'"
+        low, high = (-(1 << (bits - 1)), (1 << (bits - 1)) - 1) if high is None else (0, high)
+        self.tensors[name] = Tensor(name=name, shape=shape, bits=bits, low=low, high=high, scale=(constant,))
+        return name
+
+    def emit(
+        self,
+        kind: Callable[..., Operation],
+        node: onnx.NodeProto,
+        shape: tuple[int, int, int],
+        constant: Fraction,
+        /,
+        *,
+        bits: int = 32,
+        scaled: str | bool = True,
+        name: str = "",
+        **fields: Any,
+    ) -> tuple[str, str]:
+        """An operation that writes a new tensor. ``scaled``: it writes a scale tensor too, or the name of the one that its result has."""
+        label = name or node.output[0]
+        output = self.tensor(label, shape, bits=bits, constant=constant)
+        if scaled is True:
+            scale = self.tensor(f"{output}.scale", (2, shape[1], shape[2]))
+            self.operations.append(kind(name=node.name or label, output=output, output_scale=scale, **fields))
+            return output, scale
+        self.operations.append(kind(name=node.name or label, output=output, **fields))
+        return output, scaled or ""
+
+    def laid_out(self, node: onnx.NodeProto, block: Block, pixels: int | None = None) -> Block:
+        """The block with its last axis (``pixels`` None) in the channels and the others in the rows, all tokens of one scale; moved only where it lies otherwise."""
+        channels = block.index.shape[-1] if pixels is None else block.index.size // pixels
+        shape = (channels, block.index.size // channels, 1)
+        index = block.index.reshape(shape[1], channels).T[:, :, None]
+        source = self.tensors[block.tensor].shape
+        if source == shape and np.array_equal(index.ravel(), np.arange(index.size)):
+            return block
+        if source[1] * source[2] != 1:
+            raise RefusalError("it joins channels of heads that have scales of their own", "quantise a whole token with one scale")
+        bits = self.tensors[block.tensor].bits
+        output, scale = self.emit(
+            View, node, shape, block.constant, bits=bits, scaled=bool(block.scale), name=f"{block.tensor}.view", input=block.tensor,
+            input_scale=block.scale, index=index,
+        )  # fmt: skip
+        return Block(
+            output, scale, block.constant, np.arange(index.size).reshape(channels, shape[1]).T.reshape(block.index.shape), block.codes
+        )
+
+    def result(self, block: tuple[str, str], constant: Fraction, shape: tuple[int, ...], codes: bool = False) -> Block:
+        """A tensor (C, H, 1) as the ONNX value of ``shape``, whose last axis the channels are."""
+        channels, rows, _ = self.tensors[block[0]].shape
+        index = np.arange(channels * rows).reshape(channels, rows).T.reshape(shape)
+        return Block(*block, constant, index, codes)
+
+    # ---- sizes ----
+
+    def sizes(self, name: str) -> list[np.ndarray]:
+        """What ``name`` is for each P from 0 to one below the capacity. Raises :class:`RefusalError`."""
+        if name in self._sizes:
+            return self._sizes[name]
+        needed, nodes = {name}, []
+        for node in reversed(self.model.graph.node):
+            if needed & set(node.output):
+                nodes.append(node)
+                needed |= set(node.input)
+        inputs = [value for value in self.model.graph.input if value.name in needed]
+        graph = helper.make_graph(
+            nodes[::-1], "sizes", inputs, [helper.make_empty_tensor_value_info(name)],
+            [tensor for tensor in self.model.graph.initializer if tensor.name in needed],
+        )  # fmt: skip
+        model = helper.make_model(graph, opset_imports=self.model.opset_import, ir_version=WITNESS_IR_VERSION)
+        found = []
+        try:
+            session = quiet_session(model)
+            for past in range(self.capacity):
+                feeds = {}
+                for value in inputs:
+                    sizes = [size.dim_value or 1 for size in value.type.tensor_type.shape.dim]
+                    if value.name.startswith(PAST):
+                        free = [place for place, size in enumerate(value.type.tensor_type.shape.dim) if not size.dim_value]
+                        sizes = [past if place == free[-1] else size for place, size in enumerate(sizes)] if free else sizes
+                    kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
+                    feeds[value.name] = np.zeros(sizes, kind)
+                found.append(np.asarray(session.run(None, feeds)[0]))
+        except RUNTIME_ERRORS as error:
+            raise RefusalError(f"the sizes it depends on cannot be computed: {str(error).splitlines()[0]}") from None
+        self._sizes[name] = found
+        return found
+
+    def is_position(self, name: str) -> bool:
+        """Whether the only element of ``name`` is the number of earlier tokens."""
+        return all(value.size == 1 and value.ravel()[0] == past for past, value in enumerate(self.sizes(name)))
+
+    def is_zero(self, name: str) -> bool:
+        return all(not value.any() for value in self.sizes(name))
+
+    def settled(self, name: str) -> np.ndarray:
+        """A value that is the same for every P. Raises :class:`RefusalError`."""
+        value = self.values.get(name)
+        if isinstance(value, np.ndarray):
+            return value
+        if not isinstance(value, Size):
+            raise RefusalError(f"operand {name!r} is computed from the tokens", "make it a constant")
+        first, *others = self.sizes(name)
+        if any(not np.array_equal(first, other) for other in others):
+            raise RefusalError(f"operand {name!r} changes with the number of tokens", "give shapes with -1 for the tokens")
+        return first
+
+    # ---- graph ----
+
+    def read(self) -> Program | Problem:
+        """The program, or the first node that no rule lowers. Raises :class:`ModelError` for inputs and outputs of another kind."""
+        graph = self.model.graph
+        self.tensor(POSITION, (1, 1, 1), high=self.capacity - 1)
+        self.operations.append(Position(name=POSITION, output=_POSITION_AFTER, input=POSITION, capacity=self.capacity - 1))
+        self.tensor(_POSITION_AFTER, (1, 1, 1), high=self.capacity - 1)
+        self.states.append(State(tensor=POSITION, following=_POSITION_AFTER))
+        for tensor in graph.initializer:
+            self.values[tensor.name] = numpy_helper.to_array(tensor)
+        tokens = [value for value in graph.input if value.name not in self.values and not value.name.startswith(PAST)]
+        if len(tokens) != 1:
+            raise ModelError(f"{self.name}: a language model has one input beside its cache, not {[value.name for value in tokens]}")
+        for value in graph.input:
+            if value.name.startswith(PAST):
+                self.values[value.name] = self.cache(value)
+        self.values[tokens[0].name] = Tokens()
+        for node in graph.node:
+            try:
+                results = self.node(node)
+            except RefusalError as error:
+                return Problem(node.name or node.output[0], node.op_type, error.reason, error.hint)
+            self.values.update(zip(node.output, results, strict=False))
+        return self.program(tokens[0])
+
+    def cache(self, value: onnx.ValueInfoProto) -> Cache:
+        sizes = [size.dim_value for size in value.type.tensor_type.shape.dim]
+        if len(sizes) != 4 or not sizes[1] or not sizes[3]:
+            raise ModelError(
+                f"{self.name}: input {value.name!r} must have the shape (1, heads, tokens, channels), heads and channels declared"
+            )
+        shape = sizes[1], sizes[3]
+        tensor = self.tensor(value.name, (shape[1], shape[0], self.capacity), bits=8)
+        scale = self.tensor(f"{value.name}.scale", (2, shape[0], self.capacity))
+        return Cache(tensor, scale, Fraction(0), shape, "1hnc")
+
+    def node(self, node: onnx.NodeProto) -> Sequence[Value]:
+        operands = [self.values.get(name) for name in node.input]
+        dynamic = [operand for operand in operands if not isinstance(operand, (np.ndarray, type(None)))]
+        if not dynamic:
+            return run_node(node, [operand if isinstance(operand, np.ndarray) else None for operand in operands], self.opset)
+        if node.op_type == "Shape" or all(isinstance(operand, Size) for operand in dynamic):
+            return [Size(name) for name in node.output]
+        handler = HANDLERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        if handler is None:
+            raise RefusalError("no rule lowers it in a language model", f"rules exist for {', '.join(sorted(HANDLERS))}")
+        return [handler(self, node, operands)]
+
+    @property
+    def opset(self) -> int:
+        return max(entry.version for entry in self.model.opset_import if entry.domain in ("", "ai.onnx"))
+
+    def program(self, tokens: onnx.ValueInfoProto) -> Program:
+        outputs = []
+        for value in self.model.graph.output:
+            found = self.values.get(value.name)
+            if isinstance(found, Cache):
+                continue
+            if not isinstance(found, Block):
+                raise ModelError(f"{self.name}: output {value.name!r} is not computed from the tokens")
+            shape = tuple(size.dim_value or size.dim_param or "?" for size in value.type.tensor_type.shape.dim)
+            outputs.append(
+                OutputSpec(
+                    name=value.name,
+                    shape=shape,
+                    dtype="float32",
+                    tensor=found.tensor,
+                    epilogue=(),
+                    index=found.index.ravel(),
+                    scale_tensor=found.scale,
+                )
+            )
+        given = InputSpec(name=tokens.name, shape=("N",), dtype="int64", tensor="token", prologue=())
+        return Program(
+            name=self.name, tensors=self.tensors, operations=tuple(self.operations), inputs=(given,), outputs=tuple(outputs),
+            states=tuple(self.states),
+        )  # fmt: skip

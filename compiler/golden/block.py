@@ -1,0 +1,206 @@
+"""NumPy meaning of the operations on blocks; each formula is built of those of :mod:`tritloom.hw.arch.blockfloat`."""
+
+import numpy as np
+
+from tritloom.compiler.ir.block import (
+    Attend,
+    BlockOperation,
+    BlockProduct,
+    BlockSum,
+    Curve,
+    Lookup,
+    Norm,
+    Position,
+    Quantise,
+    Rectify,
+    Rotate,
+    Store,
+    View,
+)
+from tritloom.errors import ModelError
+from tritloom.hw.arch import blockfloat
+
+__all__ = ["run_block"]
+
+Scale = tuple[np.ndarray, np.ndarray]
+"""Mantissas and exponents, int64 (N, 1, H, W)."""
+
+ONE = (1 << 15, -15)
+CURVE_BITS, CURVE_STEPS = 6, 512
+
+
+def _constant(pair: tuple[int, int]) -> Scale:
+    return np.array(pair[0], np.int64), np.array(pair[1], np.int64)
+
+
+def _scale(tensors: dict[str, np.ndarray], name: str) -> Scale:
+    """The scale tensor ``name`` as mantissas and exponents; 1 where there is none."""
+    if not name:
+        return _constant(ONE)
+    pairs = tensors[name].astype(np.int64)
+    return pairs[:, :1], pairs[:, 1:]
+
+
+def _moved(scale: Scale, right: np.ndarray) -> Scale:
+    """The scale of elements that were shifted to the right."""
+    return scale[0], np.where(scale[0] > 0, scale[1] + right, 0)
+
+
+def _tensor(scale: Scale, samples: int, pixels: tuple[int, int]) -> np.ndarray:
+    """A scale tensor int32 (N, 2, H, W)."""
+    parts = [np.broadcast_to(part, (samples, 1, *pixels)) for part in scale]
+    return np.concatenate(parts, axis=1).astype(np.int32)
+
+
+def _norm(operation: Norm, codes: np.ndarray, scale: Scale) -> tuple[np.ndarray, Scale]:
+    """1. The channels are normalised to 15 bits, with ``centre`` ``C`` times their deviation from the mean is taken and normalised again;
+    2. ``u`` is the sum of the squares, ``30 + log2(C)`` bits, plus ``epsilon`` divided by the square of the input's scale, cut to an integer;
+    3. the result is the element times its gain, 31 bits and sign, and its scale ``1 / sqrt(u)``;
+    4. a bias is added by :func:`tritloom.hw.arch.blockfloat.add_blocks` to the normalised products.
+    """
+    count = codes.shape[1]
+    elements, right = blockfloat.normalise(codes, 1)
+    unit = _moved(scale, right)
+    if operation.centre:
+        elements, more = blockfloat.normalise(count * elements - elements.sum(axis=1, keepdims=True), 1)
+        # Deviations are ``count`` times as large.
+        unit = blockfloat.scale_product(_moved(unit, more), blockfloat.reciprocal(blockfloat.scale_of(np.array(count))))
+    power = (elements * elements).sum(axis=1, keepdims=True)
+    if operation.epsilon[0]:
+        inverse = blockfloat.reciprocal(unit)
+        mantissa, exponent = blockfloat.scale_product(blockfloat.scale_product(inverse, inverse), _constant(operation.epsilon))
+        power = np.minimum(power + blockfloat.shifted(mantissa, np.maximum(-exponent, -40)), (1 << 61) - 1)
+    root = blockfloat.root_reciprocal(power)
+    products = elements * operation.gain.astype(np.int64)[:, None, None]
+    if operation.bias is None:
+        return products, root
+    products, right = blockfloat.normalise(products, 1)
+    bias = np.broadcast_to(operation.bias.astype(np.int64)[:, None, None], products.shape)
+    return blockfloat.add_blocks(products, _moved(root, right), bias, _constant(operation.bias_scale))
+
+
+def _rotate(operation: Rotate, codes: np.ndarray, scale: Scale, position: np.ndarray) -> tuple[np.ndarray, Scale]:
+    """Elements of 15 bits times cosines and sines of 14: 30 bits and sign."""
+    elements, right = blockfloat.normalise(codes, 1)
+    half = elements.shape[1] // 2
+    first, second = (elements[:, ::2], elements[:, 1::2]) if operation.interleaved else (elements[:, :half], elements[:, half:])
+    cosine, sine = (table.astype(np.int64)[position.ravel()][:, :, None, None] for table in (operation.cosine, operation.sine))
+    turned = first * cosine - second * sine, second * cosine + first * sine
+    result = np.stack(turned, axis=2).reshape(elements.shape) if operation.interleaved else np.concatenate(turned, axis=1)
+    return result, _moved(scale, right)
+
+
+def _attend(operation: Attend, tensors: dict[str, np.ndarray]) -> tuple[np.ndarray, Scale]:
+    """For each head, with the columns j from 0 to the token's position:
+
+    1. ``acc[j]`` is the product of query and key, 21 bits and more; ``l[j] = floor(acc[j] * m[j] * 2**e[j] + 1/2)`` with the product of the three scales, 16 bits; limited to 31 bits;
+    2. ``p[j] = power_of_two(max l - l[j])``, 16 bits;
+    3. ``w[j]``: ``p[j]`` times the mantissa of the value's scale, 32 bits, less 16 of them, shifted to the largest of the values' exponents;
+    4. the sum of ``w[j] * value[j]``, 32 bits and sign up to 256 columns, one bit more each time these double;
+    5. the sums are normalised to 15 bits and multiplied by ``1 / sum p`` (16 bits), then shifted to the largest exponent of all heads.
+    """
+    queries, keys, values = (tensors[name].astype(np.int64) for name in (operation.queries, operation.keys, operation.values))
+    position = tensors[operation.position].astype(np.int64).reshape(-1, 1, 1)
+    samples, _, heads, _ = queries.shape
+    shared = heads // keys.shape[2]
+    keys, values = (np.repeat(part, shared, axis=2) for part in (keys, values))
+
+    def columns(name: str) -> Scale:
+        mantissas, exponents = _scale(tensors, name)
+        return np.repeat(mantissas, shared, axis=2)[:, 0], np.repeat(exponents, shared, axis=2)[:, 0]
+
+    there = np.arange(keys.shape[3]) <= position
+    acc = (queries * keys).sum(axis=1)
+    own = blockfloat.scale_product(_scale(tensors, operation.queries_scale), _constant(operation.logit))
+    mantissas, exponents = blockfloat.scale_product((own[0][:, 0], own[1][:, 0]), columns(operation.keys_scale))
+    right = np.clip(-exponents, 1, 62)
+    logits = np.clip((acc * mantissas + (np.int64(1) << (right - 1))) >> right, -(1 << 30), (1 << 30) - 1)
+    highest = np.where(there, logits, -(1 << 30)).max(axis=2, keepdims=True)
+    powers = np.where(there, blockfloat.power_of_two(np.maximum(highest - logits, 0)), 0)
+    mantissas, exponents = columns(operation.values_scale)
+    taking = there & (mantissas > 0)
+    largest = np.where(taking, exponents, -(1 << 30)).max(axis=2, keepdims=True)
+    largest = np.where(taking.any(axis=2, keepdims=True), largest, 0)
+    weights = np.where(taking, blockfloat.shifted(powers * mantissas >> 16, np.where(taking, largest - exponents, 0)), 0)
+    mixed = (weights[:, None] * values).sum(axis=3)
+    mixed, right = blockfloat.normalise(mixed, 1)
+    total = blockfloat.reciprocal(blockfloat.scale_of(powers.sum(axis=2)))
+    exponent = total[1] + largest[:, :, 0] + 16 + right[:, 0]
+    some = (mixed != 0).any(axis=1)
+    common = np.where(some, exponent, -(1 << 30)).max(axis=1, keepdims=True)
+    common = np.where(some.any(axis=1, keepdims=True), common, 0)
+    products = blockfloat.shifted(mixed * total[0][:, None], np.where(some, common - exponent, 0)[:, None])
+    result = products.transpose(0, 2, 1).reshape(samples, -1, 1, 1)
+    scale = blockfloat.scale_of(np.broadcast_to(np.int64(1), common.shape), common)
+    return result, (scale[0].reshape(-1, 1, 1, 1), scale[1].reshape(-1, 1, 1, 1))
+
+
+def _compute(operation: BlockOperation, tensors: dict[str, np.ndarray]) -> tuple[np.ndarray, Scale | None]:
+    match operation:
+        case Lookup():
+            rows = tensors[operation.input].reshape(-1)
+            if rows.size and (rows.min() < 0 or rows.max() >= len(operation.table)):
+                raise ModelError(f"layer {operation.name!r} looks up row {int(rows.max())} of {len(operation.table)}")
+            return operation.table[rows].astype(np.int64)[:, :, None, None], None
+        case Position():
+            return np.minimum(tensors[operation.input].astype(np.int64) + 1, operation.capacity), None
+        case Norm():
+            return _norm(operation, tensors[operation.input].astype(np.int64), _scale(tensors, operation.input_scale))
+        case Quantise():
+            codes, largest = blockfloat.quantise_block(tensors[operation.input].astype(np.int64), 1)
+            return codes, blockfloat.scale_product(_scale(tensors, operation.input_scale), largest)
+        case Rectify():
+            return np.maximum(tensors[operation.input].astype(np.int64), 0), None
+        case BlockProduct() | BlockSum():
+            left, left_right = blockfloat.normalise(tensors[operation.left].astype(np.int64), 1)
+            right, right_right = blockfloat.normalise(tensors[operation.right].astype(np.int64), 1)
+            scales = (
+                _moved(_scale(tensors, operation.left_scale), left_right),
+                _moved(_scale(tensors, operation.right_scale), right_right),
+            )
+            if isinstance(operation, BlockProduct):
+                return left * right, blockfloat.scale_product(*scales)
+            constants = _constant(operation.left_constant), _constant(operation.right_constant)
+            scales = tuple(blockfloat.scale_product(scale, constant) for scale, constant in zip(scales, constants, strict=True))
+            return blockfloat.add_blocks(left, scales[0], right, scales[1])
+        case Curve():
+            elements, right = blockfloat.normalise(tensors[operation.input].astype(np.int64), 1)
+            scale = blockfloat.scale_product(_moved(_scale(tensors, operation.input_scale), right), _constant(operation.constant))
+            places = np.clip(-scale[1] - CURVE_BITS, 1, 62)
+            steps = (elements * scale[0] + (np.int64(1) << (places - 1))) >> places
+            return operation.table.astype(np.int64)[np.clip(steps, -CURVE_STEPS, CURVE_STEPS - 1) + CURVE_STEPS], None
+        case Rotate():
+            position = tensors[operation.position].astype(np.int64)
+            return _rotate(operation, tensors[operation.input].astype(np.int64), _scale(tensors, operation.input_scale), position)
+        case Store():
+            cache, columns = tensors[operation.cache].astype(np.int64), tensors[operation.position].reshape(-1)
+            result = cache.copy()
+            result[np.arange(len(cache)), :, :, columns] = tensors[operation.input][..., 0]
+            return result, None
+        case Attend():
+            return _attend(operation, tensors)
+        case View():
+            codes = tensors[operation.input].astype(np.int64)
+            scale = None
+            if operation.input_scale:
+                mantissas, exponents = _scale(tensors, operation.input_scale)
+                scale = mantissas[:, :, :1, :1], exponents[:, :, :1, :1]
+            shape = (len(codes), *operation.index.shape)
+            return codes.reshape(len(codes), -1)[:, operation.index.ravel()].reshape(shape), scale
+        case _:
+            raise ModelError(f"operation {operation.name!r} of kind {type(operation).__name__} is not known")
+
+
+def run_block(operation: BlockOperation, tensors: dict[str, np.ndarray], bits: int = 32) -> dict[str, np.ndarray]:
+    """The tensors that an operation writes, (N, C, H, W): codes by the name of its output, int8 where they have 8 ``bits`` or less and else int32, and
+    the scale tensor, int32, if it has one.
+
+    Raises :class:`ModelError` for an element that needs more than ``bits`` bits, and for a row that a table does not have.
+    """
+    codes, scale = _compute(operation, tensors)
+    if codes.size and (codes.min() < -(1 << (bits - 1)) or codes.max() >= 1 << (bits - 1)):
+        raise ModelError(f"layer {operation.name!r} reached {int(np.abs(codes).max())}, more than {bits} bits")
+    written = {operation.output: codes.astype(np.int8 if bits <= 8 else np.int32)}
+    if scale is not None and operation.output_scale:
+        written[operation.output_scale] = _tensor(scale, len(codes), (codes.shape[2], codes.shape[3]))
+    return written
