@@ -135,6 +135,7 @@ def compile(
     bias_correction: bool = True,
     name: str | None = None,
     shapes: Sizes | None = None,
+    context: int | None = None,
 ) -> CompiledModel:
     """Lower an ONNX model to ternary integers and schedule it for a board.
 
@@ -162,6 +163,8 @@ def compile(
     shapes
         Sizes of inputs to declare anew, by input name, first axis the batch (a name there leaves it free): see
         :func:`tritloom.compiler.frontend.with_sizes`. The model with these sizes is what is stored and compared with.
+    context
+        Tokens that the caches of a language model hold; by default 192, or as many as its tables of angles have.
 
     A model with a layer that no core can run yet (:attr:`CompiledModel.golden_only`) has no schedule and runs in golden.
     Raises :class:`UserError` for a wrong argument and :class:`ModelError` for a model that cannot be lowered or scheduled.
@@ -178,6 +181,7 @@ def compile(
         calibration_method=calibration_method,
         percentile=percentile,
         bias_correction=bias_correction,
+        context=context,
     )
     data = model if isinstance(model, bytes) else read_bytes(model, "model")
     title = name or ("model" if isinstance(model, bytes) else Path(model).stem)

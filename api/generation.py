@@ -42,7 +42,9 @@ class TextGenerator:
 
     def __init__(self, model: CompiledModel) -> None:
         if not model.program.states:
-            raise UserError("the model generates nothing: it has no cache of keys and values (inputs past_key_values.*); use 'tritloom run'")
+            raise UserError(
+                "the model generates nothing: it has no cache of keys and values (inputs past_key_values.*); use 'tritloom run'"
+            )
         self._program = model.program
         proto = parse_proto(model.source, "the ONNX model inside the compiled one")
         entries = {entry.key: entry.value for entry in proto.metadata_props}

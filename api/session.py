@@ -10,7 +10,7 @@ import numpy as np
 
 from tritloom.boards import get_board
 from tritloom.compiled import DEFAULT_BOARD, CompiledModel, Source, open_model
-from tritloom.compiler.golden import dequantise_outputs, quantise_inputs
+from tritloom.compiler.golden import Stream, dequantise_outputs, quantise_inputs
 from tritloom.compiler.ir.program import InputSpec, OutputSpec, Tensor
 from tritloom.errors import MissingToolError, UserError
 from tritloom.sim.backends import Backend, open_backend
@@ -110,11 +110,28 @@ class InferenceSession:
         for name in names:
             if name not in known:
                 raise UserError(f"the model has no output {name!r}; its outputs are {', '.join(known)}")
+        if self._model.program.states:
+            outputs = self._run_tokens(input_feed)
+            return [outputs[name] for name in names]
         unread = self._model.unread_inputs
         codes = quantise_inputs(self._model.program, {name: array for name, array in input_feed.items() if name not in unread})
         tensors, self._cycles = self._backend.run(codes)
         outputs = dequantise_outputs(self._model.program, tensors)
         return [outputs[name] for name in names]
+
+    def _run_tokens(self, input_feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Whole sequences (N, S) of tokens from empty caches; outputs (N, S, size). The caches are not handed out."""
+        program = self._model.program
+        (given,) = program.inputs
+        tokens = np.asarray(input_feed[given.name]) if set(input_feed) == {given.name} else None
+        if tokens is None or tokens.ndim != 2 or tokens.dtype.kind not in "iu":
+            raise UserError(f"a language model takes {given.name!r} alone, integers of shape (sequences, tokens): its caches begin empty")
+        context = program.tensors[program.states[0].tensor].high + 1
+        if not 1 <= tokens.shape[1] <= context:
+            raise UserError(f"{given.name!r} has {tokens.shape[1]} tokens; from 1 to {context} fit the caches (--context)")
+        stream = Stream(program, len(tokens))
+        steps = [stream.step(column) for column in tokens.T]
+        return {spec.name: np.stack([step[spec.name] for step in steps], axis=1) for spec in program.outputs}
 
     @property
     def model(self) -> CompiledModel:

@@ -72,6 +72,7 @@ DOMAINS = {"": "ONNX", "ai.onnx": "ONNX"}
 def operator_page() -> str:
     """Every operator that the front end lowers, from its own table."""
     from tritloom.compiler.frontend import supported_operators
+    from tritloom.compiler.frontend.operators_sequence import HANDLERS
 
     lines = ["# Supported operators", "", NOTICE, ""]
     lines += ["`tritloom check MODEL` says for a given model which nodes are not supported, why, and what to use instead.", ""]
@@ -86,6 +87,12 @@ def operator_page() -> str:
     for operator in supported_operators():
         domain = DOMAINS.get(operator.domain, f"`{operator.domain}`")
         lines.append(f"| `{operator.name}` | {domain} | {', '.join(operator.runs)} | {_cell(operator.forms)} |")
+    lines += ["", "## Language models", ""]
+    lines += [
+        "A model with inputs `past_key_values.*` is read by rules of its own ([numerics](numerics.md), section 12) and runs in golden only. They know "
+        + ", ".join(f"`{name}`" for name in sorted(HANDLERS))
+        + "; whatever depends on constants or on the number of tokens alone is computed."
+    ]
     return "\n".join(lines) + "\n"
 
 

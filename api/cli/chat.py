@@ -16,10 +16,12 @@ def chat(
     prompt: Annotated[str, typer.Option("--prompt", metavar="TEXT", help="What the text begins with.")] = "The ",
     tokens: Annotated[int, typer.Option("--tokens", min=1, metavar="N", help="Tokens to generate.")] = 128,
     on: Annotated[str, typer.Option("--on", metavar="golden", help="What computes.")] = "golden",
-    temperature: Annotated[float, typer.Option("--temperature", min=0.0, metavar="T", help="0 takes the likeliest token every time.")] = 0.0,
+    temperature: Annotated[
+        float, typer.Option("--temperature", min=0.0, metavar="T", help="0 takes the likeliest token every time.")
+    ] = 0.0,
     top_k: Annotated[int, typer.Option("--top-k", min=0, metavar="K", help="Draw among the K likeliest tokens; 0 is all.")] = 0,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the draws.")] = 0,
-    context: ContextOption = 192,
+    context: ContextOption = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = 0,

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
+_NAMED = 6
+"""Layers that only golden can do and that are named above the table."""
+
 
 def check(
     model: ModelArgument, shape: ShapeOption = None, json: JsonOption = False, verbose: VerboseOption = 0, quiet: QuietOption = 0
@@ -68,9 +71,8 @@ def check(
         console.table("", ("node", "operator", "reason", "nearest supported form"), _by_advice(report.problems))
     only = [layer["name"] for layer in report.layers if layer["runs"] == "golden only"]
     if only:
-        console.say(
-            f"no core runs it yet, golden does: {len(only)} layer{'s' if len(only) != 1 else ''} that only golden can do, {', '.join(only)}"
-        )
+        named = ", ".join([*only[:_NAMED], f"and {len(only) - _NAMED} more"] if len(only) > _NAMED else only)
+        console.say(f"no core runs it yet, golden does: {len(only)} layer{'s' if len(only) != 1 else ''} that only golden can do, {named}")
     for name, value in report.facts.items():
         console.say(f"{name}: {value}", level=1)
     precision = {row["layer"]: row for row in report.facts["precision"]}

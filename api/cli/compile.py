@@ -11,6 +11,7 @@ from tritloom.cli.options import (
     BoardOption,
     CalibrationMethodOption,
     CalibrationOption,
+    ContextOption,
     JsonOption,
     LayersOption,
     MethodOption,
@@ -24,6 +25,9 @@ from tritloom.cli.options import (
 from tritloom.errors import UserError
 
 __all__ = ["compile"]
+
+_OBSTACLES = 4
+"""Layers that no core can run of which each gets a sentence."""
 
 
 def compile(
@@ -64,6 +68,7 @@ def compile(
     ] = None,
     layers: LayersOption = None,
     shape: ShapeOption = None,
+    context: ContextOption = None,
     activation_bits: Annotated[int, typer.Option(metavar="N", help="Width of activations that the model does not quantise, 2 to 8.")] = 8,
     emit: Annotated[
         str | None,
@@ -123,6 +128,7 @@ def compile(
             "calibration_method": calibration_method,
             "percentile": percentile,
             "bias_correction": not no_bias_correction,
+            "context": context,
         }
         if planes == "auto":
             search = automatic(
@@ -161,8 +167,10 @@ def compile(
     fields = {"file": str(target), "board": board, "digest": compiled.digest, "golden_only": list(compiled.golden_only)}
     size = target.stat().st_size
     if compiled.golden_only:
-        for sentence in compiled.golden_only:
+        for sentence in compiled.golden_only[:_OBSTACLES]:
             console.say(sentence)
+        if len(compiled.golden_only) > _OBSTACLES:
+            console.say(f"and {len(compiled.golden_only) - _OBSTACLES} more such layers ('tritloom check' lists all)")
         console.say(f"wrote {target} ({size} bytes) without a schedule for {board}: it runs in golden, on no core yet")
         console.result({**fields, **told, "macs": None, "cycles": None, "notes": list(compiled.notes)})
         return

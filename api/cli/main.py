@@ -15,6 +15,7 @@ import typer
 from tritloom.cli.bench import bench
 from tritloom.cli.boards import boards
 from tritloom.cli.build import build
+from tritloom.cli.chat import chat
 from tritloom.cli.check import check
 from tritloom.cli.compile import compile
 from tritloom.cli.console import SCHEMA
@@ -42,7 +43,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, check, estimate, compile, run, verify, sim, build, train, zoo, bench, boards, doctor):
+for verb in (demo, check, estimate, compile, run, chat, verify, sim, build, train, zoo, bench, boards, doctor):
     app.command()(verb)
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]

@@ -8,7 +8,7 @@ import typer
 from tritloom.errors import UserError
 
 __all__ = [
-    "BiasCorrectionOption", "BoardOption", "CalibrationMethodOption", "CalibrationOption", "JsonOption", "LayersOption", "LoomArgument", "MethodOption",
+    "BiasCorrectionOption", "BoardOption", "CalibrationMethodOption", "CalibrationOption", "ContextOption", "JsonOption", "LayersOption", "LoomArgument", "MethodOption",
     "ModelArgument", "ModelOrLoomArgument", "PercentileOption", "PlanesOption", "QuietOption", "ShapeOption", "VerboseOption", "sizes_of",
 ]  # fmt: skip
 
@@ -26,6 +26,15 @@ CalibrationOption = Annotated[
         "--calibration",
         metavar="F.npz",
         help="Samples of the inputs by name, for a model without quantisers of its own.",
+        show_default=False,
+    ),
+]
+ContextOption = Annotated[
+    int | None,
+    typer.Option(
+        "--context",
+        metavar="N",
+        help="Tokens that the caches of a language model hold. Default: 192, or as many as its tables of angles have.",
         show_default=False,
     ),
 ]

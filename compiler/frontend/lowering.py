@@ -14,11 +14,13 @@ from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.calibrate import Calibration
 from tritloom.compiler.frontend.correction import BiasCorrection
 from tritloom.compiler.frontend.execution import Execution, execute, operator_key
+from tritloom.compiler.frontend.operators_sequence import lower_sequence, sequence_weights
 from tritloom.compiler.frontend.patterns import recognise
 from tritloom.compiler.frontend.portrait import dialect_of, parameters_of, precision_of, where_it_runs
 from tritloom.compiler.frontend.problems import CheckReport, Lowered, Problem, problems_error
 from tritloom.compiler.frontend.reader import read_model
 from tritloom.compiler.frontend.registry import CORE, GOLDEN, HOST, OPERATORS
+from tritloom.compiler.frontend.sequence import is_sequence_model
 from tritloom.compiler.frontend.settings import Settings
 from tritloom.compiler.ir.program import Convolution, HostOp, Operation, Program
 from tritloom.compiler.ir.vector import GoldenOperation
@@ -57,6 +59,9 @@ class Lowering:
     def __init__(self, data: bytes, *, name: str, calibration: Mapping[str, np.ndarray] | None = None) -> None:
         self._name = name
         proto, self._model = read_model(data, name)
+        self._sequence = proto if is_sequence_model(proto) else None
+        if self._sequence is not None:
+            return
         recognise(self._model)
         self._wanted, plan, found = _plan(self._model, name)
         if found.problems:
@@ -76,6 +81,12 @@ class Lowering:
 
     def lower(self, settings: Settings) -> Lowered:
         """The integer program. Raises :class:`ModelError` for what cannot be lowered, :class:`UserError` for unknown layers."""
+        if self._sequence is not None:
+            program = lower_sequence(self._sequence, self._name, settings.context)
+            if isinstance(program, Problem):
+                raise problems_error(self._name, [program])
+            capacity = program.tensors[program.states[0].tensor].high + 1
+            return Lowered(program, [f"the caches of keys and values hold {capacity} tokens"])
         unknown = [layer for layer in settings.layers if layer not in self._weighted]
         if unknown:
             raise UserError(f"{self._name} has no layer {unknown[0]!r} with weights; its layers are {', '.join(self._weighted)}")
@@ -124,9 +135,15 @@ def check(data: bytes, *, name: str = "model") -> CheckReport:
     The rules are those of :func:`lower`. Raises :class:`ModelError` for bytes that are no valid model.
     """
     proto, model = read_model(data, name)
-    recognise(model)
-    wanted, builder, done = _plan(model, name)
-    problems = done.problems
+    if is_sequence_model(proto):
+        found = lower_sequence(proto, name, Settings().context)
+        problems, wanted, weighted = ([found], [], {}) if isinstance(found, Problem) else ([], [], sequence_weights(found))
+        program = None if isinstance(found, Problem) else found
+    else:
+        recognise(model)
+        wanted, builder, done = _plan(model, name)
+        problems, weighted = done.problems, builder.weights_seen
+        program = None if problems else _program(builder, done, name)
     facts: dict[str, Any] = {
         "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
         "ir_version": proto.ir_version,
@@ -140,11 +157,10 @@ def check(data: bytes, *, name: str = "model") -> CheckReport:
         "parameters": parameters_of(proto),
     }
     facts["operators"] = _operators(model)
-    program = _program(builder, done, name)
-    layers = [] if problems else _layers(program)
-    facts["macs"] = None if problems else sum(layer["macs"] for layer in layers)
-    facts["precision"] = precision_of(builder, program)
-    facts["runs"] = None if problems else where_it_runs(program, layers)
+    layers = [] if program is None else _layers(program)
+    facts["macs"] = None if program is None else sum(layer["macs"] for layer in layers)
+    facts["precision"] = precision_of(weighted, program)
+    facts["runs"] = None if program is None else where_it_runs(program, layers)
     return CheckReport(not problems, problems, layers, facts)
 
 

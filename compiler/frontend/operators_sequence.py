@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -31,13 +31,23 @@ from tritloom.compiler.ir.program import Convolution, Program, State, Tensor, Wi
 from tritloom.compiler.quantize.weights import recognise
 from tritloom.hw.arch.blockfloat import LEVELS, MANTISSA_BITS
 
-__all__ = ["lower_sequence", "scale_pair", "sequence_weights"]
+__all__ = ["HANDLERS", "lower_sequence", "scale_pair", "sequence_weights"]
+
+DEFAULT_CAPACITY = 192
+"""Tokens that the caches hold where nothing else is said."""
 
 _GAIN_BITS, _ANGLE_BITS, _CURVE_BITS = 15, 14, 15
 
 
-def lower_sequence(model: onnx.ModelProto, name: str, capacity: int) -> Program | Problem:
-    """The program of one token, whose caches hold ``capacity`` tokens; or the first node that no rule lowers. Raises :class:`ModelError` for inputs of another kind."""
+def lower_sequence(model: onnx.ModelProto, name: str, capacity: int | None) -> Program | Problem:
+    """The program of one token, or the first node that no rule lowers. The caches hold ``capacity`` tokens, by default 192 or as many as the tables of angles have.
+
+    Raises :class:`ModelError` for inputs and outputs of another kind.
+    """
+    if capacity is None:
+        tables = {node.input[1] for node in model.graph.node if node.op_type == "RotaryEmbedding" and len(node.input) > 1}
+        rows = [tensor.dims[0] for tensor in model.graph.initializer if tensor.name in tables and tensor.dims]
+        capacity = max(1, min([DEFAULT_CAPACITY, *rows]))
     return SequenceReader(model, name, capacity).read()
 
 
@@ -199,16 +209,39 @@ def _multiply(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any])
             return replace(left, constant=left.constant * number, codes=left.codes)
         if isinstance(left, Scores) and number is not None and number > 0:
             return replace(left, factor=left.factor * number)
-    left, right = (_need_block(operand, "an operand") for operand in operands)
-    if left.index.shape != right.index.shape:
-        raise RefusalError(f"shapes {left.index.shape} and {right.index.shape} differ")
-    left, right = reader.laid_out(node, left), reader.laid_out(node, right)
+    left, right = _pair(reader, node, operands)
     constant = left.constant * right.constant
     result = reader.emit(
         BlockProduct, node, reader.tensors[left.tensor].shape, constant, left=left.tensor, left_scale=left.scale, right=right.tensor,
-        right_scale=right.scale,
+        right_scale=right.scale, table=right.table,
     )  # fmt: skip
     return reader.result(result, constant, left.index.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class _Operand:
+    """The right side of a sum or product: a tensor, or a table of one number a channel."""
+
+    constant: Fraction
+    tensor: str = ""
+    scale: str = ""
+    table: np.ndarray | None = None
+
+
+def _pair(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> tuple[Block, _Operand]:
+    """Both sides of a sum or product, in one layout."""
+    left, right = operands[::-1] if isinstance(operands[0], np.ndarray) else operands
+    left = reader.laid_out(node, _need_block(left, "an operand"))
+    if isinstance(right, np.ndarray):
+        if right.size not in (1, left.index.shape[-1]) or (right.size > 1 and right.shape[-1] != right.size):
+            raise RefusalError(f"a constant of shape {right.shape} has not one number a channel of {left.index.shape}")
+        table, step = _integers(np.broadcast_to(right.ravel(), left.index.shape[-1:]), _GAIN_BITS)
+        return left, _Operand(step, table=table)
+    right = _need_block(right, "an operand")
+    if left.index.shape != right.index.shape:
+        raise RefusalError(f"shapes {left.index.shape} and {right.index.shape} differ")
+    right = reader.laid_out(node, right)
+    return left, _Operand(right.constant, right.tensor, right.scale)
 
 
 def _quantised(reader: SequenceReader, node: onnx.NodeProto, block: Block) -> Block:
@@ -248,15 +281,13 @@ def _add(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> V
             if isinstance(right, Size) and reader.is_zero(name):
                 return left
             raise RefusalError("the mask of a single token must be zero", "leave the attention to all earlier tokens")
-    left, right = (_need_block(operand, "an operand") for operand in operands)
-    if left.index.shape != right.index.shape:
-        raise RefusalError(f"shapes {left.index.shape} and {right.index.shape} differ")
-    left, right = reader.laid_out(node, left), reader.laid_out(node, right)
+    left, right = _pair(reader, node, operands)
     # Constants are relative to the larger one, so that they are near 1.
     constant = max(left.constant, right.constant)
     result = reader.emit(
         BlockSum, node, reader.tensors[left.tensor].shape, constant, left=left.tensor, left_scale=left.scale, right=right.tensor,
-        right_scale=right.scale, left_constant=scale_pair(left.constant / constant), right_constant=scale_pair(right.constant / constant),
+        right_scale=right.scale, table=right.table, left_constant=scale_pair(left.constant / constant),
+        right_constant=scale_pair(right.constant / constant),
     )  # fmt: skip
     return reader.result(result, constant, left.index.shape)
 

@@ -2,13 +2,12 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
 
-from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.reader import CUSTOM_DOMAINS
 from tritloom.compiler.frontend.registry import CORE, GOLDEN
 from tritloom.compiler.frontend.values import Constant
@@ -76,13 +75,15 @@ def weight_facts(constant: Constant) -> dict[str, Any]:
     return found
 
 
-def precision_of(builder: Builder, program: Program) -> list[dict[str, Any]]:
-    """Each layer with weights: ``layer`` and :func:`weight_facts`; ``input_bits`` and ``output_bits`` of the layers that can be lowered."""
-    placed = {operation.name: operation for operation in program.operations if isinstance(operation, Convolution)}
+def precision_of(weighted: Mapping[str, Mapping[str, Any]], program: Program | None) -> list[dict[str, Any]]:
+    """Each layer with weights: ``layer`` and its entry of ``weighted`` (:func:`weight_facts`); ``input_bits`` and ``output_bits`` of the layers that can be lowered."""
+    placed = (
+        {} if program is None else {operation.name: operation for operation in program.operations if isinstance(operation, Convolution)}
+    )
     rows = []
-    for label, facts in builder.weights_seen.items():
+    for label, facts in weighted.items():
         row: dict[str, Any] = {"layer": label, **facts}
-        if label in placed:
+        if program is not None and label in placed:
             operation = placed[label]
             row["input_bits"] = program.tensors[operation.input].bits
             row["output_bits"] = program.tensors[operation.output].bits

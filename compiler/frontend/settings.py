@@ -9,6 +9,9 @@ from tritloom.errors import ModelError, UserError
 
 __all__ = ["Settings"]
 
+MOST_CONTEXT = 4096
+"""The caches of a language model are read as a whole for every token."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
@@ -26,6 +29,8 @@ class Settings:
         Of :func:`tritloom.compiler.quantize.calibration.choose_grid`.
     bias_correction
         Whether the mean errors of ternarised layers are folded into their biases where there are calibration samples.
+    context
+        Tokens that the caches of a language model hold, from 1 to 4096; ``None`` is 192, or as many as its tables of angles have.
     """
 
     method: str = "auto"
@@ -35,6 +40,7 @@ class Settings:
     calibration_method: str = DEFAULT_CALIBRATION
     percentile: float = DEFAULT_PERCENTILE
     bias_correction: bool = True
+    context: int | None = None
 
     def __post_init__(self) -> None:
         if not 2 <= self.activation_bits <= 8:
@@ -43,6 +49,8 @@ class Settings:
             raise UserError(f"calibration method must be one of {', '.join(CALIBRATION_METHODS)}, not {self.calibration_method!r}")
         if not 50 < self.percentile <= 100:
             raise UserError(f"percentile must be above 50 and at most 100, not {self.percentile!r}")
+        if self.context is not None and not 1 <= self.context <= MOST_CONTEXT:
+            raise UserError(f"context must be from 1 to {MOST_CONTEXT} tokens, not {self.context!r}")
 
     def choice(self, layer: str) -> WeightChoice:
         """How the float weights of a layer become digit planes."""

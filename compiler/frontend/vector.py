@@ -18,11 +18,11 @@ from tritloom.compiler.ir.vector import (
     NORMALISED_BITS,
     POWER_BITS,
     PROBABILITY_BITS,
-    GoldenOperation,
     MatrixProduct,
     Normalise,
     Product,
     Softmax,
+    VectorOperation,
 )
 from tritloom.compiler.quantize.chain import entry
 from tritloom.compiler.quantize.steps import Affine, Quantiser, Step
@@ -53,7 +53,7 @@ class Accumulated(Pending):
     low: int
     high: int
     scale: Fraction
-    make: Callable[[str, str, StepFunction | None], GoldenOperation]
+    make: Callable[[str, str, StepFunction | None], VectorOperation]
 
     def finish(self, builder: Builder, chain: tuple[Step, ...], quantiser: Quantiser, name: str, source: str) -> Tensor:
         own = Affine((self.scale,), (Fraction(0),))

@@ -3,5 +3,16 @@
 from tritloom.compiler.golden.host import dequantise_outputs, invert_host, quantise_inputs, random_feeds
 from tritloom.compiler.golden.integer import run
 from tritloom.compiler.golden.requantise import requantise, requantise_sum
+from tritloom.compiler.golden.stream import Stream, block_values
 
-__all__ = ["dequantise_outputs", "invert_host", "quantise_inputs", "random_feeds", "requantise", "requantise_sum", "run"]
+__all__ = [
+    "Stream",
+    "block_values",
+    "dequantise_outputs",
+    "invert_host",
+    "quantise_inputs",
+    "random_feeds",
+    "requantise",
+    "requantise_sum",
+    "run",
+]

@@ -153,7 +153,8 @@ def _compute(operation: BlockOperation, tensors: dict[str, np.ndarray]) -> tuple
             return np.maximum(tensors[operation.input].astype(np.int64), 0), None
         case BlockProduct() | BlockSum():
             left, left_right = blockfloat.normalise(tensors[operation.left].astype(np.int64), 1)
-            right, right_right = blockfloat.normalise(tensors[operation.right].astype(np.int64), 1)
+            other = operation.table[:, None, None] if operation.table is not None else tensors[operation.right]
+            right, right_right = blockfloat.normalise(np.broadcast_to(other, left.shape).astype(np.int64), 1)
             scales = (
                 _moved(_scale(tensors, operation.left_scale), left_right),
                 _moved(_scale(tensors, operation.right_scale), right_right),

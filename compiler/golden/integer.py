@@ -10,13 +10,15 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from tritloom.compiler.golden.block import run_block
 from tritloom.compiler.golden.requantise import requantise, requantise_sum
 from tritloom.compiler.golden.vector import run_vector
+from tritloom.compiler.ir.block import BlockOperation
 from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Operation, Program, Rescale, SumPool, Tensor, Window
-from tritloom.compiler.ir.vector import GoldenOperation
+from tritloom.compiler.ir.vector import VectorOperation
 from tritloom.errors import ModelError, UserError
 
-__all__ = ["run"]
+__all__ = ["execute", "run"]
 
 _CHUNK_ELEMENTS = 1 << 23
 """Elements of the largest temporary array of one chunk of samples (32 MiB in float32)."""
@@ -107,7 +109,8 @@ def _sum_pool(operation: SumPool, codes: np.ndarray) -> np.ndarray:
     return result
 
 
-def _execute(operation: Operation, program: Program, tensors: dict[str, np.ndarray]) -> None:
+def execute(operation: Operation, program: Program, tensors: dict[str, np.ndarray]) -> None:
+    """Put the tensors that ``operation`` writes beside those that it reads, (N, C, H, W). Raises :class:`ModelError`."""
     target = program.tensors[operation.output]
     operands = [tensors[name] for name in operation.inputs]
     samples = len(operands[0])
@@ -120,8 +123,11 @@ def _execute(operation: Operation, program: Program, tensors: dict[str, np.ndarr
             result = _sum_pool(operation, operands[0])
         case Add():
             result = requantise_sum(operation.step, *operands)
-        case GoldenOperation():
+        case VectorOperation():
             result = run_vector(operation, operands)
+        case BlockOperation():
+            tensors.update(run_block(operation, tensors, target.bits))
+            return
         case Copy():
             result = operands[0].reshape(samples, -1)[:, operation.index.ravel()].reshape(samples, *target.shape)
         case Rescale():
@@ -190,7 +196,7 @@ def run(program: Program, codes: dict[str, np.ndarray], *, keep: Iterable[str] |
             spec.tensor: np.asarray(codes[spec.tensor])[begin:stop].astype(_dtype(program.tensors[spec.tensor])) for spec in program.inputs
         }
         for index, operation in enumerate(program.operations):
-            _execute(operation, program, tensors)
+            execute(operation, program, tensors)
             for name in operation.inputs:
                 if last_use[name] == index and name in tensors:
                     array = tensors.pop(name)

@@ -8,23 +8,14 @@ Bit widths: see each function. No intermediate value needs more than 63 bits, so
 import numpy as np
 
 from tritloom.compiler.golden.requantise import requantise
-from tritloom.compiler.ir.vector import NORMALISED_BITS, PROBABILITY_BITS, GoldenOperation, MatrixProduct, Normalise, Product, Softmax
+from tritloom.compiler.ir.vector import NORMALISED_BITS, PROBABILITY_BITS, MatrixProduct, Normalise, Product, Softmax, VectorOperation
 from tritloom.errors import ModelError
+from tritloom.hw.arch.blockfloat import bit_length
 
-__all__ = ["bit_length", "normalise_rows", "run_vector", "softmax_rows"]
+__all__ = ["normalise_rows", "run_vector", "softmax_rows"]
 
 _ROOT_BITS = 24
 """Width of the square root, whose radicand is shifted to 47 or 48 bits."""
-
-
-def bit_length(values: np.ndarray) -> np.ndarray:
-    """Number of bits of integers that are not negative, int64; 0 for 0."""
-    rest, length = values.astype(np.int64), np.zeros(values.shape, np.int64)
-    for step in (32, 16, 8, 4, 2, 1):
-        wide = rest >> step > 0
-        length += np.where(wide, step, 0)
-        rest = np.where(wide, rest >> step, rest)
-    return length + (rest > 0)
 
 
 def softmax_rows(codes: np.ndarray, powers: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
@@ -96,7 +87,7 @@ def _matrix_product(operation: MatrixProduct, left: np.ndarray, right: np.ndarra
     return np.matmul(rows, columns).transpose(0, 3, 1, 2)
 
 
-def run_vector(operation: GoldenOperation, operands: list[np.ndarray]) -> np.ndarray:
+def run_vector(operation: VectorOperation, operands: list[np.ndarray]) -> np.ndarray:
     """Codes, or raw accumulators int32, (N, C, H, W), of one operation. Raises :class:`ModelError` for accumulators beyond its bounds."""
     match operation:
         case Product():

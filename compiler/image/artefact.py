@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 
 from tritloom.compiler.image.archive import pack, unpack
-from tritloom.compiler.image.codec import ArrayReader, ArrayWriter, Malformed, decode_program, encode_program, integer, mapping, text
+from tritloom.compiler.image.codec import decode_program, encode_program
 from tritloom.compiler.image.host_steps import check_host_steps
 from tritloom.compiler.image.schedules import SCHEDULE_FILES, decode_schedule, encode_schedule
 from tritloom.compiler.image.validate import validate_program
+from tritloom.compiler.image.values import ArrayReader, ArrayWriter, Malformed, integer, mapping, text
 from tritloom.compiler.ir.program import Program
 from tritloom.compiler.ir.vector import obstacles
 from tritloom.compiler.schedule import Schedule
@@ -23,7 +24,7 @@ from tritloom.files import read_bytes, write_bytes
 
 __all__ = ["SCHEMA_VERSION", "Artefact", "artefact_digest", "decode_artefact", "encode_artefact", "read_artefact", "write_artefact"]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _BOARD = re.compile(r"[a-z0-9][a-z0-9-]{0,63}")
 _SCHEDULE_ENTRY = re.compile(r"schedules/([a-z0-9][a-z0-9-]{0,63})/([a-z.]+)")

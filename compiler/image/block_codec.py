@@ -45,6 +45,9 @@ def block_kinds(base: dict[str, Decoder], arrays: ArrayReader) -> dict[str, tupl
 
         return decode
 
+    def optional(decoder: Decoder) -> Decoder:
+        return lambda value: None if value is None else decoder(value)
+
     def index(value: Any) -> np.ndarray:
         array = arrays.get(value)
         if array.dtype != np.int64 or array.ndim != 3:
@@ -60,7 +63,7 @@ def block_kinds(base: dict[str, Decoder], arrays: ArrayReader) -> dict[str, tupl
 
     own = {**base, "output_scale": text}
     scaled = {**own, "input": text, "input_scale": text}
-    pair = {**own, "left": text, "left_scale": text, "right": text, "right_scale": text}
+    pair = {**own, "left": text, "left_scale": text, "right": text, "right_scale": text, "table": optional(table(1))}
     attended = {name: text for name in ("queries", "queries_scale", "keys", "keys_scale", "values", "values_scale", "position")}
     return {
         "Attend": (Attend, {**own, **attended, "logit": scale}),
@@ -69,7 +72,7 @@ def block_kinds(base: dict[str, Decoder], arrays: ArrayReader) -> dict[str, tupl
         "Curve": (Curve, {**scaled, "constant": scale, "table": table(1)}),
         "Lookup": (Lookup, {**own, "input": text, "table": table(2)}),
         "Norm": (Norm, {
-            **scaled, "gain": table(1), "bias": lambda value: None if value is None else table(1)(value), "bias_scale": scale, "centre": boolean,
+            **scaled, "gain": table(1), "bias": optional(table(1)), "bias_scale": scale, "centre": boolean,
             "epsilon": scale,
         }),
         "Position": (Position, {**own, "input": text, "capacity": lambda value: integer(value, 0, MOST_COLUMNS)}),
@@ -126,7 +129,12 @@ def check_block(operation: BlockOperation, program: Program, output: Tensor, whe
             need(shape(operation.input) == output.shape, "changes the shape")
             need(not isinstance(operation, Curve) or len(operation.table) == CURVE_POINTS, f"has a table without {CURVE_POINTS} entries")
         case BlockProduct() | BlockSum():
-            need(shape(operation.left) == output.shape == shape(operation.right), "joins tensors of unlike shapes")
+            table = operation.table
+            need(
+                (table is None) == bool(operation.right) and not (table is not None and operation.right_scale), "has not one right operand"
+            )
+            right = (len(table), *output.shape[1:]) if table is not None else shape(operation.right)
+            need(shape(operation.left) == output.shape == right, "joins tensors of unlike shapes")
         case Rotate():
             sizes = operation.cosine.shape
             need(

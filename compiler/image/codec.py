@@ -3,7 +3,6 @@
 Decoding trusts nothing: each field has a decoder that checks its type and range, and raises :class:`Malformed`.
 """
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import fields
@@ -12,6 +11,20 @@ from typing import Any
 
 import numpy as np
 
+from tritloom.compiler.image.block_codec import block_kinds
+from tritloom.compiler.image.values import (
+    ArrayReader,
+    ArrayWriter,
+    Malformed,
+    boolean,
+    fraction,
+    integer,
+    mapping,
+    number,
+    sequence,
+    shortened,
+    text,
+)
 from tritloom.compiler.ir.program import (
     Add,
     Convolution,
@@ -24,6 +37,7 @@ from tritloom.compiler.ir.program import (
     Program,
     Proof,
     Rescale,
+    State,
     StepFunction,
     SumPool,
     Tensor,
@@ -32,137 +46,14 @@ from tritloom.compiler.ir.program import (
 from tritloom.compiler.ir.vector import POWER_BITS, MatrixProduct, Normalise, Product, Softmax
 from tritloom.hw.arch.record import Record
 
-__all__ = ["ArrayReader", "ArrayWriter", "Malformed", "decode_program", "encode_program", "integer", "mapping", "sequence", "text"]
+__all__ = ["decode_program", "encode_program"]
 
-DTYPES = ("|b1", "|i1", "|u1", "<i2", "<u2", "<i4", "<u4", "<i8", "<u8", "<f2", "<f4", "<f8")
 HOST_OPS = (
     "Add", "ArgMax", "BatchNormalization", "Clip", "Dequantize", "Div", "Fork", "Function", "Gather", "Join", "LeakyRelu", "Mul", "Neg", "Pad", "PRelu", "Quantize",
     "Relu", "Reshape", "Sigmoid", "Softmax", "Sub", "Swap", "Transpose",
 )  # fmt: skip
 MAX_STEP_CHANNELS = 1 << 22
 """Most channels of all step functions of a program together, which bounds what a small file can unfold to."""
-
-_INT64 = 1 << 63
-
-
-class Malformed(ValueError):
-    """A value that is not what the format says; the message says which."""
-
-
-# ---- arrays ---------------------------------------------------------------------------------------------------------
-
-
-class ArrayWriter:
-    """Collects arrays as ``.npy`` entries ``arrays/00000.npy`` ...; equal arrays are stored once."""
-
-    def __init__(self) -> None:
-        self.entries: dict[str, bytes] = {}
-        self._names: dict[bytes, str] = {}
-
-    def add(self, array: np.ndarray) -> dict[str, Any]:
-        """Reference to put in JSON. Raises :class:`TypeError` for a dtype that the format does not have."""
-        array = np.asarray(array)
-        array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"))).reshape(array.shape)
-        if array.dtype.str not in DTYPES:
-            raise TypeError(f"array dtype must be one of {DTYPES}, not {array.dtype.str}")
-        data = _npy_header(array.dtype.str, array.shape) + array.tobytes()
-        if data not in self._names:
-            self._names[data] = f"arrays/{len(self._names):05}.npy"
-            self.entries[self._names[data]] = data
-        return {"array": self._names[data], "dtype": array.dtype.str, "shape": list(array.shape)}
-
-
-class ArrayReader:
-    """Inverse of :class:`ArrayWriter`: :attr:`unused` holds the names of entries that no reference has named yet."""
-
-    def __init__(self, entries: dict[str, bytes]) -> None:
-        self._entries = entries
-        self.unused = set(entries)
-
-    def get(self, reference: Any) -> np.ndarray:
-        fields_ = mapping(
-            reference, {"array": text, "dtype": text, "shape": lambda value: sequence(value, lambda size: integer(size, 0, 1 << 40))}
-        )
-        name, dtype, shape = fields_["array"], fields_["dtype"], fields_["shape"]
-        if name not in self._entries or dtype not in DTYPES or len(shape) > 8:
-            raise Malformed(f"array {name!r} of dtype {dtype!r} does not exist")
-        data, header = self._entries[name], _npy_header(dtype, shape)
-        size = math.prod(shape) * np.dtype(dtype).itemsize
-        if len(data) != len(header) + size or not data.startswith(header):
-            raise Malformed(f"array {name!r} is not of dtype {dtype!r} and shape {shape}")
-        self.unused.discard(name)
-        return np.frombuffer(data, dtype, offset=len(header)).reshape(shape).copy()
-
-
-def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    buffer = io.BytesIO()
-    np.lib.format.write_array_header_1_0(buffer, {"descr": dtype, "fortran_order": False, "shape": tuple(shape)})
-    return buffer.getvalue()
-
-
-# ---- decoders of plain values -----------------------------------------------------------------------------------------
-
-
-def integer(value: Any, low: int = -_INT64, high: int = _INT64 - 1) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-        raise Malformed(f"{_short(value)} is not an integer from {low} to {high}")
-    return value
-
-
-def text(value: Any) -> str:
-    if not isinstance(value, str) or len(value) > 10000:
-        raise Malformed(f"{_short(value)} is not a string")
-    return value
-
-
-def _boolean(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise Malformed(f"{_short(value)} is not true or false")
-    return value
-
-
-def _number(value: Any) -> float:
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not abs(value) < math.inf:
-        raise Malformed(f"{_short(value)} is not a number")
-    return float(value)
-
-
-def _fraction(value: Any) -> Fraction:
-    numerator, slash, denominator = text(value).partition("/")
-    digits = numerator.removeprefix("-")
-    if (
-        not slash
-        or not (digits.isascii() and digits.isdigit() and denominator.isascii() and denominator.isdigit())
-        or len(value) > 4000
-        or not int(denominator)
-    ):
-        raise Malformed(f"{_short(value)} is not a fraction")
-    return Fraction(int(numerator), int(denominator))
-
-
-def sequence(value: Any, item: Callable[[Any], Any], length: int | None = None) -> tuple[Any, ...]:
-    if not isinstance(value, list) or (length is not None and len(value) != length):
-        raise Malformed(f"{_short(value)} is not a list{'' if length is None else f' of {length}'}")
-    return tuple(item(entry) for entry in value)
-
-
-def mapping(value: Any, decoders: dict[str, Callable[[Any], Any]]) -> dict[str, Any]:
-    """A JSON object with exactly these keys."""
-    if not isinstance(value, dict) or set(value) != set(decoders):
-        raise Malformed(f"{_short(value)} is not an object with the keys {', '.join(decoders)}")
-    result = {}
-    for key, decoder in decoders.items():
-        try:
-            result[key] = decoder(value[key])
-        except Malformed as error:
-            raise Malformed(f"{key}: {error}") from None
-    return result
-
-
-def _short(value: Any) -> str:
-    shown = ascii(value) if not isinstance(value, (dict, list)) else type(value).__name__
-    return shown if len(shown) <= 40 else shown[:37] + "..."
-
 
 # ---- attributes: any plain value ----------------------------------------------------------------------------------------
 
@@ -194,23 +85,23 @@ def _decode_plain(value: Any, arrays: ArrayReader) -> Any:
     if isinstance(value, int):
         return integer(value)
     if isinstance(value, float):
-        return _number(value)
+        return number(value)
     if isinstance(value, list):
         return [_decode_plain(entry, arrays) for entry in value]
     if not isinstance(value, dict) or len(value) != 1:
-        raise Malformed(f"{_short(value)} is not an attribute value")
+        raise Malformed(f"{shortened(value)} is not an attribute value")
     kind, inner = next(iter(value.items()))
     if kind == "float" and inner in ("inf", "-inf", "nan"):
         return float(inner)
     if kind == "fraction":
-        return _fraction(inner)
+        return fraction(inner)
     if kind == "ndarray":
         return arrays.get(inner)
     if kind == "tuple":
         return sequence(inner, lambda entry: _decode_plain(entry, arrays))
     if kind == "dict" and isinstance(inner, dict):
         return {key: _decode_plain(entry, arrays) for key, entry in inner.items()}
-    raise Malformed(f"{_short(kind)} is not a kind of attribute value")
+    raise Malformed(f"{shortened(kind)} is not a kind of attribute value")
 
 
 def _fraction_text(value: Fraction) -> str:
@@ -228,6 +119,7 @@ def encode_program(program: Program, arrays: ArrayWriter) -> dict[str, Any]:
         "operations": [_encode_operation(operation, arrays) for operation in program.operations],
         "inputs": [_encode_spec(spec, arrays) for spec in program.inputs],
         "outputs": [_encode_spec(spec, arrays) for spec in program.outputs],
+        "states": [{"tensor": state.tensor, "following": state.following} for state in program.states],
     }
 
 
@@ -360,7 +252,7 @@ def decode_program(value: Any, arrays: ArrayReader) -> Program:
 
         parts = mapping(value, {"kind": text, "constants": constants, "attributes": attributes})
         if parts["kind"] not in HOST_OPS:
-            raise Malformed(f"{_short(parts['kind'])} is not a host operation")
+            raise Malformed(f"{shortened(parts['kind'])} is not a host operation")
         return HostOp(**parts)
 
     def powers(value: Any) -> np.ndarray:
@@ -381,7 +273,7 @@ def decode_program(value: Any, arrays: ArrayReader) -> Program:
     kinds: dict[str, tuple[type[Operation], dict[str, Callable[[Any], Any]]]] = {
         "Convolution": (Convolution, {
             **base, "input": text, "weights": weights, "planes": lambda value: integer(value, 1, 11), "window": window, "groups": _size, "pad_code": _code,
-            "step": optional(step), "acc_low": _accumulator, "acc_high": _accumulator, "weight_method": text, "weight_error": _number,
+            "step": optional(step), "acc_low": _accumulator, "acc_high": _accumulator, "weight_method": text, "weight_error": number,
         }),
         "MaxPool": (MaxPool, {**base, "input": text, "window": window}),
         "SumPool": (SumPool, {
@@ -394,16 +286,17 @@ def decode_program(value: Any, arrays: ArrayReader) -> Program:
         "Product": (Product, {**bounded, **operands}),
         "MatrixProduct": (MatrixProduct, {**bounded, **operands}),
         "Normalise": (Normalise, {
-            **bounded, "input": text, "groups": _size, "pixels": _boolean, "centre": _boolean, "zero_point": _zero,
+            **bounded, "input": text, "groups": _size, "pixels": boolean, "centre": boolean, "zero_point": _zero,
             "epsilon": lambda value: integer(value, 0, 1 << 62), "fraction": lambda value: integer(value, 0, 30),
         }),
         "Softmax": (Softmax, {**bounded, "input": text, "powers": powers, "mask": optional(mask)}),
+        **block_kinds(base, arrays),
     }  # fmt: skip
 
     def operation(value: Any) -> Operation:
         kind = _object(value).get("type")
         if not isinstance(kind, str) or kind not in kinds:
-            raise Malformed(f"{_short(kind)} is not an operation")
+            raise Malformed(f"{shortened(kind)} is not an operation")
         made, decoders = kinds[kind]
         parts = mapping(value, {"type": text, **decoders})
         del parts["type"]
@@ -427,8 +320,9 @@ def decode_program(value: Any, arrays: ArrayReader) -> Program:
             "operations": lambda value: sequence(value, operation),
             "inputs": lambda value: sequence(value, lambda entry: InputSpec(**mapping(entry, {**spec, "prologue": host_ops}))),
             "outputs": lambda value: sequence(
-                value, lambda entry: OutputSpec(**mapping(entry, {**spec, "epilogue": host_ops, "witness": text}))
+                value, lambda entry: OutputSpec(**mapping(entry, {**spec, "epilogue": host_ops, "witness": text, "scale_tensor": text}))
             ),
+            "states": lambda value: sequence(value, lambda entry: State(**mapping(entry, {"tensor": text, "following": text}))),
         },
     )
     tensors = {tensor.name: tensor for tensor in parts["tensors"]}
@@ -439,7 +333,7 @@ def decode_program(value: Any, arrays: ArrayReader) -> Program:
 
 def _object(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise Malformed(f"{_short(value)} is not an object")
+        raise Malformed(f"{shortened(value)} is not an object")
     return value
 
 
@@ -460,7 +354,7 @@ def _accumulator(value: Any) -> int:
 
 
 def _proof(value: Any) -> Proof:
-    return Proof(**mapping(value, {"exact": _boolean, "reachable": _count, "differing": _count, "largest": _count}))
+    return Proof(**mapping(value, {"exact": boolean, "reachable": _count, "differing": _count, "largest": _count}))
 
 
 def _count(value: Any) -> int:
@@ -477,7 +371,7 @@ def _tensor(value: Any) -> Tensor:
                 "bits": lambda value: integer(value, 1, 32),
                 "low": _accumulator,
                 "high": _accumulator,
-                "scale": lambda value: sequence(value, _fraction),
+                "scale": lambda value: sequence(value, fraction),
                 "zero_point": lambda value: sequence(value, lambda entry: integer(entry, -(1 << 40), 1 << 40)),
                 "source": text,
             },

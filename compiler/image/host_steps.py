@@ -5,7 +5,7 @@ import math
 import numpy as np
 
 from tritloom.compiler.golden.host import apply_host
-from tritloom.compiler.image.codec import Malformed
+from tritloom.compiler.image.values import Malformed
 from tritloom.compiler.ir.program import HostOp, InputSpec, OutputSpec, Program
 from tritloom.compiler.quantize.chain import ROUNDINGS
 
@@ -23,6 +23,9 @@ def check_host_steps(program: Program) -> None:
     for spec in program.inputs:
         where = f"input {spec.name!r}"
         tensor = program.tensors[spec.tensor]
+        if program.states and not spec.prologue:
+            _need(len(spec.shape) == 1 and spec.index is None, f"{where} is not a token")
+            continue
         x = np.zeros((1, *_sizes(spec, where)), np.float32)
         for op in spec.prologue:
             x = _computed(op, x, where)

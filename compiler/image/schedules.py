@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from tritloom.compiler.image.codec import Malformed, integer, mapping, sequence
+from tritloom.compiler.image.values import Malformed, integer, mapping, sequence
 from tritloom.compiler.ir.program import Program
 from tritloom.compiler.schedule import Placement, Schedule
 from tritloom.compiler.schedule.bounds import check_instruction

@@ -4,9 +4,11 @@ from itertools import combinations
 
 import numpy as np
 
-from tritloom.compiler.image.codec import Malformed
+from tritloom.compiler.image.block_codec import check_block
+from tritloom.compiler.image.values import Malformed
+from tritloom.compiler.ir.block import BlockOperation
 from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Operation, Program, Rescale, StepFunction, SumPool, Tensor, Window
-from tritloom.compiler.ir.vector import GoldenOperation, MatrixProduct, Normalise, Product, Softmax
+from tritloom.compiler.ir.vector import MatrixProduct, Normalise, Product, Softmax, VectorOperation
 
 __all__ = ["validate_program"]
 
@@ -23,18 +25,20 @@ def validate_program(program: Program) -> None:
     for tensor in program.tensors.values():
         channels = tensor.shape[0]
         _need(tensor.elements <= MAX_ELEMENTS, f"tensor {tensor.name!r} has more than {MAX_ELEMENTS} elements")
-        _need(tensor.bits <= 8 or tensor.bits == 32, f"tensor {tensor.name!r} has {tensor.bits} bits")
+        _need(tensor.bits <= 8 or tensor.bits in (16, 32), f"tensor {tensor.name!r} has {tensor.bits} bits")
         _need(tensor.low <= tensor.high, f"tensor {tensor.name!r} has an empty range")
-        _need(tensor.bits == 32 or (tensor.low >= -128 and tensor.high <= 127), f"tensor {tensor.name!r} has codes beyond 8 bits")
+        limit = 1 << (max(tensor.bits, 8) - 1)
+        _need(-limit <= tensor.low and tensor.high < limit, f"tensor {tensor.name!r} has codes beyond {max(tensor.bits, 8)} bits")
         _need(
             len(tensor.scale) in (1, channels) and len(tensor.zero_point) in (1, channels),
             f"tensor {tensor.name!r} has {len(tensor.scale)} scales",
         )
-    known = set()
+    known = set(_states(program))
     for spec in program.inputs:
         _need(spec.tensor in program.tensors and spec.tensor not in known, f"input {spec.name!r} has no tensor of its own")
         known.add(spec.tensor)
-        _need(bool(spec.prologue) and spec.prologue[-1].kind == "Quantize", f"input {spec.name!r} is not quantised")
+        tokens = bool(program.states) and not spec.prologue and program.tensors[spec.tensor].shape == (1, 1, 1)
+        _need(tokens or (bool(spec.prologue) and spec.prologue[-1].kind == "Quantize"), f"input {spec.name!r} is not quantised")
         # Into the array that the host quantises, which check_host_steps looks at: it may hold more elements than are used.
         _check_index(spec.index, program.tensors[spec.tensor].elements, 1 << 62, f"input {spec.name!r}")
     written: dict[str, list[tuple[int, int]]] = {}
@@ -42,9 +46,16 @@ def validate_program(program: Program) -> None:
         where = f"layer {operation.name!r}"
         _need(operation.output in program.tensors, f"{where} writes a tensor that does not exist")
         _need(all(name in known for name in operation.inputs), f"{where} reads a tensor before it is made")
-        _need(all(program.tensors[name].bits <= 8 for name in operation.inputs), f"{where} reads raw accumulators")
         output = program.tensors[operation.output]
         _need(operation.output not in known, f"{where} writes a tensor that exists already")
+        if isinstance(operation, BlockOperation):
+            check_block(operation, program, output, where)
+            known.add(operation.output)
+            if operation.output_scale:
+                _need(operation.output_scale not in known, f"{where} writes a scale that exists already")
+                known.add(operation.output_scale)
+            continue
+        _need(all(program.tensors[name].bits <= 8 for name in operation.inputs), f"{where} reads raw accumulators")
         first, last = _check_operation(operation, program, output, where)
         parts = written.setdefault(operation.output, [])
         _need(all(end <= first or last <= begin for begin, end in parts), f"{where} writes channels that exist already")
@@ -55,8 +66,23 @@ def validate_program(program: Program) -> None:
     for spec in program.outputs:
         _need(spec.tensor in known, f"output {spec.name!r} has no tensor")
         _check_index(spec.index, None, program.tensors[spec.tensor].elements, f"output {spec.name!r}")
+        scaled = not spec.scale_tensor or (spec.scale_tensor in known and program.tensors[spec.scale_tensor].shape == (2, 1, 1))
+        _need(scaled, f"output {spec.name!r} has no scale")
+    for state in program.states:
+        before, after = program.tensors[state.tensor], program.tensors.get(state.following)
+        _need(state.following in known and after is not None, f"state {state.tensor!r} has no value for the next run")
+        assert after is not None
+        fits = before.shape == after.shape and before.low <= after.low and after.high <= before.high and before.low <= 0 <= before.high
+        _need(fits, f"state {state.tensor!r} does not hold what follows it")
     # Inputs may share a name: a model may quantise one graph input on several grids.
     _need(len({spec.name for spec in program.outputs}) == len(program.outputs), "two outputs have one name")
+
+
+def _states(program: Program) -> list[str]:
+    """Tensors that a run finds."""
+    names = [state.tensor for state in program.states]
+    _need(len(set(names)) == len(names) and set(names) <= set(program.tensors), "two states have one tensor, or one has none")
+    return names
 
 
 def _need(ok: bool, what: str) -> None:
@@ -125,13 +151,13 @@ def _check_operation(operation: Operation, program: Program, output: Tensor, whe
         _need(source.shape == output.shape == program.tensors[operation.right].shape, f"{where} adds tensors of unlike shapes")
         _check_step(operation.step, channels, output, where)
         _need(operation.step.pieces == 2, f"{where} has {operation.step.pieces} records for two operands")
-    elif isinstance(operation, GoldenOperation):
+    elif isinstance(operation, VectorOperation):
         _need(operation.acc_low <= operation.acc_high, f"{where} has an empty accumulator range")
         if operation.step is None:
             _need(output.bits == 32, f"{where} writes accumulators into a tensor of codes")
         else:
             _check_step(operation.step, channels, output, where)
-        _check_golden(operation, [program.tensors[name] for name in operation.inputs], output, where)
+        _check_vector(operation, [program.tensors[name] for name in operation.inputs], output, where)
     elif isinstance(operation, Copy):
         _need(output.bits <= 8, f"{where} copies into a raw tensor")
         _check_index(operation.index, output.elements, source.elements, where)
@@ -140,7 +166,7 @@ def _check_operation(operation: Operation, program: Program, output: Tensor, whe
     return 0, channels
 
 
-def _check_golden(operation: GoldenOperation, operands: list[Tensor], output: Tensor, where: str) -> None:
+def _check_vector(operation: VectorOperation, operands: list[Tensor], output: Tensor, where: str) -> None:
     """Shapes and widths of an operation that only golden can do."""
     first, second = operands[0], operands[-1]
     match operation:

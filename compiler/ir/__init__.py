@@ -12,14 +12,15 @@ from tritloom.compiler.ir.program import (
     Program,
     Proof,
     Rescale,
+    State,
     StepFunction,
     SumPool,
     Tensor,
     Window,
 )
-from tritloom.compiler.ir.vector import GoldenOperation, MatrixProduct, Normalise, Product, Softmax, obstacles
+from tritloom.compiler.ir.vector import GoldenOperation, MatrixProduct, Normalise, Product, Softmax, VectorOperation, obstacles
 
 __all__ = [
     "Add", "Convolution", "Copy", "GoldenOperation", "HostOp", "InputSpec", "MatrixProduct", "MaxPool", "Normalise", "Operation", "OutputSpec", "Product",
-    "Program", "Proof", "Rescale", "Softmax", "StepFunction", "SumPool", "Tensor", "Window", "obstacles",
+    "Program", "Proof", "Rescale", "Softmax", "State", "StepFunction", "SumPool", "Tensor", "VectorOperation", "Window", "obstacles",
 ]  # fmt: skip

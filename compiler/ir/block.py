@@ -99,10 +99,13 @@ class Rectify(BlockOperation):
 
 @dataclass(frozen=True, kw_only=True)
 class _Pair(BlockOperation):
+    """The right operand is a tensor, or int16 ``table`` (C,), the same for every pixel and of no scale."""
+
     left: str
     left_scale: str = ""
-    right: str
+    right: str = ""
     right_scale: str = ""
+    table: np.ndarray | None = field(default=None, compare=False)
 
     @property
     def inputs(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class Tensor:
-    """An integer tensor. ``bits`` is 8 or less for codes and 32 for raw accumulators.
+    """An integer tensor. ``bits`` is 8 or less for codes, 16 or 32 for the elements of blocks, and 32 for raw accumulators.
 
     ``low`` and ``high`` bound every code that can occur. ``scale`` and ``zero_point`` have one entry, or one a channel.
     ``source`` says where the range comes from: ``quantiser``, ``calibration``, ``declared`` or ``accumulator``.
@@ -267,7 +267,7 @@ class OutputSpec:
 
     ``index`` maps the elements of the output (without batch) to the tensor: ``array.flat[i] = tensor.flat[index[i]]``, applied before the epilogue.
     ``witness`` names the model's value that the dequantised tensor stands for (differs from ``name`` before a final Softmax), after the steps
-    behind ``Dequantize`` that are marked ``head``: a bias between two codes, say.
+    behind ``Dequantize`` that are marked ``head``: a bias between two codes, say. ``scale_tensor`` names the scales of a block tensor (:mod:`tritloom.compiler.ir.block`).
     """
 
     name: str
@@ -277,17 +277,27 @@ class OutputSpec:
     epilogue: tuple[HostOp, ...]
     index: np.ndarray | None = field(default=None, compare=False)
     witness: str = ""
+    scale_tensor: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """Before a run ``tensor`` holds what ``following`` held after the run before, and zeros before the first one."""
+
+    tensor: str
+    following: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Program:
-    """An integer program in execution order. ``tensors`` holds every tensor by name, inputs included."""
+    """An integer program in execution order. ``tensors`` holds every tensor by name, inputs and states included."""
 
     name: str
     tensors: dict[str, Tensor]
     operations: tuple[Operation, ...]
     inputs: tuple[InputSpec, ...]
     outputs: tuple[OutputSpec, ...]
+    states: tuple[State, ...] = ()
 
     def producer(self, tensor: str) -> tuple[Operation, ...]:
         """Operations that write ``tensor``, in order; none for an input."""

@@ -21,6 +21,7 @@ __all__ = [
     "Normalise",
     "Product",
     "Softmax",
+    "VectorOperation",
     "obstacles",
 ]
 
@@ -36,12 +37,14 @@ PROBABILITY_BITS = 24
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenOperation(Operation):
-    """Base of the operations that only golden can do. ``step`` is ``None`` where the accumulators are the result.
-
-    ``acc_low`` and ``acc_high`` bound every accumulator. ``obstacle`` says what a core lacks.
-    """
+    """Base of the operations that only golden can do. ``obstacle`` says what a core lacks."""
 
     obstacle: ClassVar[str] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorOperation(GoldenOperation):
+    """One that makes accumulators. ``step`` is ``None`` where these are the result; ``acc_low`` and ``acc_high`` bound every one of them."""
 
     step: StepFunction | None
     acc_low: int
@@ -49,7 +52,7 @@ class GoldenOperation(Operation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Product(GoldenOperation):
+class Product(VectorOperation):
     """``acc = (left - left_zero) * (right - right_zero)``, element by element, of two tensors of one shape."""
 
     obstacle: ClassVar[str] = "it has no multiplier for two activations"
@@ -65,7 +68,7 @@ class Product(GoldenOperation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MatrixProduct(GoldenOperation):
+class MatrixProduct(VectorOperation):
     """``acc[n, b, m] = sum_k (left[k, b, m] - left_zero) * (right[k, b, n] - right_zero)``.
 
     Tensors are (K, B, M) and (K, B, N), the result is (N, B, M): what is summed lies in the channels of both operands, ``b`` counts the
@@ -85,7 +88,7 @@ class MatrixProduct(GoldenOperation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Normalise(GoldenOperation):
+class Normalise(VectorOperation):
     """Codes divided by their root mean square, or with ``centre`` by their standard deviation after their mean is taken off.
 
     Normalised together are the channels of one of ``groups`` groups, of each pixel alone, or with ``pixels`` of all pixels.
@@ -109,7 +112,7 @@ class Normalise(GoldenOperation):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Softmax(GoldenOperation):
+class Softmax(VectorOperation):
     """Softmax over the channels of each pixel; the accumulator is the probability times ``2**24``.
 
     ``powers``, int32, holds ``round((2**24 - 1) * exp(-scale * d))`` for every difference ``d`` between the largest code of a pixel and

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tritloom.compiler import golden
 from tritloom.compiler.frontend import check, lower
-from tritloom.compiler.image.codec import ArrayReader, ArrayWriter, decode_program, encode_program
+from tritloom.compiler.image.codec import decode_program, encode_program
+from tritloom.compiler.image.values import ArrayReader, ArrayWriter
 from tritloom.compiler.ir.program import Add, Convolution, MaxPool, Rescale
 from tritloom.errors import ModelError
 from tritloom.sim.witness import run_witness

@@ -201,7 +201,7 @@ def test_the_file_is_a_stored_zip_with_fixed_dates(tmp_path):
     assert [info.filename for info in infos] == sorted(info.filename for info in infos)
     assert {(info.compress_type, info.date_time, info.extra, info.comment) for info in infos} == {(0, (1980, 1, 1, 0, 0, 0), b"", b"")}
     assert artefact_digest(made) == hashlib.sha256(manifest).digest()[:8]
-    assert json.loads(manifest)["schema"] == 3
+    assert json.loads(manifest)["schema"] == 4
     assert read_artefact(path).source == made.source
     assert os.listdir(tmp_path) == ["model.loom"]
 
@@ -318,7 +318,7 @@ def test_a_declared_size_beyond_the_file_is_refused():
 
 @pytest.mark.parametrize(
     "schema,match",
-    [(1, "has artefact version 1, this tritloom reads version 3"), ("1", "schema: '1' is not an integer"), (None, "None is not")],
+    [(1, "has artefact version 1, this tritloom reads version 4"), ("1", "schema: '1' is not an integer"), (None, "None is not")],
 )
 def test_unknown_versions_are_refused(schema, match):
     manifest = json.loads(ENTRIES["manifest.json"]) | {"schema": schema}

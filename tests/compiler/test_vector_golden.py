@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tritloom.compiler.frontend.vector import powers_of
-from tritloom.compiler.golden.vector import bit_length, normalise_rows, run_vector, softmax_rows
+from tritloom.compiler.golden.vector import normalise_rows, run_vector, softmax_rows
 from tritloom.compiler.ir.vector import MatrixProduct, Normalise, Product, Softmax
 from tritloom.errors import ModelError
 
@@ -112,11 +112,6 @@ def test_error_of_normalisation_against_float64() -> None:
             exact = np.divide(centred, np.sqrt(variance), where=variance > 0, out=np.zeros(codes.shape))
             error = normalise_rows(codes, centre=True, epsilon=round(epsilon * count**2 * 2**20), fraction=20) - 2**16 * exact
             assert np.abs(error).max() <= 1, (count, epsilon)
-
-
-def test_bit_length() -> None:
-    values = [0, *(value for bits in range(63) for value in ((1 << bits) - 1, 1 << bits)), (1 << 63) - 1]
-    assert bit_length(np.array(values, np.int64)).tolist() == [value.bit_length() for value in values]
 
 
 def test_products_and_groups_by_plain_loops() -> None:

@@ -124,7 +124,11 @@ def test_a_half_goes_up() -> None:
     assert codes.tolist() == [[127, 1, 0, 2, -1]]
 
 
-@given(st.lists(st.tuples(st.integers(-(1 << 15), (1 << 15) - 1), st.integers(-(1 << 15), (1 << 15) - 1)), min_size=1, max_size=6), SCALES, SCALES)
+@given(
+    st.lists(st.tuples(st.integers(-(1 << 15), (1 << 15) - 1), st.integers(-(1 << 15), (1 << 15) - 1)), min_size=1, max_size=6),
+    SCALES,
+    SCALES,
+)
 def test_sum_of_blocks(pairs, left_scale, right_scale) -> None:
     left, right = (np.array([[pair[side] for pair in pairs]], np.int64) for side in (0, 1))
     total, scale = blockfloat.add_blocks(left, array(left_scale), right, array(right_scale))

@@ -1,0 +1,230 @@
+"""Decoders compiled to integers, in golden against ONNX Runtime; what the front end refuses of them; the files."""
+
+import json
+
+import numpy as np
+import onnx
+import pytest
+from decoder_cases import Runner, random_weights, small
+
+import tritloom
+from tritloom.compiled import CompiledModel
+from tritloom.compiler.golden import Stream
+from tritloom.compiler.image import encode_artefact
+from tritloom.errors import ModelError, UserError
+from tritloom.generation import TextGenerator, choose
+from tritloom.models.nets.decoder_export import decoder_model
+
+TOKENS = np.random.default_rng(7).integers(0, 13, 12)
+VOCABULARY = [*"abcdefghijkl", "ab"]
+
+
+def exported(block: str, seed: int, **options: object) -> tuple[onnx.ModelProto, object]:
+    decoder = small(block, context=12, **options)
+    return decoder_model("small", decoder, random_weights(decoder, "ternary", seed), {"vocabulary": json.dumps(VOCABULARY)}), decoder
+
+
+def compiled(block: str = "bitnet", seed: int = 0, context: int | None = 12, **options: object) -> CompiledModel:
+    return tritloom.compile(exported(block, seed, **options)[0].SerializeToString(), context=context)
+
+
+def golden_logits(model: CompiledModel, tokens: np.ndarray) -> np.ndarray:
+    return tritloom.InferenceSession(model).run(["logits"], {"input_ids": tokens[None]})[0][0]
+
+
+@pytest.mark.parametrize(
+    "block,kv_heads,rotation", [("bitnet", 1, "half"), ("bitnet", 4, "interleaved"), ("llama", 2, "half"), ("llama", 2, "interleaved")]
+)
+def test_golden_follows_onnx_runtime(block, kv_heads, rotation):
+    """Activations are rounded to 8 bits again and again, so a value near a half may go the other way; everything else would show as a far larger error."""
+    model, decoder = exported(block, 3, kv_heads=kv_heads, rotation=rotation)
+    expected = Runner(model.SerializeToString(), decoder).whole(TOKENS)
+    found = golden_logits(tritloom.compile(model.SerializeToString(), context=12), TOKENS)
+    error = np.sqrt(((found - expected) ** 2).mean()) / expected.std()
+    print(f"{block} {rotation}: rms error {error:.4f} of the logits' deviation")
+    assert error < 0.04
+    assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999
+
+
+def test_sequences_of_a_batch_do_not_touch_each_other():
+    model = compiled()
+    session = tritloom.InferenceSession(model)
+    batch = np.random.default_rng(1).integers(0, 13, (3, 6))
+    (together,) = session.run(None, {"input_ids": batch})
+    assert together.shape == (3, 6, 13) and together.dtype == np.float32
+    for index, tokens in enumerate(batch):
+        np.testing.assert_array_equal(golden_logits(model, tokens), together[index])
+
+
+def test_a_prefix_has_the_same_logits():
+    model = compiled("llama")
+    np.testing.assert_array_equal(golden_logits(model, TOKENS)[:5], golden_logits(model, TOKENS[:5]))
+
+
+def test_the_size_of_the_caches_changes_nothing():
+    tokens = TOKENS[:6]
+    np.testing.assert_array_equal(golden_logits(compiled(context=6), tokens), golden_logits(compiled(context=12), tokens))
+
+
+def test_every_tensor_keeps_its_width():
+    model = compiled()
+    program, stream = model.program, Stream(model.program)
+    for token in TOKENS:
+        stream.step(np.array([token]))
+        for name, array in stream.tensors.items():
+            tensor = program.tensors[name]
+            assert array.shape[1:] == tensor.shape
+            assert tensor.low <= array.min() and array.max() <= tensor.high, name
+
+
+def test_caches_hold_what_was_stored():
+    model = compiled()
+    stream = Stream(model.program)
+    for count, token in enumerate(TOKENS[:4], 1):
+        stream.step(np.array([token]))
+        keys = stream.tensors["past_key_values.0.key.after"]
+        assert keys[..., :count].any(axis=(1, 2)).all() and not keys[..., count:].any()
+
+
+def test_a_file_gives_the_same_text(tmp_path):
+    model = compiled()
+    model.save(tmp_path / "model.loom")
+    read = CompiledModel.load(tmp_path / "model.loom")
+    np.testing.assert_array_equal(golden_logits(read, TOKENS), golden_logits(model, TOKENS))
+    assert encode_artefact(read.artefact) == encode_artefact(model.artefact) == encode_artefact(compiled().artefact)
+
+
+# ---- text ----
+
+
+def test_longest_tokens_first_and_back():
+    generator = TextGenerator(compiled())
+    assert generator.tokens("abba") == [12, 1, 0]
+    assert generator.context == 12
+    with pytest.raises(UserError, match="does not know the character 'z'"):
+        generator.tokens("az")
+
+
+def test_greedy_text_is_the_argmax_of_the_logits():
+    model = compiled()
+    generator = TextGenerator(model)
+    given = [3, 1]
+    made = list(generator.generate(given, count=6))
+    logits = golden_logits(model, np.array([*given, *made]))
+    assert made == logits[1:-1].argmax(axis=1).tolist()
+
+
+def test_draws_repeat_with_their_seed():
+    generator = TextGenerator(compiled())
+    texts = [list(generator.generate([0], count=8, temperature=2.0, seed=seed)) for seed in (1, 1, 2)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_choosing_a_token():
+    rng = np.random.default_rng(0)
+    logits = np.array([0.0, 3.0, 3.0, 1.0], np.float32)
+    assert choose(logits, temperature=0, top_k=0, rng=rng) == 1
+    assert {choose(logits, temperature=1, top_k=1, rng=rng) for _ in range(20)} == {1}
+    assert {choose(logits, temperature=1, top_k=2, rng=rng) for _ in range(40)} == {1, 2}
+    counts = np.bincount([choose(logits, temperature=1, top_k=0, rng=rng) for _ in range(4000)], minlength=4) / 4000
+    shares = np.exp(logits) / np.exp(logits).sum()
+    assert np.abs(counts - shares).max() < 0.03
+
+
+@pytest.mark.parametrize(
+    "arguments,message",
+    [
+        ({"prompt": [], "count": 1}, "the prompt is empty"),
+        ({"prompt": [0], "count": 12}, "do not fit the caches of 12"),
+        ({"prompt": [0], "count": 1, "temperature": -1.0}, "must not be negative"),
+    ],
+)
+def test_wrong_requests(arguments, message):
+    with pytest.raises(UserError, match=message):
+        TextGenerator(compiled()).generate(**arguments)
+
+
+def test_the_verb(tmp_path, capsys):
+    from tritloom.cli.main import main
+
+    path = tmp_path / "m.onnx"
+    path.write_bytes(exported("bitnet", 0)[0].SerializeToString())
+    with pytest.raises(SystemExit) as caught:
+        main(["chat", str(path), "--prompt", "ab", "--tokens", "5", "--context", "12", "--json"])
+    assert caught.value.code == 0
+    answer = json.loads(capsys.readouterr().out)
+    expected = list(TextGenerator(compiled()).generate([12], count=5))
+    assert answer["text"] == "".join(VOCABULARY[token] for token in expected)
+    for words, sentence in (
+        (["chat", str(path), "--on", "verilator"], "no core runs language models yet"),
+        (["chat", str(path), "--prompt", "z"], "does not know the character 'z'"),
+        (["verify", str(path)], "cannot be verified yet"),
+        (["estimate", str(path)], "cannot run on a core yet: it has no vector unit"),
+        (["compile", str(path), "--context", "0", "-o", str(tmp_path / "x.loom")], "context must be from 1 to 4096"),
+    ):
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        assert caught.value.code == 1
+        assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "x.loom").exists()
+
+
+# ---- refusals ----
+
+
+def changed(change) -> bytes:
+    model = exported("bitnet", 0)[0]
+    change(model.graph)
+    return model.SerializeToString()
+
+
+def _float_weights(graph):
+    for tensor in graph.initializer:
+        if tensor.name == "block0.attention.query.weight_codes":
+            node = next(node for node in graph.node if tensor.name in node.input)
+            shape = tuple(tensor.dims)
+            graph.initializer.append(onnx.numpy_helper.from_array(np.random.default_rng(0).normal(size=shape).astype(np.float32), "float"))
+            for reader in graph.node:
+                reader.input[:] = ["float" if name == node.output[0] else name for name in reader.input]
+
+
+def _unquantised(graph):
+    """The first layer reads what the norm gives."""
+    for node in graph.node:
+        node.input[:] = [
+            "block0.attention_norm" if name == "block0.attention_norm.quantised" and node.op_type == "MatMul" else name
+            for name in node.input
+        ]
+
+
+def _wrong_limit(graph):
+    for node in graph.node:
+        if node.op_type == "Clip":
+            node.input[2] = node.input[1]
+
+
+def _unknown(graph):
+    next(node for node in graph.node if node.op_type == "Relu").op_type = "Elu"
+
+
+@pytest.mark.parametrize(
+    "change,message",
+    [
+        (_float_weights, r"'block0.attention.query': .*not small integers with one scale"),
+        (_unquantised, r"'block0.attention.query': its activations are not quantised"),
+        (_wrong_limit, r"'block0.attention_norm.codes': only rounded codes"),
+        (_unknown, r"'block0.perceptron.positive': no rule lowers it in a language model"),
+    ],
+)
+def test_what_is_refused_is_named(change, message):
+    with pytest.raises(ModelError, match=message):
+        tritloom.compile(changed(change))
+
+
+def test_caches_are_no_longer_than_the_tables_unless_asked():
+    assert TextGenerator(compiled(context=None)).context == 12
+
+
+def test_tables_shorter_than_the_caches():
+    with pytest.raises(ModelError, match="its tables hold 12 positions, the caches 13"):
+        compiled(context=13)
