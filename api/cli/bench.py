@@ -1,7 +1,7 @@
 """``tritloom bench``: how near the array is to its limits, measured."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,7 +15,10 @@ MODEL = "digits_cnn_twn"
 
 def bench(
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", metavar="F.json", help="File for the rows as JSON.", show_default=False)
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="F.json", help="File for the rows as JSON; with --board its other rows stay.", show_default=False
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Leave out place and route of whole cores, which takes hours.")] = False,
     board: Annotated[
@@ -86,6 +89,24 @@ def bench(
     )  # fmt: skip
     fields = {"rows": [row.to_json() for row in rows]}
     if output is not None:
-        write_bytes(output, (dumps(fields, indent=2, sort_keys=True) + "\n").encode())
+        # A board takes hours: its rows replace those of the same board, and others stay.
+        stored = [*_stored(output, {row.name for row in rows}), *fields["rows"]] if board else fields["rows"]
+        write_bytes(output, (dumps({"rows": stored}, indent=2, sort_keys=True) + "\n").encode())
         console.say(f"wrote {output}")
     console.result(fields)
+
+
+def _stored(path: Path, measured: set[str]) -> list[dict[str, Any]]:
+    """Rows of an earlier run in a file, without those that have been ``measured`` again. Raises :class:`UserError` for a file of another kind."""
+    from json import loads
+
+    from tritloom.errors import UserError
+    from tritloom.files import read_bytes
+
+    if not path.exists():
+        return []
+    try:
+        rows = [row for row in loads(read_bytes(path, "benchmark file"))["rows"] if row["name"] not in measured]
+    except (ValueError, TypeError, KeyError):
+        raise UserError(f"{path} holds no rows of tritloom bench; name another file with -o") from None
+    return rows

@@ -56,3 +56,25 @@ def test_a_whole_core_is_routed_with_every_seed():
     assert len([message for message in told if "place and route" in message]) == 2
     assert 10 < clock.figure < 60 and "over 2 seeds" in clock.compared
     assert cells.figure < 5280 / array.figure
+
+
+def test_rows_of_other_boards_stay_in_the_file(monkeypatch, tmp_path, capsys):
+    from tritloom.boards import routed
+    from tritloom.cli.main import main
+
+    def rows(targets, *, seeds, progress):
+        return [Row(name=f"whole core, {target.board}", figure=seeds, unit="MHz") for target in targets]
+
+    monkeypatch.setattr(routed, "core_rows", rows)
+    path = tmp_path / "routed.json"
+    for board, seeds in (("hx8k", 1), ("icebreaker", 2), ("hx8k", 3)):
+        with pytest.raises(SystemExit) as caught:
+            main(["bench", "--board", board, "--seeds", str(seeds), "-o", str(path)])
+        assert caught.value.code == 0
+    stored = json.loads(path.read_text())["rows"]
+    assert {row["name"]: row["figure"] for row in stored} == {"whole core, icebreaker": 2, "whole core, hx8k": 3}
+    path.write_text("[]")
+    with pytest.raises(SystemExit) as caught:
+        main(["bench", "--board", "hx8k", "-o", str(path)])
+    assert caught.value.code == 1 and "holds no rows of tritloom bench" in capsys.readouterr().err
+    assert path.read_text() == "[]"
