@@ -5,8 +5,9 @@ Inputs: ``input_ids`` int64 (1, S), the tokens behind P earlier ones, and for ev
 past. A block ``drna`` also hands on ``past_key_values.N.last_key`` to ``present.N.last_key``, (1, kv_heads, 1, head_size): the newest key before its rotation, zeros at the
 start. The keys of the cache are rotated.
 
-Every quantiser stands in the graph. Weights and the table of embeddings are int8 with a DequantizeLinear of one scale. Where each output has a scale of its own it is
-multiplied to the sums: the optimiser of ONNX Runtime 1.31 would make of a MatMul with scales for the outputs a MatMulNBits that rounds the activations once more. A quantiser with a scale for each token, which keys and
+Every quantiser stands in the graph. Weights and the table of embeddings are int8 with a DequantizeLinear of one scale, a list of one number: of a MatMul with a scalar, or
+with scales for the outputs, the optimiser of ONNX Runtime 1.31 makes a MatMulNBits, which rounds the activations once more. Scales of outputs are multiplied to the sums.
+A quantiser with a scale for each token, which keys and
 values also pass on their way into the cache, is written out::
 
     scale = 127 / max(max|x|, 1e-5)        value = clip(round(x * scale), -128, 127) * (1 / scale)
@@ -96,7 +97,7 @@ class _Writer(Graph):
         self._shared: dict[str, str] = {}
 
     def constant(self, name: str, value: np.ndarray | np.generic) -> str:
-        """A scalar stays one, which Range and a DequantizeLinear of one scale ask for."""
+        """A scalar stays one, which Range asks for."""
         self.initializers.append(numpy_helper.from_array(np.asarray(value, order="C"), name))
         return name
 
@@ -130,8 +131,7 @@ class _Writer(Graph):
         if size > 1:
             name = f"rotation.{features}"
             if name not in self._shared:
-                matrix = [self.constant(f"{name}.codes", rotation(features)), self.number(1.0)]
-                self._shared[name] = self.node("DequantizeLinear", matrix, name)
+                self._shared[name] = self.integers(name, rotation(features), np.ones(1))
             x = self.node("MatMul", [source, self._shared[name]], f"{source}.sums")
             x = self.node("Div", [x, self.number(math.sqrt(size))], f"{source}.turned")
         square = self.node("ReduceMean", [self.node("Mul", [x, x], f"{source}.squares"), self.number([-1])], f"{source}.variance")
@@ -169,7 +169,7 @@ class _Writer(Graph):
         """Integers behind a DequantizeLinear with one scale, or floats."""
         if scale is None:
             return self.constant(name, codes.astype(np.float32))
-        scales = self.constant(f"{name}_scale", scale.astype(np.float32).reshape(()))
+        scales = self.constant(f"{name}_scale", scale.astype(np.float32).reshape(1))
         return self.node("DequantizeLinear", [self.constant(f"{name}_codes", codes.astype(np.int8)), scales], name)
 
     def norm(self, source: str, name: str, norm: Norm) -> str:
@@ -285,7 +285,7 @@ def decoder_model(name: str, decoder: Decoder, weights: DecoderWeights, metadata
         x = graph.node("Gather", [graph.constant("embedding", weights.embedding.astype(np.float32)), INPUT], "tokens")
     else:
         codes = graph.node("Gather", [graph.constant("embedding", weights.embedding.astype(np.int8)), INPUT], "token_codes")
-        scale = graph.constant("embedding_scale", weights.embedding_scale.astype(np.float32).reshape(()))
+        scale = graph.constant("embedding_scale", weights.embedding_scale.astype(np.float32).reshape(1))
         x = graph.node("DequantizeLinear", [codes, scale], "tokens")
     for index, block in enumerate(weights.blocks):
         x = graph.block(x, index, block)

@@ -2,10 +2,9 @@
 
 import io
 import json
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from torch import nn
 
 from tritloom.errors import UserError
 from tritloom.models.methods.layers import set_progress
@@ -13,20 +12,13 @@ from tritloom.models.methods.layers import set_progress
 __all__ = ["Resumable"]
 
 
-class _Settings(Protocol):
-    @property
-    def epochs(self) -> int: ...
-
-    def as_dict(self) -> dict[str, Any]: ...
-
-
 class Resumable:
-    """What a training depends on; its ``history`` has an entry for every epoch that is done."""
+    """What a training depends on; its ``history`` has an entry for every epoch that is done, its ``settings`` have ``epochs`` and ``as_dict()``."""
 
-    settings: _Settings
+    settings: Any
     device: torch.device
     generator: torch.Generator
-    net: nn.Module
+    net: Any
     optimiser: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LRScheduler
     history: list[dict[str, float]]

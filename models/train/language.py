@@ -59,6 +59,7 @@ class LanguageTrainer(Resumable):
     """
 
     settings: LanguageSettings
+    net: LanguageModel
 
     def __init__(self, settings: LanguageSettings, text: Text | None = None, *, device: torch.device | None = None) -> None:
         torch.set_num_threads(1)
@@ -70,7 +71,7 @@ class LanguageTrainer(Resumable):
                 f"sequence is {settings.sequence}, but the text has only {len(self.text.held_out)} held-out characters; take a shorter one"
             )
         self.generator = torch.Generator().manual_seed(settings.seed)
-        self.net: LanguageModel = LanguageModel(settings.decoder(len(self.text.alphabet)), settings.precision).to(self.device)
+        self.net = LanguageModel(settings.decoder(len(self.text.alphabet)), settings.precision).to(self.device)
         self.optimiser = torch.optim.AdamW(
             self.net.parameters(), lr=settings.learning_rate, betas=BETAS, weight_decay=settings.weight_decay
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from decoder_cases import Runner, assert_alike, random_weights, reference, small
+from decoder_cases import Runner, assert_alike, clear_sequences, random_weights, small
 from onnx import numpy_helper
 
 from tritloom.errors import UserError
@@ -33,25 +33,23 @@ def written(decoder: Decoder, kind: str, seed: int = 1) -> bytes:
 def test_a_file_computes_the_definitions(block, kv_heads, rotation, kind):
     """With and without the optimiser of ONNX Runtime, and for a single token."""
     decoder = small(block, kv_heads=kv_heads, rotation=rotation)
-    tokens = np.random.default_rng(7).integers(0, decoder.vocabulary, decoder.context)
-    wanted = reference(decoder, random_weights(decoder, kind, 1), tokens)
+    rows, wanted = clear_sequences(decoder, random_weights(decoder, kind, 1), seed=7)
     for optimise in ("ORT_DISABLE_ALL", "ORT_ENABLE_ALL"):
         runner = Runner(written(decoder, kind), decoder, optimise)
-        assert_alike(runner.whole(tokens), wanted)
-        assert_alike(runner.whole(tokens[:1]), wanted[:1])
+        assert_alike([runner.whole(row) for row in rows], wanted)
+        assert_alike([runner.whole(row[:1]) for row in rows], [row[:1] for row in wanted])
 
 
 @pytest.mark.parametrize(("block", "kv_heads", "rotation", "kind"), CASES)
 def test_token_by_token_is_the_whole_sequence(block, kv_heads, rotation, kind):
     decoder = small(block, kv_heads=kv_heads, rotation=rotation)
-    tokens = np.random.default_rng(8).integers(0, decoder.vocabulary, decoder.context)
+    rows, _ = clear_sequences(decoder, random_weights(decoder, kind, 1), seed=8)
     runner = Runner(written(decoder, kind), decoder)
-    whole = runner.whole(tokens)
-    for prompt in (1, 5, decoder.context):
-        assert_alike(runner.in_parts(tokens, prompt), whole)
-    changed = tokens.copy()
-    changed[9:] = (changed[9:] + 1) % decoder.vocabulary
-    assert_alike(runner.whole(changed)[:9], whole[:9])  # no token sees a later one
+    whole = [runner.whole(row) for row in rows]
+    for prompt in (1, 4, 7):
+        assert_alike([runner.in_parts(row, prompt) for row in rows], whole)
+    changed = [np.concatenate([row[:4], (row[4:] + 1) % decoder.vocabulary]) for row in rows]
+    assert_alike([runner.whole(row)[:4] for row in changed], [logits[:4] for logits in whole])  # no token sees a later one
 
 
 @pytest.mark.parametrize("block", ["llama", "bitnet", "drna"])
@@ -65,7 +63,7 @@ def test_what_a_file_holds(block):
             for name in names:
                 codes = arrays[f"block{index}.{part}.{name}.weight_codes"]
                 assert codes.dtype == np.int8 and set(np.unique(codes)) == {-1, 0, 1}
-                assert arrays[f"block{index}.{part}.{name}.weight_scale"].shape == ()
+                assert arrays[f"block{index}.{part}.{name}.weight_scale"].shape == (1,)
     assert arrays["embedding"].dtype == np.int8 and arrays["logits.weight_codes"].dtype == np.int8
     assert not [
         name for name, array in arrays.items() if array.dtype == np.float32 and array.ndim == 2 and array.shape[0] != decoder.context

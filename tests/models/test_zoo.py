@@ -148,7 +148,7 @@ def test_mnist_models_compile_alone_and_are_exact(name):
 
 
 def test_settings_files_are_those_of_the_models():
-    for path in zoo.path("digits_mlp_twn").parent.glob("*.toml"):
+    for path in sorted(zoo.path("digits_mlp_twn").parent.glob("[!c]*.toml")):  # language models: test_zoo_language.py
         settings = read_settings(path.read_text(), path.name, {})
         figures = json.loads(path.with_suffix(".json").read_text())
         assert settings.as_dict() == figures["settings"] and figures["name"] == path.stem
