@@ -6,7 +6,7 @@ import numpy as np
 
 from tritloom.errors import UserError
 
-__all__ = ["SIZES", "all_grids", "generate", "solutions"]
+__all__ = ["SIZES", "all_grids", "generate", "puzzles_of", "shuffled", "solutions"]
 
 SIZES = (4, 9)
 
@@ -99,3 +99,55 @@ def generate(count: int, *, size: int = 4, clues: tuple[int, int] = (4, 7), seed
         puzzles.append(puzzle)
         answers.append(answer)
     return np.stack(puzzles), np.stack(answers)
+
+
+def puzzles_of(grids: np.ndarray, count: int, *, clues: tuple[int, int] = (4, 7), seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Puzzles of 4x4 whose solutions are among ``grids`` (G, 4, 4), and these solutions, int64 (count, 4, 4); fast, for training.
+
+    A grid, a number of clues from ``clues`` (both ends included) and as many cells are drawn until no other of the 288 grids agrees with the clues. Raises
+    :class:`UserError` for fewer than 4 clues, which no puzzle with one solution has, and for numbers that make no sense.
+    """
+    if count < 1 or not 4 <= clues[0] <= clues[1] <= 16 or not len(grids):
+        raise UserError(f"count must be 1 or more and clues must rise within 4..16, not {count} and {clues}")
+    rng = np.random.default_rng(seed)
+    every, wanted = all_grids().reshape(-1, 16), np.asarray(grids, np.int64).reshape(-1, 16)
+    # Bit c says that two grids differ in cell c: clues single out a grid where every other differs in one of them.
+    differ = ((wanted[:, None] != every) << np.arange(16)).sum(2)
+    grid, numbers = rng.integers(0, len(wanted), count), rng.integers(clues[0], clues[1] + 1, count)
+    puzzles = np.zeros((count, 16), np.int64)
+    left = np.arange(count)
+    while len(left):
+        # The cells with the smallest of 16 random numbers are the clues.
+        shown = rng.random((len(left), 16)).argsort(1).argsort(1) < numbers[left, None]
+        clue_bits = (shown << np.arange(16)).sum(1)
+        single = np.concatenate([((part[:, None] & differ[grid[rows]]) == 0).sum(1) == 1 for part, rows in _parts(clue_bits, left)])
+        puzzles[left[single]] = (wanted[grid[left]] * shown)[single]
+        left = left[~single]
+    return puzzles.reshape(-1, 4, 4), wanted[grid].reshape(-1, 4, 4)
+
+
+def _parts(*arrays: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Slices of a few thousand rows, which keep the tables between small."""
+    for start in range(0, len(arrays[0]), 4096):
+        yield tuple(array[start : start + 4096] for array in arrays)
+
+
+def shuffled(puzzles: np.ndarray, answers: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Puzzles and answers (N, size, size), each pair turned into another one of as many clues: digits renamed, bands, stacks, and rows and columns within them
+    permuted, and maybe transposed. Puzzles of one solution stay such."""
+    count, size, _ = puzzles.shape
+    box = int(size**0.5)
+
+    def order() -> np.ndarray:
+        """A permutation of lines that keeps the bands together, (N, size)."""
+        bands = rng.random((count, box)).argsort(1)
+        return (bands[:, :, None] * box + rng.random((count, box, box)).argsort(2)).reshape(count, size)
+
+    names = np.concatenate([np.zeros((count, 1), np.int64), rng.random((count, size)).argsort(1) + 1], 1)
+    rows, columns, turned = order(), order(), rng.integers(0, 2, count).astype(bool)
+    found = []
+    for grids in (puzzles, answers):
+        grids = grids[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+        grids = np.where(turned[:, None, None], grids.swapaxes(1, 2), grids)
+        found.append(np.take_along_axis(names, grids.reshape(count, size * size), 1).reshape(grids.shape))
+    return found[0], found[1]

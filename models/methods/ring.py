@@ -132,6 +132,7 @@ def evolve_ring(
     seed: int,
     ticks: int = 64,
     limit: int = 24,
+    changes: int = 1,
     progress: Callable[[int, Score], None] | None = None,
 ) -> tuple[Ring, list[Score]]:
     """The ring after so many mutations, and its score after each, never falling.
@@ -148,6 +149,8 @@ def evolve_ring(
         Most ticks a sample.
     limit
         Most neurons.
+    changes
+        Most mutations that a child has; each child has one of 1 .. ``changes`` of them, all as likely.
     progress
         Called after each generation with its number and the score.
     """
@@ -162,7 +165,9 @@ def evolve_ring(
     rng = np.random.default_rng([seed, 1])
     best, scores = score(ring, bits, wanted, ticks), []
     for generation in range(generations):
-        child = mutate(ring, rng, limit)
+        child = ring
+        for _ in range(1 if changes == 1 else int(rng.integers(1, changes + 1))):
+            child = mutate(child, rng, limit)
         found = best if child is ring else score(child, bits, wanted, ticks)
         if found >= best:
             ring, best = child, found

@@ -146,6 +146,11 @@ class LanguageTrainer(Resumable):
         self.net.to(self.device)
         return decoder_model(name, self.net.decoder, weights, metadata)
 
+    def finish(self, name: str, command: str) -> tuple[bytes, dict[str, np.ndarray], dict[str, Any]]:
+        """Model, no samples, and figures: :func:`finish`."""
+        model, found = finish(self, name, command)
+        return model, {}, found
+
 
 def train_language(method: str, block: str, seed: int, **settings: Any) -> dict[str, Any]:
     """Train a character model by ``method`` with the blocks of ``block`` (``llama``, ``bitnet``, ``drna``), and tell what it reaches.

@@ -1,11 +1,11 @@
 """Settings of a language model's training, as a dataclass and as a TOML file; needs no PyTorch."""
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 from tritloom.errors import UserError
 from tritloom.models.nets.decoder import BLOCKS, Decoder
 from tritloom.models.nets.language_methods import Precision, precision
+from tritloom.models.train.base_settings import AnySettings
 
 __all__ = ["CORPUS_OF", "STEPS_PER_EPOCH", "LanguageSettings"]
 
@@ -17,7 +17,7 @@ CORPUS_OF = {"text": "topics", "text:topics": "topics", "text:library": "library
 
 
 @dataclass(frozen=True)
-class LanguageSettings:
+class LanguageSettings(AnySettings):
     """One training of a decoder. Raises :class:`UserError` for values that make no sense.
 
     ``sequence`` is the length of a window and the number of positions that the model has. The learning rate rises for ``warmup`` steps and falls along a cosine to
@@ -82,6 +82,7 @@ class LanguageSettings:
             block=self.net, context=self.sequence, rotation=self.rotation, epsilon=1e-8 if self.net == "drna" else 1e-5,
         )  # fmt: skip
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values in the order of the fields."""
-        return asdict(self)
+    @property
+    def name(self) -> str:
+        parts = ("charlm", self.method) if self.method.partition("-")[0] == self.net else ("charlm", self.net, self.method)
+        return "_".join(parts).replace("-", "_").replace(".", "_")

@@ -4,6 +4,7 @@ One thread and deterministic algorithms on the CPU: the same settings on the sam
 """
 
 import math
+from typing import Any
 
 import numpy as np
 import onnx
@@ -130,3 +131,13 @@ class Trainer(Resumable):
         stages = self.net.to("cpu").stages()
         self.net.to(self.device)
         return classifier(name, stages, shape=self.data.shape, metadata=metadata)
+
+    def pictures(self) -> tuple[np.ndarray, np.ndarray]:
+        """The held-out images and labels."""
+        return self.data.test_images, self.data.test_labels
+
+    def finish(self, name: str, command: str) -> tuple[bytes, dict[str, np.ndarray], dict[str, Any]]:
+        """Model, samples and figures: :func:`tritloom.models.train.results.finish`."""
+        from tritloom.models.train.results import finish
+
+        return finish(self, name, command)

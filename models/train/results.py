@@ -4,23 +4,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 
 from tritloom.models.nets.classifier import INPUT
+from tritloom.models.train.accuracy import correct
 from tritloom.models.train.loop import Trainer
 
 __all__ = ["SAMPLES", "correct", "finish"]
 
 SAMPLES = 256
 """Training images that are stored beside the model."""
-
-
-def correct(model: bytes, images: np.ndarray, labels: np.ndarray) -> int:
-    """Images that ONNX Runtime classifies as their label says."""
-    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    found = [np.asarray(session.run(None, {INPUT: images[start : start + 500]})[0]).argmax(1) for start in range(0, len(images), 500)]
-    return int((np.concatenate(found) == labels).sum())
 
 
 def finish(trainer: Trainer, name: str, command: str) -> tuple[bytes, dict[str, np.ndarray], dict[str, Any]]:

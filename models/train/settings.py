@@ -2,12 +2,16 @@
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any, get_args, get_type_hints
 
 from tritloom.errors import UserError
 from tritloom.models.nets.decoder import BLOCKS
+from tritloom.models.nets.recursion import PRESETS
+from tritloom.models.train.base_settings import DEFAULT_NET, AnySettings
+from tritloom.models.train.evolution_settings import EVOLVED, LayeredSettings, RingSettings
 from tritloom.models.train.language_settings import LanguageSettings
+from tritloom.models.train.recursion_settings import RecursionSettings
 
 __all__ = ["NETS", "Settings", "read_settings"]
 
@@ -15,8 +19,8 @@ NETS = ("mlp", "cnn")
 
 
 @dataclass(frozen=True)
-class Settings:
-    """One training. Raises :class:`UserError` for values that make no sense.
+class Settings(AnySettings):
+    """One training of a classifier. Raises :class:`UserError` for values that make no sense.
 
     ``channels`` and ``pooled`` are those of a ``cnn``: output channels of its convolutions, and the numbers (from 1) of those that a 2x2 pooling follows.
     ``hidden`` are the widths of the dense layers before the last. ``shift`` in pixels, ``rotation`` in radians and ``stretch`` as a share are
@@ -46,13 +50,10 @@ class Settings:
             raise UserError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
         if self.net not in NETS:
             raise UserError(f"net must be one of {', '.join(NETS)}, not {self.net!r}")
-        for name, low, high in (
+        self.check_ranges(
             ("seed", 0, 2**63 - 1), ("epochs", 1, 100_000), ("batch", 2, 100_000), ("learning_rate", 1e-9, 10), ("weight_decay", 0, 10),
             ("label_smoothing", 0, 0.9), ("shift", 0, 32), ("rotation", 0, 3.2), ("stretch", 0, 0.9),
-        ):  # fmt: skip
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise UserError(f"{name} must lie in {low:g}..{high:g}, not {value}")
+        )  # fmt: skip
         for name, low in (("channels", 1 if self.net == "cnn" else 0), ("pooled", 0), ("hidden", 0)):
             values = getattr(self, name)
             if len(values) < low or any(not 1 <= value <= 4096 for value in values):
@@ -60,38 +61,44 @@ class Settings:
         if self.net == "cnn" and any(number > len(self.channels) for number in self.pooled):
             raise UserError(f"pooled names convolution {max(self.pooled)}, but there are only {len(self.channels)}")
 
-    def as_dict(self) -> dict[str, Any]:
-        """Plain values, lists for tuples, in the order of the fields."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-
     @property
     def distorted(self) -> bool:
         return bool(self.shift or self.rotation or self.stretch)
 
 
-def read_settings(text: str, origin: str, overrides: Mapping[str, Any]) -> Settings | LanguageSettings:
+def _kind(method: Any, net: Any) -> type[AnySettings]:
+    """The class of settings of a network. Raises :class:`UserError` for an unknown one."""
+    net = net or (EVOLVED[0] if method == "evolve" else DEFAULT_NET)
+    kinds: dict[str, type[AnySettings]] = dict.fromkeys(NETS, Settings)
+    kinds |= dict.fromkeys(BLOCKS, LanguageSettings) | dict.fromkeys(PRESETS, RecursionSettings)
+    kinds |= {"layered": LayeredSettings, "ring": RingSettings}
+    if net not in kinds:
+        raise UserError(f"net must be one of {', '.join(kinds)}, not {net!r}")
+    if method == "evolve" and net not in EVOLVED:
+        raise UserError(f"net of evolve must be one of {', '.join(EVOLVED)}, not {net!r}")
+    return kinds[net]
+
+
+def read_settings(text: str, origin: str, overrides: Mapping[str, Any]) -> AnySettings:
     """Settings from the text of a TOML file, and from ``overrides`` that are not None, which win; ``net`` tells what kind of settings they are.
 
-    Raises :class:`UserError`, naming ``origin``, for text that is no TOML, unknown keys, wrong types and a missing method.
+    Raises :class:`UserError`, naming ``origin``, for text that is no TOML, an unknown net, unknown keys, wrong types and a missing method.
     """
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"{origin} is no valid TOML: {error}") from error
-    net = overrides.get("net") or table.get("net", NETS[0])
-    if net not in (*NETS, *BLOCKS):
-        raise UserError(f"net must be one of {', '.join((*NETS, *BLOCKS))}, not {net!r}")
-    settings = LanguageSettings if net in BLOCKS else Settings
-    kinds = get_type_hints(settings)
+    chosen = {key: value for key, value in overrides.items() if value is not None}
+    kind = _kind(*((table | chosen).get(key) for key in ("method", "net")))
+    kinds = get_type_hints(kind)
     for key, value in table.items():
         if key not in kinds:
-            raise UserError(f"{origin} has the unknown key {key!r}; known are {', '.join(field.name for field in fields(settings))}")
+            raise UserError(f"{origin} has the unknown key {key!r}; known are {', '.join(field.name for field in fields(kind))}")  # type: ignore[arg-type]
         table[key] = _typed(key, value, kinds[key], origin)
-    table |= {key: value for key, value in overrides.items() if value is not None}
+    table |= chosen
     if "method" not in table:
         raise UserError(f"{origin} must name the method")
-    method = table.pop("method")
-    return settings(method, **table)
+    return kind(**table)
 
 
 def _typed(key: str, value: Any, kind: Any, origin: str) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tritloom.errors import UserError
-from tritloom.models.data import cifar, mazes, mnist, sudoku, text
+from tritloom.models.data import cifar, mazes, mnist, puzzles, sudoku, text
 from tritloom.models.data.digits import load as load_digits
 from tritloom.models.data.distortion import distort
 from tritloom.models.data.pictures import load_pictures
@@ -160,6 +160,51 @@ def test_small_sudoku_has_one_solution():
     assert set(clues) >= {4, 5, 6, 7} and clues.max() <= 7
     assert len({answer.tobytes() for answer in answers}) > 40
     assert np.array_equal(sudoku.generate(60, seed=1)[0], puzzles) and not np.array_equal(sudoku.generate(60, seed=2)[0], puzzles)
+
+
+def test_puzzles_of_chosen_grids():
+    """The given grids only, as many clues as asked for, one solution; a puzzle of 4 clues needs many draws."""
+    grids = sudoku.all_grids()[[5, 100, 287]]
+    puzzles, answers = sudoku.puzzles_of(grids, 120, clues=(4, 6), seed=3)
+    assert {bytes(grid) for grid in answers} == {bytes(grid) for grid in grids}
+    assert set((puzzles > 0).sum((1, 2)).tolist()) == {4, 5, 6}
+    for puzzle, answer in zip(puzzles, answers, strict=True):
+        assert np.array_equal(next(sudoku.solutions(puzzle)), answer) and len(list(sudoku.solutions(puzzle))) == 1
+    assert np.array_equal(sudoku.puzzles_of(grids, 120, clues=(4, 6), seed=3)[0], puzzles)
+    for clues in ((3, 5), (6, 5), (4, 17)):
+        with pytest.raises(UserError, match=r"within 4\.\.16"):
+            sudoku.puzzles_of(grids, 1, clues=clues, seed=0)
+
+
+@pytest.mark.parametrize("size", [4, 9])
+def test_shuffled_puzzles_stay_puzzles(size):
+    puzzles, answers = sudoku.generate(3, size=size, clues=(size, 3 * size), seed=size)
+    puzzles, answers = (np.repeat(part, 4, axis=0) for part in (puzzles, answers))
+    found = sudoku.shuffled(puzzles, answers, np.random.default_rng(0))
+    assert sudoku.shuffled(puzzles[:0], answers[:0], np.random.default_rng(0))[0].shape == (0, size, size)
+    for puzzle, answer, old in zip(*found, puzzles, strict=True):
+        assert [solution.tolist() for solution in sudoku.solutions(puzzle)] == [answer.tolist()]
+        assert np.count_nonzero(puzzle) == np.count_nonzero(old) and not np.array_equal(puzzle, old)
+    assert np.array_equal(sudoku.shuffled(puzzles, answers, np.random.default_rng(0))[0], found[0])
+
+
+def test_data_sets_of_puzzles():
+    """No held-out answer occurs in training, clues stay in the answer, and the seed decides."""
+    for name, count, symbols in (("sudoku4", 900, 5), ("sudoku9", 3, 10), ("maze", 300, 5)):
+        data = puzzles.load_puzzles(name, count=count, held_out=max(2, count // 10), seed=1)
+        assert data.symbols == symbols and data.train.shape[1] == data.cells == data.size**2 and len(data.test) == max(2, count // 10)
+        assert not {bytes(row) for row in data.train_answers} & {bytes(row) for row in data.test_answers}, name
+        given = data.train > (1 if name == "maze" else 0)
+        assert np.array_equal(data.train[given], data.train_answers[given]) and (data.train != data.train_answers).any()
+        assert max(data.train_answers.max(), data.train.max()) == symbols - 1
+        again, other = (puzzles.load_puzzles(name, count=count, held_out=max(2, count // 10), seed=seed) for seed in (1, 2))
+        assert np.array_equal(again.train, data.train) and not np.array_equal(other.train[:9], data.train[:9])
+    maze = puzzles.load_puzzles("maze", count=5, held_out=2, seed=0)
+    for row, answer in zip(maze.train, maze.train_answers, strict=True):
+        way = mazes.shortest(row.reshape(11, 11) == 0).ravel()
+        assert np.array_equal(answer, np.where(way & (row == 1), 4, row)) and (row == 2).sum() == (row == 3).sum() == 1
+    with pytest.raises(UserError, match=r"^data must be one of sudoku4, sudoku9, maze, not 'sudoku'$"):
+        puzzles.load_puzzles("sudoku", seed=0)
 
 
 def test_large_sudoku_has_one_solution():

@@ -4,8 +4,6 @@ import subprocess
 import sys
 from xml.etree import ElementTree
 
-import numpy as np
-import onnx
 import pytest
 from typer.testing import CliRunner
 
@@ -13,6 +11,7 @@ from tritloom.cli.main import app
 from tritloom.errors import UserError
 from tritloom.models import zoo
 from tritloom.models.train.chart import chart
+from tritloom.models.train.recursion_settings import RecursionSettings
 from tritloom.models.train.settings import Settings, read_settings
 
 
@@ -40,7 +39,7 @@ def test_settings_from_a_file_and_options():
         ('method = "twn"\nhidden = [0]', r"^hidden must list numbers from 1 to 4096, not \[0\]$"),
         ('method = "twn"\nepochs = 0', r"^epochs must lie in 1\.\.100000, not 0$"),
         ('method = "twn"\nlearning_rate = nan', "^learning_rate must lie in"),
-        ('method = "twn"\nnet = "rnn"', "^net must be one of mlp, cnn, llama, bitnet, drna, not 'rnn'$"),
+        ('method = "twn"\nnet = "rnn"', "^net must be one of mlp, cnn, llama, bitnet, drna, trm-sudoku4, .*, layered, ring, not 'rnn'$"),
         ('method = "tnw"', "^method must be one of twn, .*, not 'tnw'$"),
         ('method = "twn"\nnet = "cnn"\npooled = [4]', "^pooled names convolution 4, but there are only 3$"),
         ('method = "twn"\nnet = "cnn"\nchannels = []', "^channels must list numbers"),
@@ -49,6 +48,23 @@ def test_settings_from_a_file_and_options():
 def test_settings_that_make_no_sense(text, sentence):
     with pytest.raises(UserError, match=sentence):
         read_settings(text, "run.toml", {})
+
+
+def test_settings_of_a_recursive_network():
+    found = read_settings('net = "trm-sudoku4"\nsteps = 5\ndecay = 0.5', "run.toml", {"method": "float", "epochs": 2})
+    assert found == RecursionSettings("float", epochs=2, steps=5, decay=0.5)
+    assert (found.name, RecursionSettings("bitnet").name) == ("trm_sudoku4_float", "trm_sudoku4")
+    assert RecursionSettings("twn", net="trm-small", data="maze").name == "trm_small_maze_twn"
+    for text, sentence in (
+        ('net = "trm-x"', r"^net must be one of mlp, .*, trm-sudoku4, .*, not 'trm-x'$"),
+        ('net = "trm-small"\ndata = "digits"', "^data of a recursive network must be one of sudoku4, sudoku9, maze, not 'digits'$"),
+        ('net = "trm-small"\nhidden = [3]', "^run.toml has the unknown key 'hidden'; known are method, net, data, seed, epochs, steps"),
+        ('net = "trm-small"\ndecay = 1.0', r"^decay must lie in 0\.\.0\.99999, not 1\.0$"),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            read_settings(text, "run.toml", {"method": "bitnet"})
+    with pytest.raises(UserError, match=r"^method of a recursive network must be one of float, bitnet, .*, not 'quest-w1a1'$"):
+        read_settings('net = "trm-small"', "run.toml", {"method": "quest-w1a1"})
 
 
 @pytest.mark.parametrize("values", [([1.0, 0.5, 0.25], [0.2, 0.1, 0.0]), ([2.0], [0.0]), ([], [])])
@@ -109,22 +125,3 @@ def test_zoo_lists_and_fetches(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"^--output needs the NAME of a model"):
         runner.invoke(app, ["zoo", "-o", "a.onnx"], catch_exceptions=False)
     assert [path.name for path in tmp_path.iterdir()] == ["digits_cnn_twn.onnx"]
-
-
-def test_evolved_digits_are_the_same_integers_in_the_file(tmp_path):
-    """Few generations: golden's logits are those of the evolved network, bit by bit."""
-    import tritloom
-    from tritloom.models.data.digits import load
-    from tritloom.models.train import digits_evolved
-
-    data = load()
-    net = digits_evolved.evolve_digits(data, seed=1, generations=600)
-    model = digits_evolved.export(net, {}).SerializeToString(deterministic=True)
-    wanted = net.logits(data.test_images.reshape(-1, 64).astype(np.int64))
-    got = tritloom.InferenceSession(model).run(None, {"image": data.test_images})[0]
-    assert np.array_equal(got, wanted)
-    assert tritloom.verify(model, on=["golden"], feeds={"image": data.test_images}).against("onnx")[0].mismatches == 0
-    assert model == digits_evolved.export(digits_evolved.evolve_digits(data, seed=1, generations=600), {}).SerializeToString(
-        deterministic=True
-    )
-    assert onnx.load_from_string(model).graph.name == "digits_evolved"

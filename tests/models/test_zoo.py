@@ -12,6 +12,8 @@ import tritloom
 from tritloom.errors import UserError
 from tritloom.models import zoo
 from tritloom.models.data.digits import TRAIN_ROWS, load
+from tritloom.models.data.puzzles import load_puzzles
+from tritloom.models.methods.ring import addition
 from tritloom.models.train.settings import read_settings
 
 
@@ -147,9 +149,47 @@ def test_mnist_models_compile_alone_and_are_exact(name):
     assert logits.values == 40 and logits.top1_agreement == 1.0 and logits.mismatches <= 10
 
 
+def test_small_sudoku_is_solved_in_onnxruntime():
+    """Held-out puzzles, one by one; the answer keeps the clues and is a filled grid. The share of all 1000 stands in the file and in the figures."""
+    figures = json.loads(zoo.path("trm_sudoku4").with_suffix(".json").read_text())
+    rates = figures["solved_after_step"]
+    assert figures["accuracy"] >= 0.98 and rates[-1] >= rates[0] >= 0.95 and figures["halt_accuracy"] >= 0.95 and len(rates) == 6
+    data = load_puzzles("sudoku4", seed=0)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(zoo.path("trm_sudoku4")), options, providers=["CPUExecutionProvider"])
+    right, steps = 0, []
+    for puzzle, answer in zip(data.test[:100], data.test_answers[:100], strict=True):
+        logits, halt, taken = session.run(None, {"puzzle": puzzle[None]})
+        right += bool((np.asarray(logits)[0].argmax(1) == answer).all())
+        steps.append(int(np.asarray(taken)))
+        assert (np.asarray(halt)[0] > 0) == (steps[-1] < 6) or steps[-1] == 6
+    assert right >= 97 and min(steps) == 1 and np.mean(steps) < 1.5
+    impossible = np.array([[1, 1, 1, 1] * 4])
+    assert int(np.asarray(session.run(None, {"puzzle": impossible})[2])) == 6, "no answer of this is right, so the head never halts"
+
+
+def test_weights_of_the_recursive_network():
+    tensors = {entry.name: numpy_helper.to_array(entry) for entry in onnx.load(zoo.path("trm_sudoku4")).graph.initializer}
+    blocks = {name: array for name, array in tensors.items() if name.startswith("block") and name.endswith(".weights")}
+    assert sum(array.size for array in blocks.values()) == 80_256 and all(set(np.unique(array)) == {-1, 0, 1} for array in blocks.values())
+    assert all(array.dtype in (np.int8, np.int16, np.int64, np.bool_) or array.size <= 80 for array in tensors.values())
+    assert tensors["y0.codes"].dtype == np.int16 and tensors["embedding"].dtype == np.int8
+
+
+def test_the_ring_on_its_whole_truth_table():
+    """As many bits right as the file says, and never more than it may claim: it has not learned addition."""
+    bits, wanted = addition(3)
+    session = onnxruntime.InferenceSession(str(zoo.path("ring")), providers=["CPUExecutionProvider"])
+    answers = np.concatenate([session.run(["answer"], {"bits": row[None].astype(np.int8)})[0] for row in bits])
+    right = int((answers == wanted).sum())
+    assert zoo.properties("ring")["accuracy"] == f"{right / 256:.4f} ({right} of 256)" and 0.65 * 256 <= right < 256
+
+
 def test_settings_files_are_those_of_the_models():
     for path in sorted(zoo.path("digits_mlp_twn").parent.glob("[!c]*.toml")):  # language models: test_zoo_language.py
         settings = read_settings(path.read_text(), path.name, {})
         figures = json.loads(path.with_suffix(".json").read_text())
         assert settings.as_dict() == figures["settings"] and figures["name"] == path.stem
-        assert zoo.properties(path.stem)["accuracy"].endswith(f"({figures['correct_onnxruntime']} of {figures['held_out_rows']})")
+        right, of = ("right_bits", "bits") if path.stem == "ring" else ("correct_onnxruntime", "held_out_rows")
+        assert zoo.properties(path.stem)["accuracy"].endswith(f"({figures[right]} of {figures[of]})")
