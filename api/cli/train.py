@@ -38,7 +38,8 @@ def train(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="digits, mnist:PATH, fashion-mnist:PATH, cifar10:PATH; text or text:library for a language model. Default: digits, text.",
+            help="digits (other writers held out), digits:random[:SEED], mnist:PATH, fashion-mnist:PATH, cifar10:PATH; text or text:library for a "
+            "language model. Default: digits, text.",
             show_default=False,
         ),
     ] = None,
