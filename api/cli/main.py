@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from tritloom.cli.bench import bench
+from tritloom.cli.bench import bench_group
 from tritloom.cli.boards import boards
 from tritloom.cli.build import build
 from tritloom.cli.check import check
@@ -42,8 +42,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, check, estimate, compile, run, verify, sim, build, train, zoo, bench, boards, doctor):
+for verb in (demo, check, estimate, compile, run, verify, sim, build, train, zoo, boards, doctor):
     app.command()(verb)
+app.add_typer(bench_group)
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """Base of every complaint about the command line; typer exports only this subclass of it."""

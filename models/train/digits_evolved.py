@@ -23,7 +23,7 @@ from tritloom.models.methods.layered import LayeredNet, evolve, random_net
 from tritloom.models.nets.classifier import Grid, Stage, classifier
 from tritloom.models.nets.export import FoldedLayer
 
-__all__ = ["GENERATIONS", "correct", "evolve_digits", "export", "main"]
+__all__ = ["GENERATIONS", "correct", "evolve_digits", "export", "main", "recipe"]
 
 GENERATIONS = 120_000
 ROUND = 2_500
@@ -35,6 +35,13 @@ SHIFT = 0.5
 ROTATION = 0.1
 STRETCH = 0.06
 HIGHEST_PIXEL = 16
+
+
+def recipe() -> dict[str, float]:
+    """What decides the result beside data and seed."""
+    return {
+        "generations": GENERATIONS, "round": ROUND, "hidden": HIDDEN, "margin": MARGIN, "shift": SHIFT, "rotation": ROTATION, "stretch": STRETCH,
+    }  # fmt: skip
 
 
 def evolve_digits(

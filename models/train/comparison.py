@@ -1,0 +1,193 @@
+"""The comparison of the methods: which trainings it is made of, their stored results, and the tables made of them; needs no PyTorch but to train.
+
+A result belongs to its recipe, everything that decides it: where that changes the training runs again, all others are kept.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tritloom.errors import UserError
+from tritloom.files import read_bytes, write_bytes
+from tritloom.models.methods.names import BASELINES
+from tritloom.models.train.settings import Settings
+
+__all__ = ["DIGITS", "SPLITS", "Run", "Store", "digits_runs", "digits_table", "train_run", "with_table"]
+
+DIGITS = {
+    "float": "float", "twn-float": "TWN, one scale a layer, float activations", "twn-tensor": "TWN, one scale a layer", "twn": "TWN, one scale a row",
+    "bitnet": "BitNet b1.58", "quest-w4a4": "QuEST W4A4", "quest-w3a3": "QuEST W3A3", "quest-w2a2": "QuEST W2A2", "quest-w1.58a1.58": "QuEST W1.58A1.58",
+    "quest-w1a1": "QuEST W1A1", "drna-reference": "D-RNA as published", "drna-repaired": "D-RNA repaired", "int8": "8-bit integers",
+    "int4": "4-bit integers", "evolved": "evolved trits, no gradients",
+}  # fmt: skip
+"""Methods of the digits' comparison, with their titles."""
+
+SPLITS = {"random": "digits:random:{seed}", "writers": "digits"}
+"""Data by split; the random one takes another permutation for every seed."""
+
+Judge = Callable[[bytes, np.ndarray], np.ndarray]
+"""Logits of an ONNX model for images, in golden."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training; ``recipe`` holds plain values alone."""
+
+    task: str
+    method: str
+    seed: int
+    recipe: Mapping[str, Any]
+
+    @property
+    def key(self) -> tuple[str, str, int]:
+        return self.task, self.method, self.seed
+
+
+def digits_runs(seeds: int) -> list[Run]:
+    """Every method with the seeds ``0 .. seeds - 1`` on both splits; one recipe for all, the default settings."""
+    runs = []
+    for split, data in SPLITS.items():
+        for method in DIGITS:
+            for seed in range(seeds):
+                source = data.format(seed=seed)
+                if method == "evolved":
+                    from tritloom.models.train import digits_evolved
+
+                    recipe = {"data": source, "seed": seed, **digits_evolved.recipe()}
+                else:
+                    recipe = Settings(method, data=source, seed=seed).as_dict()
+                runs.append(Run(f"digits-{split}", method, seed, recipe))
+    return runs
+
+
+def train_run(run: Run, judge: Judge) -> dict[str, Any]:
+    """Train it, and count the held-out rows that the trained network, the exported one in ONNX Runtime, and golden by ``judge`` get right.
+
+    A baseline has no exported network. Raises :class:`MissingToolError` without scikit-learn, and what PyTorch's import raises without PyTorch.
+    """
+    from tritloom.models.data.pictures import load_pictures
+
+    data = load_pictures(run.recipe["data"])
+
+    def right(logits: np.ndarray) -> int:
+        return int((logits.argmax(1) == data.test_labels).sum())
+
+    found: dict[str, Any] = {"held_out_rows": len(data.test_labels)}
+    if run.method == "evolved":
+        model, integers, found["correct_trained"] = _evolved(run)
+    else:
+        from tritloom.models.train.loop import Trainer
+
+        values = {key: tuple(value) if isinstance(value, list) else value for key, value in run.recipe.items()}
+        trainer = Trainer(Settings(**values), data)
+        while trainer.epoch < trainer.settings.epochs:
+            trainer.run_epoch()
+        found["correct_trained"] = trainer.correct()
+        if run.method in BASELINES:
+            return found
+        integers = [stage.layer.trits for stage in trainer.net.stages()]
+        model = trainer.model(run.method, {}).SerializeToString(deterministic=True)
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+    found["correct_exported"] = right(np.asarray(session.run(None, {"image": data.test_images})[0]))
+    found["correct_golden"] = right(judge(model, data.test_images))
+    found["weights"] = sum(array.size for array in integers)
+    found["zeros"] = sum(int((array == 0).sum()) for array in integers)
+    return found
+
+
+def _evolved(run: Run) -> tuple[bytes, list[np.ndarray], int]:
+    from tritloom.models.data import digits
+    from tritloom.models.train import digits_evolved
+
+    split = "random" if run.task.endswith("random") else "writers"
+    data = digits.load(split, seed=run.seed)
+    net = digits_evolved.evolve_digits(data, seed=run.seed, generations=run.recipe["generations"])
+    model = digits_evolved.export(net, {}).SerializeToString(deterministic=True)
+    return model, [net.first, net.second], digits_evolved.correct(net, data.test_images, data.test_labels)
+
+
+class Store:
+    """Results by run, in a JSON file that is rewritten after each.
+
+    Raises :class:`UserError` for a file that is not one of these.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._rows: dict[tuple[str, str, int], dict[str, Any]] = {}
+        if not path.exists():
+            return
+        try:
+            rows = json.loads(read_bytes(path, "results file"))["runs"]
+            for row in rows:
+                run = Run(row["task"], row["method"], row["seed"], row["recipe"])
+                self._rows[run.key] = {**asdict(run), "result": dict(row["result"])}
+        except (ValueError, KeyError, TypeError) as error:
+            raise UserError(
+                f"results file {str(path)!r} was not written by 'tritloom bench methods'; name another, or move it away"
+            ) from error
+
+    def result(self, run: Run) -> dict[str, Any] | None:
+        """What is stored for exactly this run, or None."""
+        row = self._rows.get(run.key)
+        return row["result"] if row is not None and row["recipe"] == dict(run.recipe) else None
+
+    def add(self, run: Run, result: Mapping[str, Any]) -> None:
+        """Store a result in place of an older one of the same task, method and seed, and write the file."""
+        self._rows[run.key] = {**asdict(run), "result": dict(result)}
+        lines = ",\n".join(json.dumps(self._rows[key]) for key in sorted(self._rows))
+        write_bytes(self.path, f'{{"runs": [\n{lines}\n]}}\n'.encode())
+
+    def results(self, task: str, method: str) -> list[dict[str, Any]]:
+        """All results of a method, by rising seed."""
+        return [self._rows[key]["result"] for key in sorted(self._rows) if key[:2] == (task, method)]
+
+
+def digits_table(store: Store) -> str:
+    """Markdown: accuracy on both splits, trained and exported, as mean and range over the seeds."""
+    lines = [
+        "| method | random split, % | to float | exported, golden | other writers, % | to float | exported, golden | zeros | runs |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    reference = {split: _mean(_accuracy(store.results(f"digits-{split}", "float"), "correct_trained")) for split in SPLITS}
+    for method, title in DIGITS.items():
+        cells, runs = [], 0
+        for split in SPLITS:
+            results = store.results(f"digits-{split}", method)
+            runs += len(results)
+            trained, golden = _accuracy(results, "correct_trained"), _accuracy(results, "correct_golden")
+            base = reference[split]
+            gap = f"{_mean(trained) - base:+.2f}" if trained and base and method != "float" else ""
+            cells += [_spread(trained), gap, f"{_mean(golden):.2f}" if golden else ""]
+        zeros = [row["zeros"] / row["weights"] for split in SPLITS for row in store.results(f"digits-{split}", method) if "weights" in row]
+        if runs:
+            lines.append(f"| {title} | {' | '.join(cells)} | {f'{_mean(zeros):.0%}' if zeros else ''} | {runs} |")
+    return "\n".join(lines)
+
+
+def _accuracy(results: Iterable[Mapping[str, Any]], key: str) -> list[float]:
+    return [100 * row[key] / row["held_out_rows"] for row in results if key in row]
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else 0.0
+
+
+def _spread(values: Sequence[float]) -> str:
+    return f"**{_mean(values):.2f}** ({min(values):.2f} .. {max(values):.2f})" if values else ""
+
+
+def with_table(page: str, name: str, table: str) -> str:
+    """``page`` with what stands between ``<!-- name -->`` and ``<!-- end of name -->`` replaced. Raises :class:`UserError` where the marks are missing."""
+    start, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    before, found, rest = page.partition(start)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise UserError(f"the page has no place for the table {name!r}; it needs the lines '{start.strip()}' and '{end}'")
+    return f"{before}{start}\n{table}\n\n{end}{after}"
