@@ -21,6 +21,7 @@ from tritloom.cli.console import SCHEMA
 from tritloom.cli.demo import demo
 from tritloom.cli.doctor import doctor
 from tritloom.cli.estimate import estimate
+from tritloom.cli.import_ import import_
 from tritloom.cli.run import run
 from tritloom.cli.sim import WAVES, sim
 from tritloom.cli.train import train
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 for verb in (demo, check, estimate, compile, run, verify, sim, build, train, zoo, boards, doctor):
     app.command()(verb)
+app.command(name="import")(import_)
 app.add_typer(bench_group)
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]

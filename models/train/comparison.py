@@ -82,7 +82,7 @@ def train_run(run: Run, judge: Judge) -> dict[str, Any]:
     else:
         from tritloom.models.train.loop import Trainer
 
-        values = {key: tuple(value) if isinstance(value, list) else value for key, value in run.recipe.items()}
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in run.recipe.items()}
         trainer = Trainer(Settings(**values), data)
         while trainer.epoch < trainer.settings.epochs:
             trainer.run_epoch()
