@@ -83,7 +83,7 @@ def train(
     from tritloom.errors import UserError
     from tritloom.files import read_bytes
     from tritloom.models.methods.names import BASELINES
-    from tritloom.models.train.settings import read_settings
+    from tritloom.models.train.settings import Settings, read_settings
 
     console = Console(json=json, verbose=verbose, quiet=quiet)
     if method is None and config is None:
@@ -97,7 +97,7 @@ def train(
             raise UserError(f"{origin} is not UTF-8 text") from error
     overrides = {"method": method, "net": net, "data": data, "seed": seed, "epochs": epochs}
     settings = read_settings(text, origin, overrides)
-    if settings.method in BASELINES:
+    if isinstance(settings, Settings) and settings.method in BASELINES:
         raise UserError(f"method {settings.method} is a baseline of 'tritloom bench methods' and has no integers to export; take another")
     if every < 1:
         raise UserError(f"--checkpoint-every must be 1 or more, not {every}")

@@ -25,6 +25,8 @@ KEPT = ("embed", "embd", "lm_head", "output.weight", "norm")
 I2S_GROUPS = {"x86": 32, "arm": 16}
 """Bytes of an I2_S block by the processor that the file was made on."""
 
+LONGEST_NAME = 2000
+
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _GGUF_FLOATS = {gguf.F32: ("F32", np.dtype("<f4")), gguf.F16: ("F16", np.dtype("<f2")), gguf.BF16: ("BF16", np.dtype(ml_dtypes.bfloat16))}
 
@@ -66,10 +68,10 @@ def read_checkpoint(path: Path, *, only: Sequence[str] = (), i2s: str | None = N
             raise UserError(f"checkpoint {str(path)!r} is neither a .safetensors file nor a GGUF file")
     count, seen = 0, set()
     for tensor in found:
-        if tensor.name in seen or not tensor.name.strip():
-            raise ModelError(
-                f"checkpoint {str(path)!r} has {'two tensors' if tensor.name in seen else 'a tensor'} of the name {tensor.name!r}"
-            )
+        if tensor.name in seen:
+            raise ModelError(f"checkpoint {str(path)!r} has two tensors of the name {tensor.name!r}")
+        if not tensor.name.strip() or not tensor.name.isprintable() or len(tensor.name) > LONGEST_NAME:
+            raise ModelError(f"checkpoint {str(path)!r} has a tensor whose name {tensor.name[:40]!r} is blank, too long or not printable")
         seen.add(tensor.name)
         count += isinstance(tensor, TernaryTensor)
         yield tensor

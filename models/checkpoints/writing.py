@@ -1,6 +1,7 @@
 """Imported weights as an ONNX file of INT2 matrices, or as arrays."""
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -37,7 +38,7 @@ def weights_model(name: str, tensors: Iterable[TernaryTensor], metadata: Mapping
         constants.append(numpy_helper.from_array(tensor.trits.astype(ml_dtypes.int2), f"{label}.trits"))
         scale = tensor.scale[0] if tensor.scale.shape == (1,) else tensor.scale
         constants.append(numpy_helper.from_array(np.asarray(scale, np.float32), f"{label}.scale"))
-        along = {"axis": 0} if tensor.scale.shape == (rows,) and rows > 1 else {}
+        along: dict[str, Any] = {"axis": 0} if tensor.scale.shape == (rows,) and rows > 1 else {}
         if tensor.scale.ndim == 2:
             along = {"axis": 1, "block_size": BLOCK}
         weight = helper.make_node(

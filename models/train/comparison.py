@@ -14,9 +14,10 @@ import numpy as np
 from tritloom.errors import UserError
 from tritloom.files import read_bytes, write_bytes
 from tritloom.models.methods.names import BASELINES
+from tritloom.models.train.language_settings import LanguageSettings
 from tritloom.models.train.settings import Settings
 
-__all__ = ["DIGITS", "SPLITS", "Run", "Store", "digits_runs", "digits_table", "train_run", "with_table"]
+__all__ = ["DIGITS", "SPLITS", "TEXT", "Run", "Store", "digits_runs", "digits_table", "text_runs", "text_table", "train_run", "with_table"]
 
 DIGITS = {
     "float": "float", "twn-float": "TWN, one scale a layer, float activations", "twn-tensor": "TWN, one scale a layer", "twn": "TWN, one scale a row",
@@ -28,6 +29,13 @@ DIGITS = {
 
 SPLITS = {"random": "digits:random:{seed}", "writers": "digits"}
 """Data by split; the random one takes another permutation for every seed."""
+
+TEXT = {
+    ("float", "llama"): "float", ("twn", "llama"): "TWN, 8-bit activations", ("bitnet", "bitnet"): "BitNet b1.58", ("quest-w4a4", "llama"): "QuEST W4A4",
+    ("quest-w2a2", "llama"): "QuEST W2A2", ("quest-w1.58a1.58", "llama"): "QuEST W1.58A1.58", ("quest-w1a1", "llama"): "QuEST W1A1", ("float", "drna"): "float",
+    ("drna-reference", "drna"): "D-RNA as published", ("drna-repaired", "drna"): "D-RNA repaired, float activations",
+}  # fmt: skip
+"""Method and blocks of the language models, with their titles."""
 
 Judge = Callable[[bytes, np.ndarray], np.ndarray]
 """Logits of an ONNX model for images, in golden."""
@@ -64,11 +72,28 @@ def digits_runs(seeds: int) -> list[Run]:
     return runs
 
 
+def text_runs(seeds: int) -> list[Run]:
+    """Character models with the seeds ``0 .. seeds - 1``; what the publications leave in floats is float: embeddings, head, cache, and D-RNA's activations."""
+    runs = []
+    for method, net in TEXT:
+        for seed in range(seeds):
+            activations = "float" if method.startswith("drna") else "auto"
+            settings = LanguageSettings(method, net=net, seed=seed, activations=activations, head="float", embedding="float", cache="float")
+            runs.append(Run("text", f"{net}/{method}", seed, settings.as_dict()))
+    return runs
+
+
 def train_run(run: Run, judge: Judge) -> dict[str, Any]:
     """Train it, and count the held-out rows that the trained network, the exported one in ONNX Runtime, and golden by ``judge`` get right.
 
-    A baseline has no exported network. Raises :class:`MissingToolError` without scikit-learn, and what PyTorch's import raises without PyTorch.
+    A baseline has no exported network. Of a language model the held-out nats a character are told, trained and exported. Raises :class:`MissingToolError` without scikit-learn, and what PyTorch's import raises without PyTorch.
     """
+    if run.task == "text":
+        from tritloom.models.train.language import train_language
+
+        rest = {key: value for key, value in run.recipe.items() if key not in ("method", "net", "seed")}
+        figures = train_language(run.recipe["method"], run.recipe["net"], run.recipe["seed"], **rest)
+        return {key: figures[key] for key in ("nats_pytorch", "nats_exported", "characters", "correct", "weights", "zeros")}
     from tritloom.models.data.pictures import load_pictures
 
     data = load_pictures(run.recipe["data"])
@@ -168,6 +193,23 @@ def digits_table(store: Store) -> str:
         zeros = [row["zeros"] / row["weights"] for split in SPLITS for row in store.results(f"digits-{split}", method) if "weights" in row]
         if runs:
             lines.append(f"| {title} | {' | '.join(cells)} | {f'{_mean(zeros):.0%}' if zeros else ''} | {runs} |")
+    return "\n".join(lines)
+
+
+def text_table(store: Store) -> str:
+    """Markdown: held-out nats a character, trained and exported, as mean and range over the seeds."""
+    lines = ["| method | blocks | held-out nats | to float | exported | zeros | runs |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    reference = {net: _mean([row["nats_pytorch"] for row in store.results("text", f"{net}/float")]) for net in ("llama", "drna")}
+    for (method, net), title in TEXT.items():
+        results = store.results("text", f"{net}/{method}")
+        if not results:
+            continue
+        trained, base = [row["nats_pytorch"] for row in results], reference["drna" if net == "drna" else "llama"]
+        gap = f"{_mean(trained) - base:+.3f}" if base and method != "float" else ""
+        exported = f"{_mean([row['nats_exported'] for row in results]):.3f}"
+        zeros = "" if method == "float" else f"{_mean([row['zeros'] for row in results]):.0%}"
+        spread = f"**{_mean(trained):.3f}** ({min(trained):.3f} .. {max(trained):.3f})"
+        lines.append(f"| {title} | {net} | {spread} | {gap} | {exported} | {zeros} | {len(results)} |")
     return "\n".join(lines)
 
 

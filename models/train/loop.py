@@ -56,6 +56,9 @@ class Trainer(Resumable):
     Raises :class:`UserError` where the network does not fit the pictures.
     """
 
+    settings: Settings
+    net: Network
+
     def __init__(self, settings: Settings, data: Pictures, *, device: torch.device | None = None) -> None:
         torch.set_num_threads(1)
         torch.use_deterministic_algorithms(device is None or device.type == "cpu")

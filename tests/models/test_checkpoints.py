@@ -314,6 +314,17 @@ def test_damaged_files_end_in_one_sentence(tmp_path):
             ternary(tmp_path / "net.safetensors")
 
 
+def test_names_that_a_terminal_would_obey(tmp_path):
+    for name in ("a\x1b[2Jb", " ", "n" * 2001):
+        with pytest.raises(ModelError, match=r"is blank, too long or not printable$"):
+            ternary(hugging_face(tmp_path / "net", {name: np.ones((2, 2), np.float32)}, None))
+    path = tmp_path / "model.gguf"
+    write_gguf(path, [(name, np.ones((2, 32), np.float32), Kind.F32) for name in ("first", "other")])
+    path.write_bytes(path.read_bytes().replace(b"other", b"first"))
+    with pytest.raises(ModelError, match=r"has two tensors of the name 'first'$"):
+        ternary(path)
+
+
 def run_import(capsys, *words, code=0):
     with pytest.raises(SystemExit) as stopped:
         main(["import", *map(str, words)])
