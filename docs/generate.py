@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).parent
 NOTICE = "<!-- Written by docs/generate.py; do not edit. -->"
@@ -26,7 +27,7 @@ def cli_page() -> str:
     lines += ["Text goes to stderr; with `--json` one JSON object, with the version of its fields as `schema`, goes to stdout.", ""]
     lines += ["| exit code | meaning |", "| --- | --- |", "| 0 | done |", "| 1 | wrong option, file or model |", "| 2 | build failed |"]
     lines += ["| 3 | tool missing |", "| 4 | a candidate differs from golden |", "| 130 | interrupted |", ""]
-    for name, command in group.commands.items():
+    for name, command in _commands(group):
         lines += [f"## tritloom {name}", ""]
         text, _, examples = (command.help or "").partition("[bold]Examples[/bold]")
         for paragraph in filter(None, (block.strip() for block in text.split("\n\n"))):
@@ -39,6 +40,14 @@ def cli_page() -> str:
             lines.append(f"| {_spelling(parameter)} | {_cell(parameter.help)} | {_default(parameter)} |")
         lines.append("")
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _commands(group, before: str = "") -> Iterator[tuple[str, Any]]:
+    """Every command by its words, those of a group behind it."""
+    for name, command in group.commands.items():
+        yield f"{before}{name}", command
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{before}{name} ")
 
 
 def _spelling(parameter) -> str:

@@ -1,4 +1,4 @@
-"""``tritloom bench``: how near the array is to its limits, measured."""
+"""``tritloom bench``: how near the array is to its limits, measured; and the group of the other benchmarks."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,14 +6,20 @@ from typing import Annotated, Any
 import typer
 
 from tritloom.cli.console import Console
+from tritloom.cli.methods import methods
 from tritloom.cli.options import JsonOption, QuietOption, VerboseOption
 
-__all__ = ["MODEL", "bench"]
+__all__ = ["MODEL", "bench", "bench_group"]
 
 MODEL = "digits_cnn_twn"
 
+bench_group = typer.Typer(name="bench")
+bench_group.command()(methods)
 
+
+@bench_group.callback(invoke_without_command=True)
 def bench(
+    context: typer.Context,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -33,7 +39,7 @@ def bench(
     """Measure cells by nextpnr's count, clocks after place and route, utilisation and speeds, beside the goal and the floor.
 
     Needs yosys and nextpnr. With --quick a few minutes: parts of the array, utilisation, simulation. Its stored figures
-    are docs/benchmarks/quick.json.
+    are docs/benchmarks/quick.json. 'bench methods' compares the training methods instead.
 
     [bold]Examples[/bold]
 
@@ -41,6 +47,8 @@ def bench(
 
     tritloom bench --board ulx3s-25f --seeds 3 -o figures.json
     """
+    if context.invoked_subcommand:
+        return
     from json import dumps
 
     from tritloom.boards import get_board

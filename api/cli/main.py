@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from tritloom.cli.bench import bench
+from tritloom.cli.bench import bench_group
 from tritloom.cli.boards import boards
 from tritloom.cli.build import build
 from tritloom.cli.chat import chat
@@ -22,6 +22,7 @@ from tritloom.cli.console import SCHEMA
 from tritloom.cli.demo import demo
 from tritloom.cli.doctor import doctor
 from tritloom.cli.estimate import estimate
+from tritloom.cli.import_ import import_
 from tritloom.cli.run import run
 from tritloom.cli.sim import WAVES, sim
 from tritloom.cli.train import train
@@ -43,8 +44,10 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, check, estimate, compile, run, chat, verify, sim, build, train, zoo, bench, boards, doctor):
+for verb in (demo, check, estimate, compile, run, chat, verify, sim, build, train, zoo, boards, doctor):
     app.command()(verb)
+app.command(name="import")(import_)
+app.add_typer(bench_group)
 
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 """Base of every complaint about the command line; typer exports only this subclass of it."""

@@ -35,7 +35,7 @@ def train(
         str | None,
         typer.Option(
             metavar="DATA",
-            help="digits, mnist:PATH, fashion-mnist:PATH, cifar10:PATH; text or text:library for a language model; sudoku4, sudoku9, maze; addition for a ring.",
+            help="digits (other writers held out), digits:random[:SEED], mnist:PATH, fashion-mnist:PATH, cifar10:PATH; text or text:library for a language model; sudoku4, sudoku9, maze; addition for a ring.",
             show_default=False,
         ),
     ] = None,
@@ -84,7 +84,8 @@ def train(
     """
     from tritloom.errors import UserError
     from tritloom.files import read_bytes
-    from tritloom.models.train.settings import read_settings
+    from tritloom.models.methods.names import BASELINES
+    from tritloom.models.train.settings import Settings, read_settings
     from tritloom.models.train.training import begin
 
     console = Console(json=json, verbose=verbose, quiet=quiet)
@@ -99,6 +100,8 @@ def train(
             raise UserError(f"{origin} is not UTF-8 text") from error
     overrides = {"method": method, "net": net, "data": data, "seed": seed, "epochs": epochs}
     settings = read_settings(text, origin, overrides)
+    if isinstance(settings, Settings) and settings.method in BASELINES:
+        raise UserError(f"method {settings.method} is a baseline of 'tritloom bench methods' and has no integers to export; take another")
     if every < 1:
         raise UserError(f"--checkpoint-every must be 1 or more, not {every}")
     trainer = begin(settings, device)

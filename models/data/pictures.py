@@ -1,5 +1,6 @@
 """Labelled pictures of a fixed size, split into rows for training and rows held out; and the data sets by name."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tritloom.errors import UserError
 
 __all__ = ["DATA_SETS", "Pictures", "load_pictures"]
 
-DATA_SETS = ("digits", "mnist:PATH", "fashion-mnist:PATH", "cifar10:PATH")
+DATA_SETS = ("digits", "digits:random[:SEED]", "mnist:PATH", "fashion-mnist:PATH", "cifar10:PATH")
 """What :func:`load_pictures` understands."""
 
 
@@ -39,15 +40,18 @@ class Pictures:
 def load_pictures(data: str) -> Pictures:
     """``digits``, or the name of a data set, a colon, and where the user has its files; see :mod:`tritloom.models.data.mnist` and :mod:`tritloom.models.data.cifar`.
 
+    ``digits`` holds out other writers, ``digits:random`` and ``digits:random:3`` rows of a random permutation of seed 0 and 3.
     Raises :class:`UserError` for another name or unreadable files, :class:`MissingToolError` for the digits without scikit-learn.
     """
     from tritloom.models.data import cifar, digits, mnist
 
     name, colon, path = data.partition(":")
-    if data == "digits":
-        found = digits.load()
+    if name == "digits" and (split := re.fullmatch(r"(?::(random)(?::(\d{1,9}))?)?", colon + path, re.ASCII)):
+        seed = int(split[2] or 0)
+        found = digits.load(split[1] or "writers", seed=seed)
         images = (found.train_images, found.train_labels, found.test_images, found.test_labels)
-        return Pictures("scikit-learn load_digits, rows 0..1399", *images, classes=digits.CLASSES, step=1 / 4, whole=True)
+        rows = f"1400 rows of a random permutation of seed {seed}" if split[1] else "rows 0..1399"
+        return Pictures(f"scikit-learn load_digits, {rows}", *images, classes=digits.CLASSES, step=1 / 4, whole=True)
     if colon and path and name in ("mnist", "fashion-mnist"):
         return mnist.load(Path(path), name)
     if colon and path and name == "cifar10":

@@ -28,14 +28,15 @@ def _none(axis: int, features: int) -> None:
 class Recipe:
     """One method.
 
-    Every stage has a hidden grid with ``step`` and codes ``0 .. high``; ``activations(axis, features)`` makes the method's own quantiser behind it, or None.
+    Every stage has a hidden grid with ``step`` and codes ``0 .. high``, or none where ``high`` is None; ``activations(axis, features)`` makes the method's own
+    quantiser behind it, or None. ``weights()`` is None where they stay float.
     """
 
     title: str
-    weights: Callable[[], WeightQuantiser]
+    weights: Callable[[], WeightQuantiser | None]
     activations: Callable[[int, int], nn.Module | None] = _none
     step: float = 1 / 16
-    high: int = 127
+    high: int | None = 127
 
 
 def _quest(bits: float) -> Recipe:
@@ -58,8 +59,10 @@ RECIPES = {
     "drna-repaired": Recipe("annealed staircase without straight-through gradients", RepairedDrnaWeights),
     "int8": Recipe("8-bit integer weights and activations", lambda: IntegerWeights(8)),
     "int4": Recipe("4-bit integer weights and activations", lambda: IntegerWeights(4), step=1 / 4, high=15),
+    "float": Recipe("float weights and activations", lambda: None, high=None),
+    "twn-float": Recipe("TWN (arXiv 1605.04711), one scale per layer, float activations", lambda: TwnWeights(per_channel=False), high=None),
 }
-"""Every method that ``tritloom train`` knows."""
+"""Every method that ``tritloom train`` knows, and the baselines of the comparison."""
 
 
 def recipe(name: str) -> Recipe:

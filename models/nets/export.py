@@ -16,7 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 __all__ = ["IR_VERSION", "OPSET", "FoldedLayer", "Graph", "image_classifier"]
 
 OPSET, IR_VERSION = 19, 10
-"""From operator set 21 on, the optimiser of ONNX Runtime 1.31 gives pairs that it moves behind a pooling a wrong type (its issue 25526)."""
+"""From operator set 21 on, the optimiser of ONNX Runtime 1.31 gives pairs that it moves behind a pooling a wrong type (its issue 25526).
+That excludes INT2 weights, which need 25: docs/decisions/two-bit-weights.md."""
 
 
 @dataclass(frozen=True)

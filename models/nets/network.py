@@ -39,10 +39,10 @@ class Layer:
 
 
 class Block(nn.Module):
-    """One stage in training: ``norm`` is None in the last; ``pooled`` says that the next grid's codes are pooled."""
+    """One stage in training: ``grid`` passes everything in float baselines; ``norm`` is None in the last; ``pooled`` says that the next grid's codes are pooled."""
 
     def __init__(
-        self, grid: StaticGrid, layer: QuantLinear | QuantConv2d, norm: nn.BatchNorm1d | nn.BatchNorm2d | None, pooled: bool
+        self, grid: StaticGrid | nn.Identity, layer: QuantLinear | QuantConv2d, norm: nn.BatchNorm1d | nn.BatchNorm2d | None, pooled: bool
     ) -> None:
         super().__init__()
         self.grid, self.layer, self.norm, self.pooled = grid, layer, norm, pooled
@@ -57,7 +57,8 @@ class Block(nn.Module):
     def stage(self) -> Stage:
         """The integer form, with batch normalisation folded in; a negative gain turns the signs of its channel's weights round."""
         weights = self.layer.weights
-        assert weights is not None
+        if weights is None or not isinstance(self.grid, StaticGrid):
+            raise UserError("a network with float weights or activations has no integer form; take another method")
         codes, scale = weights.codes(self.layer.weight.double())
         scale = scale.expand(len(codes))
         if self.norm is None:
@@ -108,7 +109,10 @@ class Network(nn.Module):
         self.blocks = nn.ModuleList()
         for index, layer in enumerate([*hidden, Layer(classes)]):
             last = index == len(hidden)
-            grid = StaticGrid(recipe.step, 0, recipe.high) if index else StaticGrid(input_step, 0, INPUT_CODES)
+            if index:
+                grid = nn.Identity() if recipe.high is None else StaticGrid(recipe.step, 0, recipe.high)
+            else:
+                grid = StaticGrid(input_step, 0, INPUT_CODES)
             if layer.convolution:
                 if len(shape) != 3:
                     raise UserError(

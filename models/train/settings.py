@@ -44,9 +44,9 @@ class Settings(AnySettings):
     hidden: tuple[int, ...] = (128, 128)
 
     def __post_init__(self) -> None:
-        from tritloom.models.methods.names import METHODS
+        from tritloom.models.methods.names import BASELINES, METHODS
 
-        if self.method not in METHODS:
+        if self.method not in METHODS + BASELINES:
             raise UserError(f"method must be one of {', '.join(METHODS)}, not {self.method!r}")
         if self.net not in NETS:
             raise UserError(f"net must be one of {', '.join(NETS)}, not {self.net!r}")

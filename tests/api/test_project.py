@@ -45,7 +45,8 @@ def test_commands_of_the_documents_exist(cli):
     commands = {tuple(match) for page in pages for match in re.findall(r"^tritloom (\w+)((?: +[^#\n|]*)?)", page.read_text(), re.MULTILINE)}
     assert commands
     for verb, rest in sorted(commands):
-        known = cli(verb, "--help").out
+        words = [verb, *rest.split()[:1]] if rest.split()[:1] == ["methods"] else [verb]
+        known = cli(*words, "--help").out
         for option in re.findall(r"(?<!\S)--[a-z-]+", rest):
             assert option in known, f"{verb} has no option {option}"
 

@@ -91,8 +91,9 @@ def test_absent_files_and_unknown_names(tmp_path):
         load_pictures(f"mnist:{tmp_path}")
     with pytest.raises(UserError, match=r"data_batch_1\.bin' cannot be read"):
         load_pictures(f"cifar10:{tmp_path}")
-    for name in ("mnst", "mnist", "mnist:", "digits:x", ""):
-        with pytest.raises(UserError, match=r"^data must be one of digits, mnist:PATH"):
+    wrong = ("digits:x", "digits:", "digits:random:", "digits:random:-1", "digits:random:1:2", "digits:randoms")
+    for name in ("mnst", "mnist", "mnist:", "", *wrong):
+        with pytest.raises(UserError, match=r"^data must be one of digits, digits:random\[:SEED\], mnist:PATH"):
             load_pictures(name)
 
 
@@ -118,6 +119,26 @@ def test_cifar(tmp_path):
 def test_digits_as_pictures():
     data, plain = load_pictures("digits"), load_digits()
     assert np.array_equal(data.train_images, plain.train_images) and data.whole and data.step * 127 >= 16
+
+
+def test_random_split_of_the_digits():
+    """Every row exactly once, whatever the split; other rows held out with another seed, the same ones with the same seed."""
+    found = {}
+    for name in ("digits", "digits:random", "digits:random:0", "digits:random:1"):
+        data = load_pictures(name)
+        assert data.train_images.shape == (1400, 1, 8, 8) and data.test_images.shape == (397, 1, 8, 8)
+        images, labels = np.concatenate([data.train_images, data.test_images]), np.concatenate([data.train_labels, data.test_labels])
+        found[name] = sorted((image.tobytes(), int(label)) for image, label in zip(images, labels, strict=True)), data
+    assert all(rows == found["digits"][0] for rows, _ in found.values()), "labels go with their images"
+    held = {name: data.test_images.tobytes() for name, (_, data) in found.items()}
+    assert held["digits:random"] == held["digits:random:0"] and len(set(held.values())) == 3
+    last = {image.tobytes() for image in load_digits().test_images}
+    shared = sum(image.tobytes() in last for image in found["digits:random"][1].test_images)
+    assert 50 < shared < 130, "a quarter of the rows would be 88"
+    assert found["digits:random:1"][1].name == "scikit-learn load_digits, 1400 rows of a random permutation of seed 1"
+    for arguments in (("rows", 0), ("random", -1)):
+        with pytest.raises(UserError, match=r"must be"):
+            load_digits(arguments[0], seed=arguments[1])
 
 
 def test_text():

@@ -1,6 +1,7 @@
 """``tritloom train`` from the command line. Needs ``pip install 'tritloom[train]'``."""
 
 import json
+from dataclasses import replace
 from importlib import import_module
 
 import numpy as np
@@ -14,6 +15,8 @@ from tritloom.models.data.digits import load
 from tritloom.models.train.settings import Settings
 
 pytestmark = pytest.mark.training
+
+TINY_TEXT = {"epochs": 1, "batch": 4, "sequence": 16, "width": 16, "layers": 1, "heads": 2, "kv_heads": 2, "hidden": 16}
 
 SMALL = 'epochs = 4\nbatch = 200\nhidden = [16]\nmethod = "{}"\n'
 
@@ -112,6 +115,7 @@ def test_wrong_command_lines(train, tmp_path):
         (("twn", "--config", "absent.toml"), "tritloom: config file 'absent.toml' cannot be read"),
         (("twn", "--data", "mnist:absent"), "tritloom: mnist file 'absent' cannot be read"),
         (("twn", "--checkpoint-every", "0"), "tritloom: --checkpoint-every must be 1 or more, not 0"),
+        (("float",), "tritloom: method float is a baseline of 'tritloom bench methods' and has no integers to export"),
         (("twn", "--device", "tpu"), "tritloom: device must be cpu or cuda, not 'tpu'"),
         (("twn", "--resume", "-o", "empty"), "tritloom: checkpoint 'empty/checkpoint.pt' cannot be read"),
     ):
@@ -120,3 +124,56 @@ def test_wrong_command_lines(train, tmp_path):
     train("--config", "run.toml", "--epochs", 1, "-o", "out", "-q")
     assert "holds a training already; add --resume" in train("--config", "run.toml", "--epochs", 1, "-o", "out", code=1).err
     train("--config", "run.toml", "--epochs", 1, "-o", "out", "-q", "--resume")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_bench_methods_goes_on_where_it_stopped(tmp_path, monkeypatch, capsys, jobs):
+    comparison = import_module("tritloom.models.train.comparison")
+
+    def runs(seeds):
+        small = {"epochs": 1, "batch": 200, "hidden": (8,)}
+        return [
+            comparison.Run("digits-writers", method, seed, Settings(method, seed=seed, **small).as_dict())
+            for method in ("float", "twn-float", "twn", "quest-w2a2")
+            for seed in range(seeds)
+        ]
+
+    def texts(seeds):
+        return [
+            replace(run, recipe={**run.recipe, **TINY_TEXT})
+            for run in text_runs(seeds)
+            if run.method in ("llama/float", "drna/drna-reference")
+        ]
+
+    text_runs = comparison.text_runs
+    monkeypatch.setattr(comparison, "digits_runs", runs)
+    monkeypatch.setattr(comparison, "text_runs", texts)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "page.md").write_text("# Page\n<!-- digits -->\n<!-- end of digits -->\n<!-- text -->\n<!-- end of text -->\n")
+
+    def call(*words, code=0):
+        with pytest.raises(SystemExit) as stopped:
+            main(["bench", "methods", "-o", "r.json", "--page", "page.md", *map(str, words)])
+        assert (stopped.value.code or 0) == code
+        return capsys.readouterr()
+
+    said = call("--seeds", 1, "--method", "twn", "--method", "float", "-v", "--jobs", jobs, "--only", "digits").err
+    assert "0 of 2 trainings are stored already" in said
+    stored = json.loads((tmp_path / "r.json").read_text())["runs"]
+    assert [row["method"] for row in stored] == ["float", "twn"] and "correct_golden" not in stored[0]["result"]
+    assert stored[1]["result"]["correct_golden"] == stored[1]["result"]["correct_trained"] > 40
+    found = json.loads(call("--seeds", 1, "--json", "--jobs", jobs).out)["runs"]
+    assert [row["method"] for row in found] == ["float", "twn-float", "twn", "quest-w2a2", "llama/float", "drna/drna-reference"]
+    assert all(1 < row["nats_pytorch"] < 6 for row in found[4:]) and found[4]["nats_exported"] == pytest.approx(
+        found[4]["nats_pytorch"], abs=1e-3
+    )
+    before = (tmp_path / "r.json").read_bytes()
+    assert "6 of 6 trainings are stored already" in call("--seeds", 1).err and (tmp_path / "r.json").read_bytes() == before
+    page = (tmp_path / "page.md").read_text()
+    assert "| TWN, one scale a row |" in page and "| D-RNA as published | drna |" in page
+    assert call("--only", "pictures", code=1).err.startswith("tritloom: --only must be digits or text, not 'pictures'")
+    assert call("--method", "tnw", code=1).err.startswith("tritloom: --method must name one of float,")
+    assert call("-o", "absent/r.json", code=1).err.startswith("tritloom: folder 'absent' for the results does not exist")
+    (tmp_path / "page.md").write_text("# Page\n")
+    assert call(code=1).err.startswith("tritloom: the page has no place for the table 'digits'")
+    assert call("--page", "none.md", code=1).err.startswith("tritloom: page 'none.md' cannot be read")
