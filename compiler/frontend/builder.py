@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from tritloom.compiler.frontend.compensation import Compensation
 from tritloom.compiler.frontend.correction import BiasCorrection
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.rounding import closed
@@ -91,6 +92,8 @@ class Builder:
         Where the grid of a value without a quantiser comes from.
     correction
         The mean errors of layers with ternarised weights; ``None`` leaves their biases as they are.
+    compensation
+        How float weights are rounded so that their errors cancel; ``None`` rounds each to its nearest code.
     sampled
         Whether there are calibration samples: a curved function of many sums then gets codes in front of it.
     known_weights
@@ -104,13 +107,14 @@ class Builder:
         grid_of: GridOf,
         dry: bool = False,
         correction: BiasCorrection | None = None,
+        compensation: Compensation | None = None,
         sampled: bool = False,
         known_weights: dict[tuple[Any, ...], IntegerWeights] | None = None,
     ) -> None:
-        self.settings, self.dry, self.correction = settings, dry, correction
+        self.settings, self.dry, self.correction, self.compensation = settings, dry, correction, compensation
         self.most_sums = MOST_SUMS_SAMPLED if sampled else LARGEST_TABLE
-        self.weighted: dict[str, str] = {}
-        """ONNX output of each layer with weights, by the layer's name."""
+        self.weighted: dict[str, tuple[str, int]] = {}
+        """ONNX output of each layer with weights and its number of elements, by the layer's name."""
         self.weights: dict[str, IntegerWeights] = {}
         self.known_weights = {} if known_weights is None else known_weights
         self.tensors: dict[str, Tensor] = {}

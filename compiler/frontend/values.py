@@ -226,6 +226,8 @@ def exact_values(constant: Constant, picks: np.ndarray) -> tuple[Fraction, ...]:
 
 def channels_of(constant: Constant, view: np.ndarray, base: Base) -> tuple[Fraction, ...] | None:
     """Values of a constant that broadcasts to ``view``, by base channel; one entry when all are equal, ``None`` when pixels differ."""
+    if constant.array.size == 1:
+        return exact_values(constant, np.zeros(1, np.int64))
     picks = np.broadcast_to(np.arange(constant.array.size).reshape(constant.array.shape), view.shape).ravel()
     values = constant.array.ravel()[picks]
     if not values.size:
