@@ -5,6 +5,8 @@ or more become ``ReduceMax`` or ``ReduceMin`` over a new axis along which they a
 calibration has samples of them.
 """
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx.helper
@@ -79,7 +81,7 @@ class _Rewritten:
             found = self._add(self._node.op_type, found, name, last=index == len(others))
         return self._made
 
-    def _add(self, op: str, *inputs: str, last: bool = False, **attributes: int | list[int]) -> str:
+    def _add(self, op: str, *inputs: str, last: bool = False, **attributes: Any) -> str:
         """One node; the ``last`` has the name and the output of the node that it stands for."""
         output = self._node.output[0] if last else self._unique()
         name = self._label if last else f"{self._label}_{len(self._made)}"
