@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
+from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.samples import SampleRun
 from tritloom.compiler.ir.program import Window
 from tritloom.compiler.quantize.compensation import LARGEST_WORK, Moments, compensated
@@ -109,6 +110,10 @@ class Compensation:
         groups = len(inputs.gains)
         targets = np.empty((len(codes), outputs * inputs.pixels), np.float32)
         targets[:, inputs.view.ravel()] = self.outputs(name)
+        if not np.isfinite(targets).all():
+            raise RefusalError(
+                "its outputs over the calibration samples are beyond float32", "give samples in the range that the model was trained on"
+            )
         chosen = _spread(len(codes) * inputs.pixels, max(1, _MOST_INPUTS // (groups * length)))
         sample, pixel = chosen // inputs.pixels, chosen % inputs.pixels
         x = inputs.pick(codes, sample, pixel).astype(np.float64)

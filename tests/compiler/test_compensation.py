@@ -12,6 +12,7 @@ from tritloom.compiler.frontend.compensation import dense_inputs, window_inputs
 from tritloom.compiler.ir.program import Window
 from tritloom.compiler.quantize.compensation import Moments, compensated
 from tritloom.compiler.quantize.weights import residual_planes
+from tritloom.errors import ModelError
 from tritloom.sim.witness import run_witness
 
 
@@ -185,3 +186,13 @@ def test_the_same_bytes_every_time():
     first, second = (lower(data, name="net", calibration=samples, planes=3).program for _ in range(2))
     for one, other in zip(first.operations, second.operations, strict=True):
         np.testing.assert_array_equal(one.weights, other.weights)
+
+
+def test_outputs_beyond_float32_are_refused_in_words():
+    g = Graph(6)
+    y = g.add("Gemm", "x", g.constant(g.rng.normal(size=(6, 5)) * 5e37), output="y")
+    samples = {"x": g.rng.normal(size=(20, 6)) * 50}
+    with pytest.raises(
+        ModelError, match=r"node 'node_y': its outputs over the calibration samples are beyond float32; give samples in the range"
+    ):
+        lower(g.model({"x": ("N", 6)}, {y: None}), name="net", calibration=samples, planes=2)
