@@ -21,8 +21,8 @@ from tritloom.compiler.frontend.portrait import dialect_of, parameters_of, preci
 from tritloom.compiler.frontend.problems import CheckReport, Lowered, Problem, problems_error
 from tritloom.compiler.frontend.reader import read_model
 from tritloom.compiler.frontend.registry import CORE, GOLDEN, HOST, OPERATORS
-from tritloom.compiler.frontend.sequence import is_sequence_model
 from tritloom.compiler.frontend.samples import SampleRun
+from tritloom.compiler.frontend.sequence import is_sequence_model
 from tritloom.compiler.frontend.settings import Settings
 from tritloom.compiler.ir.program import Convolution, HostOp, Operation, Program
 from tritloom.compiler.ir.vector import GoldenOperation
