@@ -133,6 +133,7 @@ def compile(
     calibration_method: str = DEFAULT_CALIBRATION,
     percentile: float = DEFAULT_PERCENTILE,
     bias_correction: bool = True,
+    compensation: bool = True,
     name: str | None = None,
     shapes: Sizes | None = None,
     context: int | None = None,
@@ -158,6 +159,9 @@ def compile(
         How the grids of these activations follow from the samples, see :func:`tritloom.compiler.quantize.calibration.choose_grid`.
     bias_correction
         Whether the mean error that ternarised weights make over the samples is folded into the bias of each output channel.
+    compensation
+        Whether, with bias correction, the codes of a layer's float weights are chosen together so that its outputs over the samples come close to the float
+        model's; else each weight gets its nearest code. For methods ``auto`` and ``planes``.
     name
         Name of the program; by default the file's name without its extension.
     shapes
@@ -182,6 +186,7 @@ def compile(
         percentile=percentile,
         bias_correction=bias_correction,
         context=context,
+        compensation=compensation,
     )
     data = model if isinstance(model, bytes) else read_bytes(model, "model")
     title = name or ("model" if isinstance(model, bytes) else Path(model).stem)

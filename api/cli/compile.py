@@ -11,6 +11,7 @@ from tritloom.cli.options import (
     BoardOption,
     CalibrationMethodOption,
     CalibrationOption,
+    CompensationOption,
     ContextOption,
     JsonOption,
     LayersOption,
@@ -40,6 +41,7 @@ def compile(
     calibration_method: CalibrationMethodOption = "mse",
     percentile: PercentileOption = 99.99,
     no_bias_correction: BiasCorrectionOption = False,
+    no_compensation: CompensationOption = False,
     method: MethodOption = "auto",
     planes: Annotated[
         str | None,
@@ -129,6 +131,7 @@ def compile(
             "percentile": percentile,
             "bias_correction": not no_bias_correction,
             "context": context,
+            "compensation": not no_compensation,
         }
         if planes == "auto":
             search = automatic(

@@ -8,7 +8,7 @@ import typer
 from tritloom.errors import UserError
 
 __all__ = [
-    "BiasCorrectionOption", "BoardOption", "CalibrationMethodOption", "CalibrationOption", "ContextOption", "JsonOption", "LayersOption", "LoomArgument", "MethodOption",
+    "BiasCorrectionOption", "BoardOption", "CalibrationMethodOption", "CalibrationOption", "CompensationOption", "ContextOption", "JsonOption", "LayersOption", "LoomArgument", "MethodOption",
     "ModelArgument", "ModelOrLoomArgument", "PercentileOption", "PlanesOption", "QuietOption", "ShapeOption", "VerboseOption", "sizes_of",
 ]  # fmt: skip
 
@@ -54,6 +54,13 @@ BiasCorrectionOption = Annotated[
     typer.Option(
         "--no-bias-correction",
         help="Leave the mean error of ternarised weights over the samples in the sums; by default the biases take it out.",
+    ),
+]
+CompensationOption = Annotated[
+    bool,
+    typer.Option(
+        "--no-compensation",
+        help="Round each float weight to its nearest code; by default the codes of a layer make up for one another's errors on the samples.",
     ),
 ]
 LayersOption = Annotated[

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from tritloom.compiler.frontend.compensation import Compensation
 from tritloom.compiler.frontend.correction import BiasCorrection
+from tritloom.compiler.frontend.grids import differs, grid_quantiser, host_quantise, keeps_codes, on_codes, signed_bits
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.rounding import closed
 from tritloom.compiler.frontend.settings import Settings
@@ -27,11 +29,11 @@ from tritloom.compiler.frontend.values import (
 from tritloom.compiler.ir.program import Copy, HostOp, InputSpec, Operation, Proof, Rescale, StepFunction, Tensor
 from tritloom.compiler.quantize.chain import compose, entry
 from tritloom.compiler.quantize.curves import LARGEST_TABLE
-from tritloom.compiler.quantize.steps import Affine, LeakyRelu, Quantiser, Step, derive_add, derive_step, is_curved
+from tritloom.compiler.quantize.steps import Affine, Quantiser, Step, derive_add, derive_step, is_curved
 from tritloom.compiler.quantize.weights import IntegerWeights
 from tritloom.errors import ModelError
 
-__all__ = ["Builder", "differs", "grid_quantiser", "host_quantise"]
+__all__ = ["Builder"]
 
 MOST_SUMS_SAMPLED = 1 << 16
 """Most reachable sums of a layer, all channels together, that a curved function takes directly where samples could give it codes: a function
@@ -42,42 +44,6 @@ _LARGEST_ZERO = 1 << 40
 
 GridOf = Callable[[str, int], tuple[Fraction, int]]
 """ONNX value name and bits to scale and zero point; raises :class:`ModelError` when there are no calibration samples."""
-
-
-def grid_quantiser(scale: Fraction, zero_point: int, bits: int) -> Quantiser:
-    """Quantiser of a calibrated tensor: nearest code, ties to even, signed range of ``bits``."""
-    return Quantiser(scale, zero_point, -(1 << (bits - 1)), (1 << (bits - 1)) - 1, "half_even")
-
-
-def host_quantise(quantiser: Quantiser, rank: int, dtype: np.dtype) -> HostOp:
-    """The quantiser as the host does it on an array of ``rank`` axes, axis 1 the channels, in the model's own float type."""
-    scale, zero = (
-        np.array([float(entry) for entry in part]) if isinstance(part, tuple) else np.array(float(part))
-        for part in (quantiser.scale, quantiser.zero_point)
-    )
-    constants = {"scale": scale.astype(dtype), "zero_point": zero.astype(np.int32)}
-    if quantiser.thresholds is not None:
-        constants["thresholds"] = np.array([[float(part) for part in row] for row in quantiser.thresholds]).astype(dtype)
-    return HostOp(
-        kind="Quantize",
-        constants=constants,
-        attributes={
-            "axis": 1 if rank > 1 else 0,
-            "low": quantiser.low,
-            "high": quantiser.high,
-            "rounding": quantiser.rounding,
-            "bipolar": quantiser.bipolar,
-            "clip_first": quantiser.clip_first,
-            "offset": quantiser.offset,
-        },
-    )
-
-
-def _signed_bits(low: int, high: int) -> int:
-    bits = 1
-    while not -(1 << (bits - 1)) <= low <= high < 1 << (bits - 1):
-        bits += 1
-    return bits
 
 
 class Builder:
@@ -91,6 +57,8 @@ class Builder:
         Where the grid of a value without a quantiser comes from.
     correction
         The mean errors of layers with ternarised weights; ``None`` leaves their biases as they are.
+    compensation
+        How float weights are rounded so that their errors cancel; ``None`` rounds each to its nearest code.
     sampled
         Whether there are calibration samples: a curved function of many sums then gets codes in front of it.
     known_weights
@@ -104,13 +72,14 @@ class Builder:
         grid_of: GridOf,
         dry: bool = False,
         correction: BiasCorrection | None = None,
+        compensation: Compensation | None = None,
         sampled: bool = False,
         known_weights: dict[tuple[Any, ...], IntegerWeights] | None = None,
     ) -> None:
-        self.settings, self.dry, self.correction = settings, dry, correction
+        self.settings, self.dry, self.correction, self.compensation = settings, dry, correction, compensation
         self.most_sums = MOST_SUMS_SAMPLED if sampled else LARGEST_TABLE
-        self.weighted: dict[str, str] = {}
-        """ONNX output of each layer with weights, by the layer's name."""
+        self.weighted: dict[str, tuple[str, int]] = {}
+        """ONNX output of each layer with weights and its number of elements, by the layer's name."""
         self.weights: dict[str, IntegerWeights] = {}
         self.known_weights = {} if known_weights is None else known_weights
         self.tensors: dict[str, Tensor] = {}
@@ -180,7 +149,7 @@ class Builder:
             Tensor(
                 name=self.unique(name),
                 shape=shape,
-                bits=_signed_bits(low, high),
+                bits=signed_bits(low, high),
                 low=low if step is None else step.low,
                 high=high if step is None else step.high,
                 scale=scale,
@@ -207,7 +176,7 @@ class Builder:
             return value
         if value.settled is None:
             tensor = self._quantised(value, value.quantiser)
-            value.settled = _on_codes(value, tensor, value.quantiser)
+            value.settled = on_codes(value, tensor, value.quantiser)
         return value.settled
 
     def _quantised(self, value: Value, quantiser: Quantiser) -> Tensor:
@@ -223,7 +192,7 @@ class Builder:
             raise RefusalError("a constant that differs between the pixels of a channel stands before this quantiser",
                                "use constants that are the same for all pixels of a channel")  # fmt: skip
         if isinstance(base, Codes):
-            if _keeps_codes(value.chain, quantiser, base.tensor):
+            if keeps_codes(value.chain, quantiser, base.tensor):
                 return base.tensor
             step = self.step(value.chain, quantiser, base.tensor.low, base.tensor.high, base.shape[0])
             tensor = self.tensor(value.name, base.shape, quantiser, step, value.source)
@@ -288,7 +257,7 @@ class Builder:
             # The same elements in another order, behind the same steps: a transposed operand, say.
             first, quantiser = self._calibrations[key]
             assert isinstance(first.settled, Value) and isinstance(first.settled.base, Codes)
-            return _on_codes(replace(value, source="calibration", integer=False), first.settled.base.tensor, quantiser)
+            return on_codes(replace(value, source="calibration", integer=False), first.settled.base.tensor, quantiser)
         bits = self.settings.activation_bits
         quantiser = grid_quantiser(*self._grid_of(value.name, bits), bits)
         quantised = replace(value, quantiser=quantiser, source="calibration", integer=False)
@@ -424,47 +393,3 @@ class Builder:
             start=view,
             witness=value.name if plain else value.witness,
         )
-
-
-def differs(chain: tuple[Step, ...]) -> bool:
-    """Whether a step has entries of their own for the channels."""
-    return any(
-        (isinstance(step, Affine) and max(len(step.gain), len(step.offset)) > 1)
-        or (isinstance(step, LeakyRelu) and isinstance(step.slope, tuple) and len(step.slope) > 1)
-        for step in chain
-    )
-
-
-def _on_codes(value: Value, tensor: Tensor, quantiser: Quantiser) -> Value:
-    """What a value is once its codes exist."""
-    base = Codes(shape=tensor.shape, tensor=tensor, origin=value if isinstance(value.base, Codes) else None)
-    if value.integer:
-        chain: tuple[Step, ...] = (Affine((Fraction(1),), (Fraction(-quantiser.offset),)),)
-        trail = (HostOp(kind="Dequantize", constants={"scale": np.array(1.0), "zero_point": np.array(quantiser.offset)}),)
-        return replace(value, base=base, chain=chain, trail=trail, start=value.view, quantiser=None, head=1)
-    return replace(
-        value,
-        base=base,
-        chain=(dequantising(tensor),),
-        trail=(HostOp(kind="Dequantize"),),
-        start=value.view,
-        witness=value.name,
-        quantiser=None,
-        head=1,
-    )
-
-
-def _keeps_codes(chain: tuple[Step, ...], quantiser: Quantiser, tensor: Tensor) -> bool:
-    """Whether the quantiser gives back every code of ``tensor`` unchanged, on the same grid."""
-    affine = affine_of(chain)
-    scale = quantiser.scale if isinstance(quantiser.scale, tuple) else (quantiser.scale,)
-    zero = quantiser.zero_point if isinstance(quantiser.zero_point, tuple) else (quantiser.zero_point,)
-    return (
-        affine == dequantising(tensor)
-        and scale == tensor.scale
-        and tuple(value + quantiser.offset for value in zero) == tensor.zero_point
-        and not quantiser.bipolar
-        and quantiser.thresholds is None
-        and quantiser.low + quantiser.offset <= tensor.low
-        and tensor.high <= quantiser.high + quantiser.offset
-    )

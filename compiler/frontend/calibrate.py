@@ -73,6 +73,14 @@ class Calibration:
         assert self._samples is not None
         return {name: array[:count] for name, array in self._samples.items()}
 
+    def outputs(self, values: list[str], count: int) -> dict[str, np.ndarray]:
+        """ONNX values for each of the first ``count`` samples, (samples, elements) float32."""
+        parts: dict[str, list[np.ndarray]] = {value: [] for value in values}
+        for found in self._each_sample(values, count):
+            for value, array in zip(values, found, strict=True):
+                parts[value].append(array.ravel())
+        return {value: np.stack(parts[value]) for value in values}
+
     def means(self, values: list[str], count: int) -> dict[str, np.ndarray]:
         """Means of ONNX values over the first ``count`` samples: float64, of the shape of one sample behind a batch of one."""
         if count != self._mean_count:

@@ -9,6 +9,7 @@ from math import gcd, lcm
 import numpy as np
 
 from tritloom.compiler.frontend.builder import Builder
+from tritloom.compiler.frontend.compensation import LayerInputs
 from tritloom.compiler.frontend.correction import mean_sums
 from tritloom.compiler.frontend.portrait import weight_facts
 from tritloom.compiler.frontend.problems import RefusalError
@@ -19,7 +20,7 @@ from tritloom.compiler.quantize.steps import Affine, Quantiser, Step, is_curved
 from tritloom.compiler.quantize.weights import MAX_PLANES, IntegerWeights, lower_weights
 from tritloom.hw.arch.trits import plane_count
 
-__all__ = ["Accumulators", "accumulator_bounds", "accumulators_value", "integer_weights", "reachable_bounds"]
+__all__ = ["Accumulators", "accumulator_bounds", "accumulators_value", "integer_weights", "pad_code_of", "reachable_bounds"]
 
 _ACCUMULATOR_LIMIT = 1 << 31
 _LARGEST_CODE = (3**MAX_PLANES - 1) // 2
@@ -134,8 +135,16 @@ def accumulator_bounds(weights: np.ndarray, planes: int, low: int, high: int) ->
     return bottom, top
 
 
-def integer_weights(builder: Builder, constant: Constant, label: str) -> IntegerWeights:
-    """Integer weights of a constant (O, ...): its own codes where it comes out of a quantiser, else as the user's method makes them."""
+def pad_code_of(affine: Affine) -> int:
+    """The code of the real value 0, the same for all channels."""
+    return int(-affine.offset[0] / affine.gain[0]) if affine.gain[0] else 0
+
+
+def integer_weights(builder: Builder, constant: Constant, label: str, name: str = "", inputs: LayerInputs | None = None) -> IntegerWeights:
+    """Integer weights of a constant (O, ...): its own codes where it comes out of a quantiser, else as the user's method makes them.
+
+    With ``inputs`` their errors may be made to cancel in the ONNX output ``name``.
+    """
     values = constant.array
     if values.dtype.kind not in "fiu":
         raise RefusalError(f"its weights are of type {values.dtype}", "use float32 weights")
@@ -152,6 +161,8 @@ def integer_weights(builder: Builder, constant: Constant, label: str) -> Integer
     lowered = builder.known_weights.get(key) or lower_weights(values, method=choice.method, planes=choice.planes)
     builder.known_weights[key] = lowered
     if lowered.method != "exact":
+        if inputs is not None and builder.compensation is not None and choice.method in ("auto", "planes"):
+            lowered = builder.compensation.weights(builder, values, lowered, name, label, inputs)
         planes = f"{lowered.planes} digit plane" + ("s" if lowered.planes > 1 else "")
         builder.notes.append(
             f"{label}: float weights became {planes} by method {lowered.method}, relative squared error {lowered.error:.4f}"
@@ -251,13 +262,10 @@ def accumulators_value(
         raise RefusalError(
             f"its weights reach {largest}, more than {MAX_PLANES} digit planes hold", "quantise the weights to 9 bits or fewer"
         )
-    pad_code = 0
-    if any(window.pads):
-        code = -affine.offset[0] / affine.gain[0] if affine.gain[0] else Fraction(0)
-        pad_code = int(code)
+    pad_code = pad_code_of(affine) if any(window.pads) else 0
     height, width = window.output_size(*tensor.shape[1:])
     view = arrange(identity_view((outputs, height, width)))
-    builder.weighted[label], builder.weights[label] = name, weights
+    builder.weighted[label], builder.weights[label] = (name, view.size), weights
     if whole and builder.correction is not None and weights.method != "exact":
         slope, bias_of = (np.array([float(part) for part in parts])[:, None, None] for parts in (gains, offsets))
         errors = builder.correction.errors(

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from tritloom.compiler import golden
-from tritloom.compiler.ir.program import InputSpec, Program, Tensor, Window
+from tritloom.compiler.frontend.samples import SampleRun
+from tritloom.compiler.ir.program import Tensor, Window
 
 if TYPE_CHECKING:
     from tritloom.compiler.frontend.builder import Builder
@@ -43,18 +43,16 @@ class BiasCorrection:
 
     Parameters
     ----------
-    samples
-        Inputs of the model by name, first axis the samples.
+    run
+        The program's integers on the samples.
     mean
         Mean of an ONNX value of the float model over the same samples, float64 with the shape of one sample behind a batch of one.
     """
 
-    samples: dict[str, np.ndarray]
+    run: SampleRun
     mean: Callable[[str], np.ndarray]
     corrected: list[str] = field(default_factory=list)
     """Layers whose error was asked for."""
-    _codes: dict[str, np.ndarray] = field(default_factory=dict)
-    _done: int = 0
 
     def errors(
         self, builder: "Builder", value: str, label: str, view: np.ndarray, tensor: Tensor, sums: Callable[[np.ndarray], np.ndarray]
@@ -65,8 +63,7 @@ class BiasCorrection:
         which takes the mean codes (C, H, W) of ``tensor`` to mean real outputs. Entries are float32 exactly; channels that the view
         leaves out get 0.
         """
-        self._run(builder)
-        ours = sums(self._codes[tensor.name].mean(axis=0, dtype=np.float64))
+        ours = sums(self.run.codes(builder, tensor.name).mean(axis=0, dtype=np.float64))
         channels, pixels = len(ours), ours[0].size
         flat = view.ravel()
         error = np.broadcast_to(self.mean(value), view.shape).ravel() - ours.ravel()[flat]
@@ -74,18 +71,3 @@ class BiasCorrection:
         total = np.bincount(flat // pixels, weights=error, minlength=channels)
         self.corrected.append(label)
         return [Fraction(float(entry)) for entry in (total / np.maximum(count, 1)).astype(np.float32)]
-
-    def _run(self, builder: "Builder") -> None:
-        """Codes of the tensors that were added since the last time."""
-        new, self._done = builder.operations[self._done :], len(builder.operations)
-        written = {operation.output for operation in new}
-        for spec in builder.inputs:
-            if spec.tensor not in self._codes:
-                program = Program(name="", tensors=builder.tensors, operations=(), inputs=(spec,), outputs=())
-                self._codes.update(golden.quantise_inputs(program, {spec.name: self.samples[spec.name]}))
-        read = dict.fromkeys(name for operation in new for name in operation.inputs if name not in written)
-        if not new:
-            return
-        inputs = tuple(InputSpec(name=name, shape=(), dtype="int8", tensor=name, prologue=()) for name in read)
-        program = Program(name="", tensors=builder.tensors, operations=tuple(new), inputs=inputs, outputs=())
-        self._codes.update(golden.run(program, {name: self._codes[name] for name in read}, keep=written))

@@ -184,7 +184,7 @@ def _output(results: Callable[[], Operand | list[Operand]], position: int) -> Op
 
 
 _EXACT = (
-    "BipolarQuant", "Constant", "DequantizeLinear", "Dropout", "Flatten", "Identity", "IntQuant", "Quant", "QuantizeLinear", "Reshape", "Shape", "Size",
+    "BipolarQuant", "Constant", "DequantizeLinear", "Dropout", "Flatten", "Identity", "IntQuant", "MultiThreshold", "Quant", "QuantizeLinear", "Reshape", "Shape", "Size",
     "Squeeze", "Transpose", "Unsqueeze",
 )  # fmt: skip
 """Operators whose handlers also take constants, because they keep or make the constant's grid."""

@@ -12,6 +12,7 @@ import onnx_ir
 
 from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.calibrate import Calibration
+from tritloom.compiler.frontend.compensation import Compensation
 from tritloom.compiler.frontend.correction import BiasCorrection
 from tritloom.compiler.frontend.execution import Execution, execute, operator_key
 from tritloom.compiler.frontend.operators_sequence import lower_sequence, sequence_weights
@@ -20,6 +21,7 @@ from tritloom.compiler.frontend.portrait import dialect_of, parameters_of, preci
 from tritloom.compiler.frontend.problems import CheckReport, Lowered, Problem, problems_error
 from tritloom.compiler.frontend.reader import read_model
 from tritloom.compiler.frontend.registry import CORE, GOLDEN, HOST, OPERATORS
+from tritloom.compiler.frontend.samples import SampleRun
 from tritloom.compiler.frontend.sequence import is_sequence_model
 from tritloom.compiler.frontend.settings import Settings
 from tritloom.compiler.ir.program import Convolution, HostOp, Operation, Program
@@ -36,6 +38,9 @@ _CONVERSIONS = ("Dequantize", "Gather", "Quantize", "Reshape", "Transpose")
 
 _CORRECTION_SAMPLES = 256
 """Samples of bias correction; more gave no better accuracy."""
+
+_MOST_OUTPUTS = 1 << 25
+"""Outputs of layers of the float model that are kept at a time."""
 
 _MOST_CODES = 1 << 28
 """Codes of all tensors together that bias correction keeps."""
@@ -67,6 +72,7 @@ class Lowering:
         if found.problems:
             raise problems_error(name, found.problems)
         self._weighted = plan.weighted
+        self._outputs: dict[str, np.ndarray] = {}
         self._known_weights: dict[tuple[Any, ...], IntegerWeights] = {}
         self._correctable = calibration is not None
         self._samples = Calibration(model=proto, name=name, samples=calibration)
@@ -91,31 +97,46 @@ class Lowering:
         if unknown:
             raise UserError(f"{self._name} has no layer {unknown[0]!r} with weights; its layers are {', '.join(self._weighted)}")
         self._samples.prefetch(self._wanted)
-        correction = None
+        correction = compensation = None
         if settings.bias_correction and self._correctable:
-            correction = BiasCorrection(samples=self._samples.first(self._count), mean=self._mean)
+            run = SampleRun(samples=self._samples.first(self._count))
+            correction = BiasCorrection(run=run, mean=self._mean)
+            compensation = Compensation(run=run, outputs=self._outputs_of, known=self._known_weights) if settings.compensation else None
         grid = partial(self._samples.grid, method=settings.calibration_method, percentile=settings.percentile)
         builder = Builder(
-            settings=settings, grid_of=grid, correction=correction, sampled=self._correctable, known_weights=self._known_weights
-        )
+            settings=settings, grid_of=grid, correction=correction, compensation=compensation, sampled=self._correctable,
+            known_weights=self._known_weights,
+        )  # fmt: skip
         done = execute(self._model, builder, self._name)
         if done.problems:
             raise problems_error(self._name, done.problems)
         program = _program(builder, done, self._name)
         for rewrite in PASSES:
             program = rewrite(program)
-        return Lowered(program, [*builder.notes, *self._notes(settings, correction)], builder.weights)
+        return Lowered(program, [*builder.notes, *self._notes(settings, correction, compensation)], builder.weights)
 
     def _mean(self, value: str) -> np.ndarray:
-        return self._samples.means(list(dict.fromkeys([*self._weighted.values(), value])), self._count)[value]
+        return self._samples.means(list(dict.fromkeys([*(name for name, _ in self._weighted.values()), value])), self._count)[value]
 
-    def _notes(self, settings: Settings, correction: BiasCorrection | None) -> Iterator[str]:
+    def _outputs_of(self, value: str) -> np.ndarray:
+        """A layer's outputs for the samples of bias correction; those of the layers behind it come along as far as memory allows."""
+        if value not in self._outputs:
+            sizes = dict(self._weighted.values())
+            names = list(sizes)
+            behind = names[names.index(value) :] if value in names else [value]
+            kept = np.cumsum([self._count * sizes.get(name, 0) for name in behind])
+            self._outputs = self._samples.outputs(behind[: max(1, int((kept <= _MOST_OUTPUTS).sum()))], self._count)
+        return self._outputs[value]
+
+    def _notes(self, settings: Settings, correction: BiasCorrection | None, compensation: Compensation | None) -> Iterator[str]:
         if self._wanted:
             method = settings.calibration_method + (f" {settings.percentile:g}" if settings.calibration_method == "percentile" else "")
             yield (
                 f"{len(self._wanted)} tensor{'' if len(self._wanted) == 1 else 's'} without a quantiser got "
                 f"{settings.activation_bits}-bit grids ({method}) from calibration samples: {', '.join(self._wanted)}"
             )
+        if compensation is not None and compensation.layers:
+            yield f"weights were rounded so that their errors cancel in the outputs over the calibration samples: {', '.join(compensation.layers)}"
         if correction is not None and correction.corrected:
             yield f"mean errors over the calibration samples were taken out of the biases of {', '.join(correction.corrected)}"
 

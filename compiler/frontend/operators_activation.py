@@ -64,9 +64,8 @@ def _hard_sigmoid(builder: Builder, node: Node) -> Operand:
 
 def _extreme(builder: Builder, node: Node, choose: Callable[[list[Fraction]], Fraction], *, lower: bool) -> Operand:
     """Max (``lower``) or Min of one activation and any number of constant bounds."""
+    # Of two and more, a reduction was made when the model was read.
     values = [operand for operand in node.inputs if isinstance(operand, Value)]
-    if len(values) > 1:
-        raise RefusalError(f"the {node.op} of two activations is not supported", "use Relu, Clip or MaxPool")
     bounds = []
     for operand in node.inputs:
         if isinstance(operand, Constant):
@@ -80,12 +79,12 @@ def _extreme(builder: Builder, node: Node, choose: Callable[[list[Fraction]], Fr
     return _bounded(builder, node, values[0], bound if lower else None, None if lower else bound)
 
 
-@operator("Max", "an activation and a constant")
+@operator("Max", "activations of one shape, and any number of constants")
 def _max(builder: Builder, node: Node) -> Operand:
     return _extreme(builder, node, max, lower=True)
 
 
-@operator("Min", "an activation and a constant")
+@operator("Min", "activations of one shape, and any number of constants")
 def _min(builder: Builder, node: Node) -> Operand:
     return _extreme(builder, node, min, lower=False)
 

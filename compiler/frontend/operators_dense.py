@@ -7,11 +7,12 @@ from fractions import Fraction
 import numpy as np
 
 from tritloom.compiler.frontend.builder import Builder
-from tritloom.compiler.frontend.convolution import accumulators_value, integer_weights
+from tritloom.compiler.frontend.compensation import LayerInputs, dense_inputs, window_inputs
+from tritloom.compiler.frontend.convolution import accumulators_value, integer_weights, pad_code_of
 from tritloom.compiler.frontend.operators_elementwise import affine_step
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.registry import CORE, GOLDEN, Node, operator
-from tritloom.compiler.frontend.values import Constant, Operand, Value, affine_of, exact_values
+from tritloom.compiler.frontend.values import Codes, Constant, Operand, Value, affine_of, exact_values, identity_view
 from tritloom.compiler.frontend.vector import matrix_product
 from tritloom.compiler.frontend.windows import spatial_rank, window_of
 from tritloom.compiler.ir.program import HostOp, Window
@@ -65,12 +66,22 @@ def _conv(builder: Builder, node: Node) -> Operand:
     flat, _ = window_of(node, size, list(kernel), pool=False)
     value, vertical = prepared(builder, value, groups, padded=any(flat.pads))
     window, _ = window_of(node, size, list(kernel), pool=False, vertical=vertical)
-    lowered = integer_weights(builder, weights, node.label)
-    matrix = lowered.codes.reshape(outputs, inputs, *window.kernel)
     spatial = (lambda array: array.reshape(1, outputs, -1)) if rank == 1 else (lambda array: array[None])
+    lowered = integer_weights(builder, weights, node.label, node.outputs[0], _window_inputs(value, window, groups, outputs, spatial))
+    matrix = lowered.codes.reshape(outputs, inputs, *window.kernel)
     return accumulators_value(
         builder, value, lowered, matrix, window, groups, bias, name=node.outputs[0], label=node.label, arrange=spatial
     )
+
+
+def _window_inputs(value: Value, window: Window, groups: int, outputs: int, arrange: Callable[[np.ndarray], np.ndarray]) -> LayerInputs:
+    assert isinstance(value.base, Codes)
+    affine = affine_of(value.chain)
+    assert affine is not None
+    size = window.output_size(*value.base.shape[1:])
+    gains = tuple(entry(affine.gain, group * (value.base.shape[0] // groups)) for group in range(groups))
+    pad_code = pad_code_of(affine) if any(window.pads) else 0
+    return window_inputs(value.base.tensor.name, window, pad_code, gains, size[0] * size[1], arrange(identity_view((outputs, *size))))
 
 
 def prepared(builder: Builder, value: Value, groups: int, *, padded: bool) -> tuple[Value, bool]:
@@ -113,7 +124,11 @@ def _dense(builder: Builder, node: Node, value: Value, rows_of: Callable[[np.nda
     rows = rows_of(value.view)
     count, features = rows.shape
     outputs = weights.array.shape[0]
-    lowered = integer_weights(builder, weights, node.label)
+    affine = affine_of(value.chain)
+    assert isinstance(value.base, Codes) and affine is not None
+    view = arrange(identity_view((outputs, count)).T)
+    inputs = dense_inputs(value.base.tensor.name, rows, affine.gain[0], view) if whole else None
+    lowered = integer_weights(builder, weights, node.label, node.outputs[0], inputs)
     matrix = lowered.codes.reshape(outputs, features).astype(np.int64)
     if count == 1:
         shape = value.base.shape

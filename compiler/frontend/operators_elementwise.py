@@ -193,13 +193,10 @@ def _add(builder: Builder, node: Node) -> Operand:
     return add_constant(builder, node, value, constant, _host(node, constant, first))
 
 
-@operator("Sum", "one or two activations, and any number of constants")
+@operator("Sum", "activations of one shape, and any number of constants")
 def _sum(builder: Builder, node: Node) -> Operand:
+    # Of more than two, pairs were made when the model was read.
     activations = [operand for operand in node.inputs if isinstance(operand, Value)]
-    if len(activations) > 2:
-        raise RefusalError(
-            "the sum of more than two activations is not supported", "use an Add with a quantiser behind it for each further operand"
-        )
     result = activations[0]
     if len(activations) == 2:
         left, right = activations
@@ -211,7 +208,7 @@ def _sum(builder: Builder, node: Node) -> Operand:
     return result
 
 
-@operator("Mean", "one or two activations, and any number of constants")
+@operator("Mean", "activations of one shape, and any number of constants")
 def _mean(builder: Builder, node: Node) -> Operand:
     total, count = _sum(builder, node), len(node.inputs)
     assert isinstance(total, Value)
@@ -250,7 +247,10 @@ def _div(builder: Builder, node: Node) -> Operand:
     if found is None:
         result = forked(builder, node, node.activation(0), node.activation(1))
         if result is None:
-            raise RefusalError("the quotient of two activations is not supported", "divide by a constant")
+            raise RefusalError(
+                "the quotient of two activations is not supported: neither a core nor golden divides by codes",
+                "divide by a constant, or by a value computed element by element from the same activation",
+            )
         return result
     value, constant, first = found
     if first:

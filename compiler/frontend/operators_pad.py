@@ -5,7 +5,8 @@ from fractions import Fraction
 
 import numpy as np
 
-from tritloom.compiler.frontend.builder import Builder, differs
+from tritloom.compiler.frontend.builder import Builder
+from tritloom.compiler.frontend.grids import differs
 from tritloom.compiler.frontend.operators_select import choose
 from tritloom.compiler.frontend.operators_shape import integers, move, positive_axis, shape_of
 from tritloom.compiler.frontend.problems import RefusalError

@@ -5,7 +5,8 @@ from fractions import Fraction
 import numpy as np
 import onnx.helper
 
-from tritloom.compiler.frontend.builder import Builder, host_quantise
+from tritloom.compiler.frontend.builder import Builder
+from tritloom.compiler.frontend.grids import host_quantise
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.registry import Node, append, operator
 from tritloom.compiler.frontend.values import (

@@ -12,7 +12,7 @@ import numpy as np
 
 from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.operators_elementwise import channel_values
-from tritloom.compiler.frontend.operators_quantise import QONNX_DOMAINS, needed
+from tritloom.compiler.frontend.operators_quantise import QONNX_DOMAINS, constant_on_grid, needed
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.registry import Node, operator
 from tritloom.compiler.frontend.values import (
@@ -45,24 +45,19 @@ def threshold_axis(layout: str, rank: int) -> int:
 
 @operator("MultiThreshold", "up to 255 thresholds, for each channel or for all; any scale, bias and layout", domains=QONNX_DOMAINS)
 def _multi_threshold(builder: Builder, node: Node) -> Operand:
+    operand = node.operand(0)
+    if isinstance(operand, Constant):
+        return _of_constant(node, operand.array)
     value = builder.settle(node.activation())
     if isinstance(value.base, Tail):
         raise RefusalError(f"thresholds behind {value.base.operator} are not supported", f"{value.base.operator} may stand only at the end")
-    table = needed(node.constant(1, "thresholds"), "thresholds").array
-    axis = threshold_axis(node.attribute("data_layout", str, ""), len(value.shape))
-    if axis >= len(value.shape) or table.ndim != 2 or table.shape[0] not in (1, value.shape[axis]):
-        raise RefusalError(
-            f"its thresholds of shape {list(table.shape)} do not fit an input of shape {list(value.shape)}",
-            "give (channels, steps) or (1, steps) thresholds, and the data_layout of the input",
-        )
+    table, axis = _table(node, value.shape)
     steps = table.shape[1]
     if steps > 255:
         raise RefusalError(f"its {steps} thresholds make {steps + 1} codes, more than 8 bits", "use at most 255 thresholds")
     ordered = np.sort(table.astype(np.float64), axis=1)
     value, rows = _rows_by_channel(builder, node, value, ordered, axis)
-    scale, bias = (
-        Fraction(float(np.float32(node.attribute(name, float, default)))) for name, default in (("out_scale", 1.0), ("out_bias", 0.0))
-    )
+    scale, bias = _line(node)
     whole = scale > 0 and (bias / scale).denominator == 1
     offset = 0 if steps <= 127 else -128
     grid = (scale, int(-bias / scale)) if whole else (Fraction(1), 0)
@@ -89,6 +84,35 @@ def _multi_threshold(builder: Builder, node: Node) -> Operand:
         head=3,
         integer=False,
     )
+
+
+def _table(node: Node, shape: tuple[int, ...]) -> tuple[np.ndarray, int]:
+    """Thresholds (C, T) or (1, T) and the channel axis of an input of ``shape``."""
+    table = needed(node.constant(1, "thresholds"), "thresholds").array
+    axis = threshold_axis(node.attribute("data_layout", str, ""), len(shape))
+    if axis >= len(shape) or table.ndim != 2 or table.shape[0] not in (1, shape[axis]):
+        raise RefusalError(
+            f"its thresholds of shape {list(table.shape)} do not fit an input of shape {list(shape)}",
+            "give (channels, steps) or (1, steps) thresholds, and the data_layout of the input",
+        )
+    return table, axis
+
+
+def _line(node: Node) -> tuple[Fraction, Fraction]:
+    """``out_scale`` and ``out_bias``."""
+    scale, bias = (np.float32(node.attribute(name, float, default)) for name, default in (("out_scale", 1.0), ("out_bias", 0.0)))
+    return Fraction(float(scale)), Fraction(float(bias))
+
+
+def _of_constant(node: Node, array: np.ndarray) -> Constant:
+    """Quantised weights: codes on a grid where ``out_bias`` is a multiple of a positive ``out_scale``."""
+    table, axis = _table(node, array.shape)
+    rows = np.moveaxis(array, axis, -1)
+    codes = np.moveaxis((rows[..., None] >= table).sum(axis=-1), -1, axis)
+    scale, bias = _line(node)
+    if scale > 0 and (bias / scale).denominator == 1:
+        return constant_on_grid(codes + int(bias / scale), np.array(float(scale), np.float32))
+    return Constant((np.float32(scale) * codes.astype(np.float32) + np.float32(bias)).astype(np.float32))
 
 
 def _elements_as_channels(builder: Builder, value: Value, base: Codes) -> Value:

@@ -12,6 +12,7 @@ import onnx_ir
 from google.protobuf.message import DecodeError
 from onnx_ir.passes.common import RemoveInitializersFromInputsPass, RemoveUnusedNodesPass
 
+from tritloom.compiler.frontend.several import with_pairs
 from tritloom.compiler.frontend.versions import OLDEST_OPSET, standard_opset, upgraded
 from tritloom.errors import ModelError
 
@@ -127,7 +128,8 @@ def read_proto(data: bytes, name: str) -> onnx.ModelProto:
         raise ModelError(f"{name} is not a valid ONNX model: a node, tensor or type in it is damaged") from None
     if model.functions:
         model = _inline(model, name)
-    return upgraded(model, name)
+    model = upgraded(model, name)
+    return with_pairs(model, standard_opset(model))
 
 
 def _known_to_checker(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -31,6 +31,9 @@ class Settings:
         Whether the mean errors of ternarised layers are folded into their biases where there are calibration samples.
     context
         Tokens that the caches of a language model hold, from 1 to 4096; ``None`` is 192, or as many as its tables of angles have.
+    compensation
+        Whether float weights are then rounded so that their errors cancel in the outputs of their layer (methods ``auto`` and ``planes``).
+        It leaves mean errors to the biases, so that it needs ``bias_correction``.
     """
 
     method: str = "auto"
@@ -41,6 +44,7 @@ class Settings:
     percentile: float = DEFAULT_PERCENTILE
     bias_correction: bool = True
     context: int | None = None
+    compensation: bool = True
 
     def __post_init__(self) -> None:
         if not 2 <= self.activation_bits <= 8:

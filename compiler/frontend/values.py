@@ -8,6 +8,7 @@ Everything is analysed for a batch of one; axis 0 of a graph input or output is 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -188,12 +189,12 @@ def canonical_shape(shape: tuple[int, ...]) -> Shape:
         return (rest[0] if rest else 1, 1, 1)
     if len(rest) == 2:
         return (rest[0], 1, rest[1])
-    return (rest[0], rest[1], int(np.prod(rest[2:], dtype=np.int64)))
+    return (rest[0], rest[1], prod(rest[2:]))
 
 
 def check_size(shape: tuple[int, ...]) -> None:
     """Refuse activations that are too large to be looked at element by element."""
-    if float(np.prod(shape, dtype=np.float64)) > LARGEST_ACTIVATION:
+    if prod(shape) > LARGEST_ACTIVATION:
         raise RefusalError(
             f"an activation of shape {list(shape)} is too large", f"use activations of at most {LARGEST_ACTIVATION} elements a sample"
         )
@@ -202,7 +203,7 @@ def check_size(shape: tuple[int, ...]) -> None:
 def identity_view(shape: tuple[int, ...]) -> np.ndarray:
     """Element numbers in order. Raises :class:`RefusalError` beyond :data:`LARGEST_ACTIVATION`."""
     check_size(shape)
-    return np.arange(int(np.prod(shape, dtype=np.int64)), dtype=np.int64).reshape(shape)
+    return np.arange(prod(shape), dtype=np.int64).reshape(shape)
 
 
 def fractions(values: np.ndarray) -> tuple[Fraction, ...]:
@@ -226,6 +227,8 @@ def exact_values(constant: Constant, picks: np.ndarray) -> tuple[Fraction, ...]:
 
 def channels_of(constant: Constant, view: np.ndarray, base: Base) -> tuple[Fraction, ...] | None:
     """Values of a constant that broadcasts to ``view``, by base channel; one entry when all are equal, ``None`` when pixels differ."""
+    if constant.array.size == 1:
+        return exact_values(constant, np.zeros(1, np.int64))
     picks = np.broadcast_to(np.arange(constant.array.size).reshape(constant.array.shape), view.shape).ravel()
     values = constant.array.ravel()[picks]
     if not values.size:
@@ -249,6 +252,8 @@ def affine_of(chain: tuple[Step, ...] | None) -> Affine | None:
     """The chain as one affine step, or ``None``."""
     if chain is None or not all(isinstance(step, Affine) for step in chain):
         return None
+    if len(chain) == 1 and isinstance(chain[0], Affine) and len(chain[0].gain) == len(chain[0].offset) == 1:
+        return chain[0]
     gain: tuple[Fraction, ...] = (Fraction(1),)
     offset: tuple[Fraction, ...] = (Fraction(0),)
     for step in chain:

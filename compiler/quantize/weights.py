@@ -11,7 +11,18 @@ import numpy as np
 from tritloom.errors import ModelError, UserError
 from tritloom.hw.arch.trits import plane_count
 
-__all__ = ["MAX_PLANES", "METHODS", "IntegerWeights", "WeightChoice", "absmean", "lower_weights", "recognise", "residual_planes", "twn"]
+__all__ = [
+    "MAX_PLANES",
+    "METHODS",
+    "IntegerWeights",
+    "WeightChoice",
+    "absmean",
+    "integers_at",
+    "lower_weights",
+    "recognise",
+    "residual_planes",
+    "twn",
+]
 
 METHODS = ("auto", "twn", "absmean", "planes")
 MAX_PLANES = 6
@@ -74,6 +85,11 @@ def _result(values: np.ndarray, codes: np.ndarray, scale: np.ndarray, method: st
         method=method,
         error=_relative_error(values, codes, np.broadcast_to(exact, (len(values),))),
     )
+
+
+def integers_at(values: np.ndarray, codes: np.ndarray, scale: np.ndarray, planes: int) -> IntegerWeights:
+    """Given ``codes`` (O, ...) of ``planes`` digit planes for ``values`` (O, ...), with one ``scale`` or one a row, rounded to float32."""
+    return _result(values, codes, scale, "planes", planes)
 
 
 def _grid(magnitudes: np.ndarray, dtype: np.dtype) -> tuple[float, int] | None:

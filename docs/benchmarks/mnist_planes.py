@@ -22,6 +22,8 @@ from tritloom.report.scatter import accuracy_plot
 
 MODEL = "mnist_cnn_float"
 MAX_LOSS = 0.01
+LEFT_OUT = {", no bias correction": {"bias_correction": False}, ", nearest codes": {"compensation": False}, "": {}}
+"""What of the corrections is left out, and how."""
 
 
 def main() -> None:
@@ -42,9 +44,9 @@ def main() -> None:
     # The grids of a fixed number of planes come from the same half of the samples as those of the search.
     rows = []
     for planes in (1, 2, 3, 4):
-        for correction in (False, True):
-            model = tritloom.compile(data, name=MODEL, calibration={"image": samples[::2]}, planes=planes, bias_correction=correction)
-            rows.append(row(f"{planes} plane{'s'[: planes > 1]}{'' if correction else ', no bias correction'}", model))
+        for left_out, options in LEFT_OUT.items():
+            model = tritloom.compile(data, name=MODEL, calibration={"image": samples[::2]}, planes=planes, **options)
+            rows.append(row(f"{planes} plane{'s'[: planes > 1]}{left_out}", model))
     search = choose_planes(data, name=MODEL, calibration={"image": samples}, labels=answers, max_loss=MAX_LOSS)
     rows.append(row(f"auto, at most {MAX_LOSS:.0%}", search.model))
     reference = correct(onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"]))

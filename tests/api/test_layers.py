@@ -97,3 +97,18 @@ def test_bias_correction_is_on_and_can_be_left_out(cli, float_mlp, tmp_path):
     for verb in ("verify", "estimate"):
         extra = ("--on", "golden") if verb == "verify" else ()
         assert cli(verb, float_mlp, "--calibration", "samples.npz", "--no-bias-correction", *extra).code == 0
+
+
+def test_compensation_is_on_and_can_be_left_out(cli, float_mlp, tmp_path):
+    np.savez(tmp_path / "samples.npz", **SAMPLES)
+    words = ("compile", float_mlp, "--calibration", "samples.npz", "--json", "-o")
+    on, off = cli(*words, "on.loom"), cli(*words, "off.loom", "--no-compensation")
+    assert (
+        "weights were rounded so that their errors cancel in the outputs over the calibration samples: hidden, classifier"
+        in on.json["notes"]
+    )
+    assert not any("errors cancel" in note for note in off.json["notes"])
+    assert any("mean errors" in note for note in off.json["notes"])
+    for verb in ("verify", "estimate"):
+        extra = ("--on", "golden") if verb == "verify" else ()
+        assert cli(verb, float_mlp, "--calibration", "samples.npz", "--no-compensation", *extra).code == 0

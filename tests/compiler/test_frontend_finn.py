@@ -78,6 +78,19 @@ def test_thresholds_of_a_graph_input_are_the_hosts() -> None:
     assert_equal(data, feeds={"x": np.random.default_rng(1).normal(size=(30, 3, 4, 4)).astype(np.float32)})
 
 
+@pytest.mark.parametrize("attributes", [{"out_bias": -1.0}, {"out_scale": 0.5, "out_bias": -0.5}, {"out_scale": 2.0}])
+@pytest.mark.parametrize("rows", [1, 4])
+def test_thresholds_of_constants_make_weights(rows: int, attributes: dict) -> None:
+    """Values on thresholds count as reached; two thresholds a row make ternary weights, which stay exact."""
+    g = Graph(5)
+    table = g.rng.integers(-2, 2, (rows, 1)) + np.array([[0.0, 1.0]])
+    w = thresholds(g, g.constant(g.rng.integers(-3, 4, (6, 4))), table, layout="NC", **attributes)
+    y = g.add("MatMul", g.quant("x", 1.0, 0, 6), w)
+    lowered = assert_equal(g.model({"x": (1, 6)}, {y: (1, 4)}))
+    (layer,) = lowered.program.operations
+    assert isinstance(layer, Convolution) and layer.weight_method == "exact" and layer.planes <= 2
+
+
 def test_padding_behind_thresholds_without_a_code_for_zero() -> None:
     """Bipolar thresholds: the codes -1 and 1, and the zero of the padding."""
     g = Graph()
