@@ -1,5 +1,6 @@
 """``tritloom train``: a network for the array, trained by one of the methods."""
 
+from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,6 +82,8 @@ def train(
     tritloom train evolve --net layered --data digits
 
     tritloom train --config run.toml --resume
+
+    torchrun --no-python --nproc-per-node 2 tritloom train bitnet --net bitnet --data text -o characters
     """
     from tritloom.errors import UserError
     from tritloom.files import read_bytes
@@ -117,6 +120,11 @@ def train(
         console.say(f"going on after epoch {trainer.epoch} of {settings.epochs}")
     elif checkpoint.exists():
         raise UserError(f"folder {str(folder)!r} holds a training already; add --resume to go on, or name another folder with -o")
+    if int(environ.get("RANK", "0")) > 0:
+        # Under torchrun the first process alone writes and talks.
+        while trainer.epoch < settings.epochs:
+            trainer.run_epoch()
+        return
     _run(trainer, checkpoint, every, console)
     console.result(_write(trainer, folder, name, console))
 

@@ -24,6 +24,7 @@ from tritloom.models.methods.weights import RepairedDrnaWeights
 from tritloom.models.nets.decoder_export import decoder_model
 from tritloom.models.nets.language import LanguageModel
 from tritloom.models.nets.language_methods import LANGUAGE_METHODS
+from tritloom.models.train import parallel
 from tritloom.models.train.checkpoints import Resumable
 from tritloom.models.train.language_settings import CORPUS_OF, STEPS_PER_EPOCH, LanguageSettings
 from tritloom.models.train.perplexity import evaluate, windows
@@ -70,6 +71,7 @@ class LanguageTrainer(Resumable):
             raise UserError(
                 f"sequence is {settings.sequence}, but the text has only {len(self.text.held_out)} held-out characters; take a shorter one"
             )
+        parallel.check_batch(settings.batch)
         self.generator = torch.Generator().manual_seed(settings.seed)
         self.net = LanguageModel(settings.decoder(len(self.text.alphabet)), settings.precision).to(self.device)
         self.optimiser = torch.optim.AdamW(
@@ -96,10 +98,10 @@ class LanguageTrainer(Resumable):
             extra = penalty(self.net)
             self.optimiser.zero_grad()
             (loss if extra is None else loss + extra).backward()
+            total += parallel.averaged(self.net, loss.item())
             torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.settings.clip)
             self.optimiser.step()
             self.schedule.step()
-            total += loss.item()
         set_progress(self.net, (done + STEPS_PER_EPOCH) / self.settings.steps)
         if self.epoch + 1 == self.settings.epochs:
             crystal |= self._crystallise()
@@ -111,7 +113,7 @@ class LanguageTrainer(Resumable):
 
     def _loss(self) -> Tensor:
         settings = self.settings
-        starts = torch.randint(len(self._train) - settings.sequence, (settings.batch,), generator=self.generator)
+        starts = parallel.share(torch.randint(len(self._train) - settings.sequence, (settings.batch,), generator=self.generator))
         rows = self._train[starts[:, None] + torch.arange(settings.sequence + 1)].to(self.device)
         logits = self.net(rows[:, :-1])
         return functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())

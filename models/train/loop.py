@@ -19,6 +19,7 @@ from tritloom.models.methods.layers import crystallise, flips, penalty, set_prog
 from tritloom.models.methods.recipes import recipe
 from tritloom.models.nets.classifier import classifier
 from tritloom.models.nets.network import Layer, Network
+from tritloom.models.train import parallel
 from tritloom.models.train.augmentation import augment
 from tritloom.models.train.checkpoints import Resumable
 from tritloom.models.train.settings import Settings
@@ -66,6 +67,7 @@ class Trainer(Resumable):
         torch.manual_seed(settings.seed)
         self.settings, self.data, self.device = settings, data, device or torch.device("cpu")
         self.generator = torch.Generator().manual_seed(settings.seed)
+        parallel.check_batch(settings.batch)
         if len(data.train_images) < settings.batch:
             raise UserError(f"batch is {settings.batch}, but there are only {len(data.train_images)} rows for training")
         self.net = Network(data.shape, _layers(settings), data.classes, recipe(settings.method), input_step=data.step).to(self.device)
@@ -92,9 +94,9 @@ class Trainer(Resumable):
             loss = self._loss(rows.to(self.device))
             self.optimiser.zero_grad()
             loss.backward()
+            total += parallel.averaged(self.net, loss.item()) * len(rows)
             self.optimiser.step()
             self.schedule.step()
-            total += loss.item() * len(rows)
             done += 1
         set_progress(self.net, done / self.steps)
         if self.epoch + 1 == self.settings.epochs:
@@ -111,7 +113,8 @@ class Trainer(Resumable):
             images = augment(
                 images, self.generator, shift=settings.shift, rotation=settings.rotation, stretch=settings.stretch, whole=self.data.whole
             )
-        loss = functional.cross_entropy(self.net(images), self._labels[rows], label_smoothing=settings.label_smoothing)
+        images, labels = parallel.share(images), parallel.share(self._labels[rows])
+        loss = functional.cross_entropy(self.net(images), labels, label_smoothing=settings.label_smoothing)
         extra = penalty(self.net)
         return loss if extra is None else loss + extra
 

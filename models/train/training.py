@@ -75,8 +75,10 @@ def _begin(settings: AnySettings, device: str) -> Training:
     if isinstance(settings, RecursionSettings):
         from tritloom.models.data.puzzles import load_puzzles
         from tritloom.models.train.loop import device_named
+        from tritloom.models.train.parallel import check_alone
         from tritloom.models.train.recursion import RecursionTrainer
 
+        check_alone(settings.net)
         where = device_named(device)
         return RecursionTrainer(
             settings, load_puzzles(settings.data, count=settings.puzzles, held_out=settings.held_out, seed=settings.seed), device=where
@@ -84,12 +86,18 @@ def _begin(settings: AnySettings, device: str) -> Training:
     if isinstance(settings, LanguageSettings):
         from tritloom.models.train.language import LanguageTrainer
         from tritloom.models.train.loop import device_named
+        from tritloom.models.train.parallel import start
 
-        return LanguageTrainer(settings, device=device_named(device))
+        where = device_named(device)
+        start(where)
+        return LanguageTrainer(settings, device=where)
     assert isinstance(settings, Settings)
     from tritloom.models.data.pictures import load_pictures
 
     pictures = load_pictures(settings.data)
     from tritloom.models.train.loop import Trainer, device_named
+    from tritloom.models.train.parallel import start
 
-    return Trainer(settings, pictures, device=device_named(device))
+    where = device_named(device)
+    start(where)
+    return Trainer(settings, pictures, device=where)
