@@ -16,7 +16,6 @@ import numpy as np
 import onnxruntime
 
 import tritloom
-from tritloom.models import zoo
 from tritloom.planes import choose_planes
 from tritloom.report.scatter import accuracy_plot
 
@@ -31,7 +30,7 @@ def main() -> None:
         images, labels = arrays["images"][:, None].astype(np.float32) / np.float32(255), arrays["labels"].astype(np.int64)
     first, last = len(labels) * 7 // 10, len(labels) - len(labels) // 10
     samples, answers, held_out, truth = images[first:last], labels[first:last], images[last:], labels[last:]
-    data = zoo.path(MODEL).read_bytes()
+    data = (Path(__file__).parent / f"{MODEL}.onnx").read_bytes()
 
     def correct(session: tritloom.InferenceSession | onnxruntime.InferenceSession) -> int:
         return int((np.asarray(session.run(None, {"image": held_out})[0]).argmax(axis=1) == truth).sum())

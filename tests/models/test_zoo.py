@@ -1,6 +1,7 @@
 """The packaged models: what they claim, judged by ONNX Runtime."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -83,7 +84,7 @@ def test_mnist_float_is_a_small_float_cnn_that_compiles():
     """The data is not here; what can be said without it. The claimed accuracy is printed by docs/benchmarks/mnist_planes.py."""
     import tritloom
 
-    path = zoo.path("mnist_cnn_float")
+    path = Path(__file__).parents[2] / "docs/benchmarks/mnist_cnn_float.onnx"
     model = onnx.load(path)
     assert path.stat().st_size < 300_000 and not any("Quantize" in node.op_type for node in model.graph.node)
     metadata = {entry.key: entry.value for entry in model.metadata_props}
