@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir
 
+from tritloom.compiler.frontend import operators_drna, operators_sequence
 from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.calibrate import Calibration
 from tritloom.compiler.frontend.compensation import Compensation
@@ -30,7 +31,10 @@ from tritloom.compiler.passes import PASSES
 from tritloom.compiler.quantize.weights import IntegerWeights
 from tritloom.errors import UserError
 
-__all__ = ["Lowering", "check", "lower"]
+__all__ = ["SEQUENCE_FAMILIES", "Lowering", "check", "lower"]
+
+SEQUENCE_FAMILIES = (operators_sequence, operators_drna)
+"""The modules that put their handlers of language models into the tables when they are imported."""
 
 _CONVERSIONS = ("Dequantize", "Gather", "Quantize", "Reshape", "Transpose")
 """Steps of the host that only turn values into codes and back, or move them."""

@@ -31,7 +31,7 @@ from tritloom.compiler.ir.program import Convolution, Program, State, Tensor, Wi
 from tritloom.compiler.quantize.weights import recognise
 from tritloom.hw.arch.blockfloat import LEVELS, MANTISSA_BITS
 
-__all__ = ["HANDLERS", "lower_sequence", "scale_pair", "sequence_weights"]
+__all__ = ["HANDLERS", "attribute", "lower_sequence", "scale_pair", "sequence_weights", "single"]
 
 DEFAULT_CAPACITY = 192
 """Tokens that the caches hold where nothing else is said."""
@@ -45,7 +45,9 @@ def lower_sequence(model: onnx.ModelProto, name: str, capacity: int | None) -> P
     Raises :class:`ModelError` for inputs and outputs of another kind.
     """
     if capacity is None:
+        given = {value.name for value in model.graph.input}
         tables = {node.input[1] for node in model.graph.node if node.op_type == "RotaryEmbedding" and len(node.input) > 1}
+        tables |= {node.input[0] for node in model.graph.node if node.op_type == "Gather" and node.input[1] not in given}
         rows = [tensor.dims[0] for tensor in model.graph.initializer if tensor.name in tables and tensor.dims]
         capacity = max(1, min([DEFAULT_CAPACITY, *rows]))
     return SequenceReader(model, name, capacity).read()
@@ -85,11 +87,11 @@ def _operator(*names: str) -> Callable[[Handler], Handler]:
     return register
 
 
-def _attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
+def attribute(node: onnx.NodeProto, name: str, default: Any) -> Any:
     return next((helper.get_attribute_value(entry) for entry in node.attribute if entry.name == name), default)
 
 
-def _number(value: Any) -> Fraction | None:
+def single(value: Any) -> Fraction | None:
     """A constant of one element."""
     return Fraction(float(value.ravel()[0])) if isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "fiu" else None
 
@@ -103,7 +105,7 @@ def _need_block(value: Any, what: str) -> Block:
 @_operator("Gather")
 def _gather(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
     table, place = operands
-    if not isinstance(table, np.ndarray) or not isinstance(place, Tokens) or table.ndim != 2 or _attribute(node, "axis", 0):
+    if not isinstance(table, np.ndarray) or not isinstance(place, Tokens) or table.ndim != 2 or attribute(node, "axis", 0):
         raise RefusalError("only a table of embeddings, (tokens, width), is looked up by the tokens")
     codes, step = (table.astype(np.int16), Fraction(1)) if table.dtype.kind in "iu" else _integers(table, 15)
     if "token" not in reader.tensors:
@@ -115,7 +117,7 @@ def _gather(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -
 
 @_operator("DequantizeLinear")
 def _dequantize(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
-    block, scale = _need_block(operands[0], "the operand"), _number(operands[1])
+    block, scale = _need_block(operands[0], "the operand"), single(operands[1])
     if scale is None or (len(operands) > 2 and operands[2] is not None and np.any(operands[2])):
         raise RefusalError("a block has one scale and no zero point")
     return replace(block, constant=block.constant * scale)
@@ -124,11 +126,11 @@ def _dequantize(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any
 @_operator("RMSNormalization", "LayerNormalization")
 def _norm(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
     block, centre = _need_block(operands[0], "the operand"), node.op_type == "LayerNormalization"
-    if _attribute(node, "axis", -1) not in (-1, block.index.ndim - 1):
+    if attribute(node, "axis", -1) not in (-1, block.index.ndim - 1):
         raise RefusalError("it must go over the last axis", "axis = -1")
     block, count = reader.laid_out(node, block), block.index.shape[-1]
     gain, step = _integers(np.broadcast_to(operands[1], (count,)), _GAIN_BITS)
-    epsilon = Fraction(float(np.float32(_attribute(node, "epsilon", 1e-5)))) * count / block.constant**2
+    epsilon = Fraction(float(np.float32(attribute(node, "epsilon", 1e-5)))) * count / block.constant**2
     # The result of the operation is divided by the root of the sum of squares; the model's by that of their mean.
     constant = step * Fraction(math.sqrt(count))
     bias, bias_scale = None, (0, 0)
@@ -195,7 +197,7 @@ def _attend(reader: SequenceReader, node: onnx.NodeProto, scores: Scores, values
 @_operator("Mul")
 def _multiply(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
     for left, right in (operands, operands[::-1]):
-        number = _number(right)
+        number = single(right)
         if (
             isinstance(left, Draft)
             and isinstance(right, Draft)
@@ -254,7 +256,7 @@ def _quantised(reader: SequenceReader, node: onnx.NodeProto, block: Block) -> Bl
 @_operator("Div")
 def _divide(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
     left, right = operands
-    number = _number(left)
+    number = single(left)
     if isinstance(right, Draft) and number is not None:
         if right.stage == "largest" and number == LEVELS:
             return Draft("ratio", right.block)
@@ -267,7 +269,7 @@ def _divide(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -
         and (left.stage, right.stage) == ("codes", "ratio")
     ):
         return _quantised(reader, node, left.block)
-    number = _number(right)
+    number = single(right)
     if isinstance(left, (Block, Scores)) and number is not None and number > 0:
         field_ = "constant" if isinstance(left, Block) else "factor"
         return replace(left, **{field_: getattr(left, field_) / number})
@@ -333,14 +335,14 @@ HANDLERS["Abs"], HANDLERS["Round"] = _advance(None, "magnitude"), _advance("scal
 
 @_operator("ReduceMax")
 def _largest(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
-    axes = operands[1] if len(operands) > 1 else np.array(_attribute(node, "axes", []))
+    axes = operands[1] if len(operands) > 1 else np.array(attribute(node, "axes", []))
     value = operands[0]
     last = (
         isinstance(value, Draft)
         and axes is not None
         and np.array_equal(np.asarray(axes) % value.block.index.ndim, [value.block.index.ndim - 1])
     )
-    if not last or value.stage != "magnitude" or not _attribute(node, "keepdims", 1):
+    if not last or value.stage != "magnitude" or not attribute(node, "keepdims", 1):
         raise RefusalError("only the largest magnitude of a token's channels is taken", "Abs before it, the last axis, keepdims = 1")
     return Draft("largest", value.block)
 
@@ -348,7 +350,7 @@ def _largest(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) 
 @_operator("Max")
 def _floor(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
     """A floor for the largest magnitude matters for blocks of zeros only, whose codes are 0 anyway."""
-    value, number = operands[0], _number(operands[1]) if len(operands) == 2 else None
+    value, number = operands[0], single(operands[1]) if len(operands) == 2 else None
     if not isinstance(value, Draft) or value.stage != "largest" or number is None or not 0 < number <= Fraction(1, 1000):
         raise RefusalError("only a small number is a floor of a largest magnitude")
     return value
@@ -357,7 +359,7 @@ def _floor(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) ->
 @_operator("Clip")
 def _clip(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
     value = operands[0]
-    low, high = (_number(operand) for operand in operands[1:3])
+    low, high = (single(operand) for operand in operands[1:3])
     if not isinstance(value, Draft) or value.stage != "rounded" or low not in (-LEVELS - 1, -LEVELS) or high != LEVELS:
         raise RefusalError("only rounded codes are limited here, to -128 or -127, and 127")
     return Draft("codes", value.block)
@@ -377,7 +379,7 @@ def _rotary(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -
         or not reader.is_position(node.input[3])
     ):
         raise RefusalError("it needs constant tables of cosines and sines, and the number of earlier tokens as position")
-    if _attribute(node, "rotary_embedding_dim", 0) or block.index.ndim != 4 or cosine.shape[-1] * 2 != block.index.shape[-1]:
+    if attribute(node, "rotary_embedding_dim", 0) or block.index.ndim != 4 or cosine.shape[-1] * 2 != block.index.shape[-1]:
         raise RefusalError("it must turn whole heads: (1, heads, 1, channels)")
     if len(cosine) < reader.capacity:
         raise RefusalError(
@@ -388,7 +390,7 @@ def _rotary(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -
     tables = [np.rint(table[: reader.capacity] * (1 << _ANGLE_BITS)).astype(np.int16) for table in (cosine, sine)]
     result = reader.emit(
         Rotate, node, reader.tensors[block.tensor].shape, constant, input=block.tensor, input_scale=block.scale, position=POSITION, cosine=tables[0],
-        sine=tables[1], interleaved=bool(_attribute(node, "interleaved", 0)),
+        sine=tables[1], interleaved=bool(attribute(node, "interleaved", 0)),
     )  # fmt: skip
     return reader.result(result, constant, block.index.shape)
 
@@ -399,7 +401,7 @@ def _append(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -
         len(operands) != 2
         or not isinstance(operands[0], Cache)
         or not isinstance(operands[1], Block)
-        or _attribute(node, "axis", 0) not in (2, -2)
+        or attribute(node, "axis", 0) not in (2, -2)
     ):
         raise RefusalError("only the new keys or values of a token are appended to a cache, along the tokens")
     cache, block = operands
@@ -432,7 +434,7 @@ def _append(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -
 
 @_operator("Softmax")
 def _softmax(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
-    if not isinstance(operands[0], Scores) or _attribute(node, "axis", -1) not in (-1, operands[0].queries.index.ndim - 1):
+    if not isinstance(operands[0], Scores) or attribute(node, "axis", -1) not in (-1, operands[0].queries.index.ndim - 1):
         raise RefusalError("only the scores of an attention pass through it, along the tokens")
     return replace(operands[0], weights=True)
 
@@ -452,9 +454,9 @@ def _reshape(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) 
 def _transpose(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
     value = operands[0]
     if isinstance(value, Block):
-        return replace(value, index=value.index.transpose(_attribute(node, "perm", None)))
+        return replace(value, index=value.index.transpose(attribute(node, "perm", None)))
     if isinstance(value, Cache):
-        order = _attribute(node, "perm", list(range(len(value.axes)))[::-1])
+        order = attribute(node, "perm", list(range(len(value.axes)))[::-1])
         return replace(value, axes="".join(value.axes[place] for place in order))
     raise RefusalError("only activations and caches are transposed")
 

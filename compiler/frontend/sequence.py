@@ -97,7 +97,17 @@ class Scores:
     weights: bool = False
 
 
-Value = np.ndarray | Size | Tokens | Block | Draft | Cache | Scores
+@dataclass(frozen=True, eq=False)
+class Turning:
+    """A step of D-RNA's rotation; see :mod:`tritloom.compiler.frontend.operators_drna`. ``before`` is the key of the token before, ``block`` what is turned or stored."""
+
+    stage: str
+    before: Block | None = None
+    block: Block | None = None
+    angles: str = ""
+
+
+Value = np.ndarray | Size | Tokens | Block | Draft | Cache | Scores | Turning
 
 
 def is_sequence_model(model: onnx.ModelProto) -> bool:
@@ -105,10 +115,13 @@ def is_sequence_model(model: onnx.ModelProto) -> bool:
     return any(value.name.startswith(PAST) for value in model.graph.input)
 
 
-Handler = Callable[["SequenceReader", onnx.NodeProto, list[Any]], Value]
+Handler = Callable[["SequenceReader", onnx.NodeProto, list[Any]], Value | Sequence[Value]]
 
 HANDLERS: dict[str, Handler] = {}
-"""The value of a node's output, by operator; filled by :mod:`tritloom.compiler.frontend.operators_sequence`."""
+"""The value of a node's output, or of all its outputs, by operator; filled by :mod:`tritloom.compiler.frontend.operators_sequence`."""
+
+TURNS: dict[str, Handler] = {}
+"""The same where an operand is a step of D-RNA's rotation."""
 
 
 @dataclass
@@ -264,8 +277,13 @@ class SequenceReader:
             self.values.update(zip(node.output, results, strict=False))
         return self.program(tokens[0])
 
-    def cache(self, value: onnx.ValueInfoProto) -> Cache:
+    def cache(self, value: onnx.ValueInfoProto) -> Cache | Turning:
         sizes = [size.dim_value for size in value.type.tensor_type.shape.dim]
+        if sizes[2:3] == [1]:
+            tensor = self.tensor(value.name, (sizes[3], sizes[1], 1), bits=8)
+            scale = self.tensor(f"{value.name}.scale", (2, sizes[1], 1))
+            index = np.arange(sizes[3] * sizes[1]).reshape(sizes[3], sizes[1]).T.reshape(1, sizes[1], 1, sizes[3])
+            return Turning("last", Block(tensor, scale, Fraction(1), index, codes=True))
         if len(sizes) != 4 or not sizes[1] or not sizes[3]:
             raise ModelError(
                 f"{self.name}: input {value.name!r} must have the shape (1, heads, tokens, channels), heads and channels declared"
@@ -282,10 +300,12 @@ class SequenceReader:
             return run_node(node, [operand if isinstance(operand, np.ndarray) else None for operand in operands], self.opset)
         if node.op_type == "Shape" or all(isinstance(operand, Size) for operand in dynamic):
             return [Size(name) for name in node.output]
-        handler = HANDLERS.get(node.op_type) if node.domain in ("", "ai.onnx") else None
+        handlers = TURNS if any(isinstance(operand, Turning) for operand in dynamic) else HANDLERS
+        handler = handlers.get(node.op_type) if node.domain in ("", "ai.onnx") else None
         if handler is None:
-            raise RefusalError("no rule lowers it in a language model", f"rules exist for {', '.join(sorted(HANDLERS))}")
-        return [handler(self, node, operands)]
+            raise RefusalError("no rule lowers it in a language model", f"rules exist for {', '.join(sorted(handlers))}")
+        result = handler(self, node, operands)
+        return result if isinstance(result, tuple) else [result]
 
     @property
     def opset(self) -> int:
@@ -295,7 +315,7 @@ class SequenceReader:
         outputs = []
         for value in self.model.graph.output:
             found = self.values.get(value.name)
-            if isinstance(found, Cache):
+            if isinstance(found, Cache | Turning):
                 continue
             if not isinstance(found, Block):
                 raise ModelError(f"{self.name}: output {value.name!r} is not computed from the tokens")

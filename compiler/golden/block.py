@@ -15,6 +15,7 @@ from tritloom.compiler.ir.block import (
     Rectify,
     Rotate,
     Store,
+    Turn,
     View,
 )
 from tritloom.errors import ModelError
@@ -26,7 +27,7 @@ Scale = tuple[np.ndarray, np.ndarray]
 """Mantissas and exponents, int64 (N, 1, H, W)."""
 
 ONE = (1 << 15, -15)
-CURVE_BITS, CURVE_STEPS = 6, 512
+CURVE_BITS, TURN_BITS = 6, 8
 
 
 def _constant(pair: tuple[int, int]) -> Scale:
@@ -88,6 +89,29 @@ def _rotate(operation: Rotate, codes: np.ndarray, scale: Scale, position: np.nda
     turned = first * cosine - second * sine, second * cosine + first * sine
     result = np.stack(turned, axis=2).reshape(elements.shape) if operation.interleaved else np.concatenate(turned, axis=1)
     return result, _moved(scale, right)
+
+
+def _curve(codes: np.ndarray, scale: Scale, constant: tuple[int, int], table: np.ndarray, bits: int) -> np.ndarray:
+    """Entries of ``table``, whose middle is 0, at the values of a block in steps of ``2**-bits``, rounded half up and limited to the table."""
+    elements, right = blockfloat.normalise(codes, 1)
+    scale = blockfloat.scale_product(_moved(scale, right), _constant(constant))
+    places = np.clip(-scale[1] - bits, 1, 62)
+    steps = (elements * scale[0] + (np.int64(1) << (places - 1))) >> places
+    half = len(table) // 2
+    return table.astype(np.int64)[np.clip(steps, -half, half - 1) + half]
+
+
+def _turn(operation: Turn, tensors: dict[str, np.ndarray]) -> tuple[np.ndarray, Scale]:
+    """Angles in turns of ``2**16``, which wrap; elements of 15 bits times cosines and sines of 14."""
+    elements, right = blockfloat.normalise(tensors[operation.input].astype(np.int64), 1)
+    before = tensors[operation.before].astype(np.int64)
+    shares = _curve(before, _scale(tensors, operation.before_scale), operation.constant, operation.table, TURN_BITS)
+    shares = np.repeat(shares, elements.shape[2] // before.shape[2], axis=2)
+    turns = operation.angles.astype(np.int64)[tensors[operation.position].ravel()][:, :, None, None] + shares
+    half = elements.shape[1] // 2
+    other = np.concatenate([-elements[:, half:], elements[:, :half]], axis=1)
+    result = elements * blockfloat.cosine(turns) + other * blockfloat.cosine(turns - (1 << 14))
+    return result, _moved(_scale(tensors, operation.input_scale), right)
 
 
 def _attend(operation: Attend, tensors: dict[str, np.ndarray]) -> tuple[np.ndarray, Scale]:
@@ -165,11 +189,10 @@ def _compute(operation: BlockOperation, tensors: dict[str, np.ndarray]) -> tuple
             scales = tuple(blockfloat.scale_product(scale, constant) for scale, constant in zip(scales, constants, strict=True))
             return blockfloat.add_blocks(left, scales[0], right, scales[1])
         case Curve():
-            elements, right = blockfloat.normalise(tensors[operation.input].astype(np.int64), 1)
-            scale = blockfloat.scale_product(_moved(_scale(tensors, operation.input_scale), right), _constant(operation.constant))
-            places = np.clip(-scale[1] - CURVE_BITS, 1, 62)
-            steps = (elements * scale[0] + (np.int64(1) << (places - 1))) >> places
-            return operation.table.astype(np.int64)[np.clip(steps, -CURVE_STEPS, CURVE_STEPS - 1) + CURVE_STEPS], None
+            codes, scale = tensors[operation.input].astype(np.int64), _scale(tensors, operation.input_scale)
+            return _curve(codes, scale, operation.constant, operation.table, CURVE_BITS), None
+        case Turn():
+            return _turn(operation, tensors)
         case Rotate():
             position = tensors[operation.position].astype(np.int64)
             return _rotate(operation, tensors[operation.input].astype(np.int64), _scale(tensors, operation.input_scale), position)

@@ -19,6 +19,7 @@ from tritloom.compiler.ir.block import (
     Rectify,
     Rotate,
     Store,
+    Turn,
     View,
 )
 from tritloom.compiler.ir.program import Operation, Program, Tensor
@@ -26,7 +27,7 @@ from tritloom.hw.arch.blockfloat import MANTISSA_BITS
 
 __all__ = ["block_kinds", "check_block"]
 
-CURVE_POINTS = 1024
+CURVE_POINTS, TURN_POINTS = 1024, 2048
 MOST_COLUMNS = 1 << 16
 _EXPONENTS = 1 << 12
 
@@ -52,6 +53,12 @@ def block_kinds(base: dict[str, Decoder], arrays: ArrayReader) -> dict[str, tupl
         array = arrays.get(value)
         if array.dtype != np.int64 or array.ndim != 3:
             raise Malformed("index is not a 3-dimensional int64 array")
+        return array
+
+    def angles(value: Any) -> np.ndarray:
+        array = arrays.get(value)
+        if array.dtype != np.int32 or array.ndim != 2 or array.min(initial=0) < 0 or array.max(initial=0) >> 16:
+            raise Malformed("angles are not a table of 16-bit turns")
         return array
 
     def scale(value: Any) -> tuple[int, int]:
@@ -80,6 +87,9 @@ def block_kinds(base: dict[str, Decoder], arrays: ArrayReader) -> dict[str, tupl
         "Rectify": (Rectify, {**own, "input": text}),
         "Rotate": (Rotate, {**scaled, "position": text, "cosine": table(2), "sine": table(2), "interleaved": boolean}),
         "Store": (Store, {**own, "cache": text, "input": text, "position": text}),
+        "Turn": (Turn, {
+            **scaled, "before": text, "before_scale": text, "constant": scale, "position": text, "angles": angles, "table": table(1),
+        }),
         "View": (View, {**scaled, "index": index}),
     }  # fmt: skip
 
@@ -142,6 +152,16 @@ def check_block(operation: BlockOperation, program: Program, output: Tensor, whe
                 "has tables for other channels",
             )
             need_position(operation.position, sizes[0])
+        case Turn():
+            before, output_shape = shape(operation.before), output.shape
+            need(shape(operation.input) == output_shape and output_shape[0] % 2 == 0, "turns channels without pairs")
+            need(
+                operation.angles.shape[1] == output_shape[0] == before[0] and len(operation.table) == TURN_POINTS,
+                "has tables for other channels",
+            )
+            need(before[2] == output_shape[2] == 1 and output_shape[1] % before[1] == 0, "is turned by keys of another shape")
+            need_scale(operation.before_scale, operation.before)
+            need_position(operation.position, len(operation.angles))
         case Store():
             channels, heads, columns = shape(operation.cache)
             need(

@@ -16,7 +16,7 @@ import numpy as np
 from tritloom.compiler.ir.vector import GoldenOperation
 
 __all__ = [
-    "Attend", "BlockOperation", "BlockProduct", "BlockSum", "Curve", "Lookup", "Norm", "Position", "Quantise", "Rectify", "Rotate", "Store", "View",
+    "Attend", "BlockOperation", "BlockProduct", "BlockSum", "Curve", "Lookup", "Norm", "Position", "Quantise", "Rectify", "Rotate", "Store", "Turn", "View",
 ]  # fmt: skip
 
 
@@ -157,6 +157,28 @@ class Rotate(BlockOperation):
     @property
     def inputs(self) -> tuple[str, ...]:
         return tuple(name for name in (self.input, self.input_scale, self.position) if name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Turn(BlockOperation):
+    """Pairs of channels turned by angles of their own for each channel (D-RNA): ``angles[position, c] + pi * tanh(before[c])``.
+
+    The first half of the channels makes pairs with the second. ``angles`` is int32 (positions, C) in turns of ``2**16``. ``before`` (C, key heads, 1) is a block with the constant
+    scale ``constant`` (mantissa, exponent); head h reads head ``h * key heads / heads`` of it. ``table`` holds ``tanh`` with 15 fraction bits, int16, from -4 to 4 in steps of 1/256.
+    """
+
+    input: str
+    input_scale: str = ""
+    before: str
+    before_scale: str
+    constant: tuple[int, int]
+    position: str
+    angles: np.ndarray = field(compare=False)
+    table: np.ndarray = field(compare=False)
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        return tuple(name for name in (self.input, self.input_scale, self.before, self.before_scale, self.position) if name)
 
 
 @dataclass(frozen=True, kw_only=True)

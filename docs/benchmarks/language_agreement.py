@@ -32,12 +32,15 @@ def main() -> None:
     starts = np.random.default_rng(0).integers(0, len(held_out) - LENGTH - 1, WINDOWS)
     rows = np.stack([held_out[start : start + LENGTH + 1] for start in starts])
     session = onnxruntime.InferenceSession(source, providers=["CPUExecutionProvider"])
-    past = {given.name: np.zeros((1, given.shape[1], 0, given.shape[3]), np.float32) for given in session.get_inputs()[1:]}
+    shapes = {given.name: [size if isinstance(size, int) else 0 for size in given.shape] for given in session.get_inputs()[1:]}
+    past = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
     floats = np.concatenate([np.asarray(session.run(["logits"], {"input_ids": row[None, :-1], **past})[0]) for row in rows])
     (golden,) = tritloom.InferenceSession(source).run(["logits"], {"input_ids": rows[:, :-1]})
     difference = np.sqrt(((floats - golden) ** 2).mean()) / floats.std()
     print(f"float {nats(floats, rows[:, 1:]):.4f}, golden {nats(golden, rows[:, 1:]):.4f} nats a character")
-    print(f"same likeliest character: {(floats.argmax(-1) == golden.argmax(-1)).mean():.2%}; logits differ by {difference:.2%} of their deviation")
+    print(
+        f"same likeliest character: {(floats.argmax(-1) == golden.argmax(-1)).mean():.2%}; logits differ by {difference:.2%} of their deviation"
+    )
 
 
 if __name__ == "__main__":

@@ -8,10 +8,12 @@ so that one 18-bit multiplier does it, and no intermediate value needs more than
 Shifts to the right round towards minus infinity, like those of hardware; rounding to nearest is said where it happens, and is half up.
 """
 
+import math
+
 import numpy as np
 
 __all__ = [
-    "BLOCK_BITS", "EXPONENT_STEPS", "MANTISSA_BITS", "POWERS", "add_blocks", "bit_length", "normalise", "power_of_two", "quantise_block", "reciprocal", "root_reciprocal",
+    "BLOCK_BITS", "COSINES", "EXPONENT_STEPS", "MANTISSA_BITS", "POWERS", "add_blocks", "bit_length", "cosine", "normalise", "power_of_two", "quantise_block", "reciprocal", "root_reciprocal",
     "scale_of", "scale_product", "shifted",
 ]  # fmt: skip
 
@@ -117,6 +119,20 @@ def add_blocks(
     total = shifted(left * left_scale[0], exponent - there[0]) + shifted(right * right_scale[0], exponent - there[1])
     empty = (left_scale[0] == 0) & (right_scale[0] == 0)
     return total, (np.where(empty, 0, 1 << (MANTISSA_BITS - 1)), np.where(empty, 0, exponent - (MANTISSA_BITS - 1)))
+
+
+def cosine(turns: np.ndarray) -> np.ndarray:
+    """``cos(2 * pi * turns / 2**16)`` with 14 fraction bits; the sine is that of ``turns - 2**14``.
+
+    ``turns`` are rounded to 12 bits, and a table of a quarter wave, :data:`COSINES`, gives the rest: ``round(2**14 * cos(2 * pi * i / 4096))``.
+    """
+    place = ((np.asarray(turns) + 8) >> 4) & 4095
+    half = np.minimum(place, 4096 - place)
+    return np.where(half <= 1024, COSINES[np.minimum(half, 1024)], -COSINES[np.clip(2048 - half, 0, 1024)])
+
+
+COSINES = np.array([round((1 << 14) * math.cos(2 * math.pi * index / 4096)) for index in range(1025)], np.int64)
+"""Quarter wave of :func:`cosine`. No entry lies within 1e-5 of a half, far beyond the rounding of any libm."""
 
 
 def _power_table() -> np.ndarray:

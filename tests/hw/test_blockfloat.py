@@ -148,6 +148,14 @@ def test_sum_with_nothing() -> None:
     assert not total.any() and int(scale[0]) == 0
 
 
+def test_cosine() -> None:
+    turns = np.arange(-(1 << 17), 1 << 17, 5)
+    found = blockfloat.cosine(turns)
+    assert np.abs(found / (1 << 14) - np.cos(2 * np.pi * turns / (1 << 16))).max() < 0.0009
+    assert blockfloat.cosine(np.array([0, 1 << 14, 1 << 15, 3 << 14, 1 << 16])).tolist() == [1 << 14, 0, -(1 << 14), 0, 1 << 14]
+    assert np.array_equal(blockfloat.cosine(16 * turns), blockfloat.cosine(-16 * turns))
+
+
 def test_powers_of_two() -> None:
     steps = np.arange(256 * 18)
     found = blockfloat.power_of_two(steps)

@@ -13,6 +13,7 @@ from tritloom.compiler.golden import Stream
 from tritloom.compiler.image import encode_artefact
 from tritloom.errors import ModelError, UserError
 from tritloom.generation import TextGenerator, choose
+from tritloom.models import zoo
 from tritloom.models.nets.decoder_export import decoder_model
 
 TOKENS = np.random.default_rng(7).integers(0, 13, 12)
@@ -33,7 +34,15 @@ def golden_logits(model: CompiledModel, tokens: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "block,kv_heads,rotation", [("bitnet", 1, "half"), ("bitnet", 4, "interleaved"), ("llama", 2, "half"), ("llama", 2, "interleaved")]
+    "block,kv_heads,rotation",
+    [
+        ("bitnet", 1, "half"),
+        ("bitnet", 4, "interleaved"),
+        ("llama", 2, "half"),
+        ("llama", 2, "interleaved"),
+        ("drna", 1, "half"),
+        ("drna", 4, "half"),
+    ],
 )
 def test_golden_follows_onnx_runtime(block, kv_heads, rotation):
     """Activations are rounded to 8 bits again and again, so a value near a half may go the other way; everything else would show as a far larger error."""
@@ -46,6 +55,14 @@ def test_golden_follows_onnx_runtime(block, kv_heads, rotation):
     assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > 0.999
 
 
+def test_packaged_models_compile():
+    for name in ("charlm_bitnet", "charlm_drna_repaired"):
+        generator = TextGenerator(tritloom.compile(zoo.path(name)))
+        assert generator.context == 192 and len(generator.vocabulary) == 103
+        text = "".join(generator.vocabulary[token] for token in generator.generate(generator.tokens("The "), count=3))
+        assert len(text) == 3 and text.isprintable()
+
+
 def test_sequences_of_a_batch_do_not_touch_each_other():
     model = compiled()
     session = tritloom.InferenceSession(model)
@@ -56,8 +73,9 @@ def test_sequences_of_a_batch_do_not_touch_each_other():
         np.testing.assert_array_equal(golden_logits(model, tokens), together[index])
 
 
-def test_a_prefix_has_the_same_logits():
-    model = compiled("llama")
+@pytest.mark.parametrize("block", ["llama", "drna"])
+def test_a_prefix_has_the_same_logits(block):
+    model = compiled(block)
     np.testing.assert_array_equal(golden_logits(model, TOKENS)[:5], golden_logits(model, TOKENS[:5]))
 
 
@@ -86,12 +104,13 @@ def test_caches_hold_what_was_stored():
         assert keys[..., :count].any(axis=(1, 2)).all() and not keys[..., count:].any()
 
 
-def test_a_file_gives_the_same_text(tmp_path):
-    model = compiled()
+@pytest.mark.parametrize("block", ["bitnet", "drna"])
+def test_a_file_gives_the_same_text(tmp_path, block):
+    model = compiled(block)
     model.save(tmp_path / "model.loom")
     read = CompiledModel.load(tmp_path / "model.loom")
     np.testing.assert_array_equal(golden_logits(read, TOKENS), golden_logits(model, TOKENS))
-    assert encode_artefact(read.artefact) == encode_artefact(model.artefact) == encode_artefact(compiled().artefact)
+    assert encode_artefact(read.artefact) == encode_artefact(model.artefact) == encode_artefact(compiled(block).artefact)
 
 
 # ---- text ----
@@ -201,6 +220,18 @@ def _wrong_limit(graph):
     for node in graph.node:
         if node.op_type == "Clip":
             node.input[2] = node.input[1]
+
+
+def _other_turn(graph):
+    """The cosine where the sine belongs."""
+    next(node for node in graph.node if node.op_type == "Sin").op_type = "Cos"
+
+
+def test_another_rotation_is_refused():
+    model = exported("drna", 0)[0]
+    _other_turn(model.graph)
+    with pytest.raises(ModelError, match="it is no step of a rotation by the key before"):
+        tritloom.compile(model.SerializeToString())
 
 
 def _unknown(graph):
