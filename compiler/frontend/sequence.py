@@ -261,7 +261,10 @@ class SequenceReader:
         self.tensor(_POSITION_AFTER, (1, 1, 1), high=self.capacity - 1)
         self.states.append(State(tensor=POSITION, following=_POSITION_AFTER))
         for tensor in graph.initializer:
-            self.values[tensor.name] = numpy_helper.to_array(tensor)
+            try:
+                self.values[tensor.name] = numpy_helper.to_array(tensor)
+            except (ValueError, TypeError, AttributeError, KeyError):
+                raise ModelError(f"{self.name}: initializer {tensor.name!r} is damaged") from None
         tokens = [value for value in graph.input if value.name not in self.values and not value.name.startswith(PAST)]
         if len(tokens) != 1:
             raise ModelError(f"{self.name}: a language model has one input beside its cache, not {[value.name for value in tokens]}")
@@ -319,7 +322,7 @@ class SequenceReader:
                 continue
             if not isinstance(found, Block):
                 raise ModelError(f"{self.name}: output {value.name!r} is not computed from the tokens")
-            shape = tuple(size.dim_value or size.dim_param or "?" for size in value.type.tensor_type.shape.dim)
+            shape = ("N", "S", found.index.size)
             outputs.append(
                 OutputSpec(
                     name=value.name,

@@ -119,6 +119,7 @@ def check_block(operation: BlockOperation, program: Program, output: Tensor, whe
 
     need(output.bits == 8 or output.bits == 32 or not isinstance(operation, Quantise), "quantises to more than 8 bits")
     if operation.output_scale:
+        need(operation.output_scale in program.tensors, "writes a scale that does not exist")
         need_scale(operation.output_scale, operation.output)
     for part in ("input", "left", "right", "queries", "keys", "values"):
         name = getattr(operation, f"{part}_scale", "")

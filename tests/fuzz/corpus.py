@@ -9,11 +9,14 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "compiler"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
+from decoder_cases import random_weights, small
 from frontend_models import Graph
 
 from tritloom.compiled import compile
 from tritloom.compiler.image import encode_artefact
+from tritloom.models.nets.decoder_export import decoder_model
 
 __all__ = ["TARGETS", "corpus"]
 
@@ -103,6 +106,12 @@ def _nested() -> bytes:
     return model.SerializeToString()
 
 
+def _decoder(block: str) -> bytes:
+    """A language model with a cache of 12 tokens: written-out quantisers, rotations, attention, states."""
+    decoder = small(block, context=12)
+    return decoder_model("decoder", decoder, random_weights(decoder, "ternary", 0), {}).SerializeToString()
+
+
 def _arrays() -> list[bytes]:
     rng = np.random.default_rng(0)
     files = []
@@ -118,9 +127,10 @@ def corpus(target: str) -> list[bytes]:
     """Whole files for one of :data:`TARGETS`, the same ones each time."""
     if target == "npz":
         return _arrays()
-    models = [_convolutions(), _qonnx(), _float(), _moves(), _nested()]
+    models = [_convolutions(), _qonnx(), _float(), _moves(), _nested(), _decoder("bitnet"), _decoder("drna")]
     if target == "onnx":
         return models
     samples = {"x": np.random.default_rng(1).normal(size=(9, 6)).astype(np.float32)}
     compiled = [compile(models[0], name="net"), compile(models[1], name="net"), compile(models[2], name="net", calibration=samples)]
+    compiled += [compile(model, name="net") for model in models[-2:]]
     return [encode_artefact(model.artefact) for model in compiled]

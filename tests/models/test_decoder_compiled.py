@@ -1,6 +1,7 @@
 """Decoders compiled to integers, in golden against ONNX Runtime; what the front end refuses of them; the files."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import onnx
@@ -10,7 +11,10 @@ from decoder_cases import Runner, random_weights, small
 import tritloom
 from tritloom.compiled import CompiledModel
 from tritloom.compiler.golden import Stream
-from tritloom.compiler.image import encode_artefact
+from tritloom.compiler.image import decode_artefact, encode_artefact
+from tritloom.compiler.image.validate import validate_program
+from tritloom.compiler.image.values import Malformed
+from tritloom.compiler.ir.block import Norm
 from tritloom.errors import ModelError, UserError
 from tritloom.generation import TextGenerator, choose
 from tritloom.models import zoo
@@ -259,3 +263,25 @@ def test_caches_are_no_longer_than_the_tables_unless_asked():
 def test_tables_shorter_than_the_caches():
     with pytest.raises(ModelError, match="its tables hold 12 positions, the caches 13"):
         compiled(context=13)
+
+
+def _damaged_tensor(graph):
+    next(tensor for tensor in graph.initializer if tensor.name == "block0.attention_norm.gain").dims[0] = 7
+
+
+def _no_shape(graph):
+    del graph.output[0].type.tensor_type.shape.dim[:]
+
+
+def test_damaged_files_are_one_sentence():
+    """What fuzzing found."""
+    with pytest.raises(ModelError, match="damaged"):
+        tritloom.compile(changed(_damaged_tensor))
+    model = tritloom.compile(changed(_no_shape), context=12)
+    assert CompiledModel(decode_artefact(encode_artefact(model.artefact), "x")).program.outputs[0].shape == ("N", "S", 13)
+    program = compiled().program
+    changed_layers = tuple(
+        replace(operation, output_scale="nowhere") if isinstance(operation, Norm) else operation for operation in program.operations
+    )
+    with pytest.raises(Malformed, match="writes a scale that does not exist"):
+        validate_program(replace(program, operations=changed_layers))
