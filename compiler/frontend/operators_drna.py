@@ -65,9 +65,9 @@ def _join(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> 
         state = reader.tensors[left.before.tensor]
         reader.tensors[state.name] = replace(state, scale=(right.constant,))
         return replace(left, stage="moving", block=right)
-    halves = isinstance(left, Turning) and isinstance(right, Turning) and (left.stage, right.stage) == ("negated", "first")
-    if halves and left.block is right.block:
-        return Turning("other", block=left.block)
+    if isinstance(left, Turning) and isinstance(right, Turning) and (left.stage, right.stage) == ("negated", "first"):
+        if left.block is right.block:
+            return Turning("other", block=left.block)
     raise _refusal()
 
 

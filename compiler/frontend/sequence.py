@@ -115,7 +115,7 @@ def is_sequence_model(model: onnx.ModelProto) -> bool:
     return any(value.name.startswith(PAST) for value in model.graph.input)
 
 
-Handler = Callable[["SequenceReader", onnx.NodeProto, list[Any]], Value | Sequence[Value]]
+Handler = Callable[["SequenceReader", onnx.NodeProto, list[Any]], Value | tuple[Value, ...]]
 
 HANDLERS: dict[str, Handler] = {}
 """The value of a node's output, or of all its outputs, by operator; filled by :mod:`tritloom.compiler.frontend.operators_sequence`."""
@@ -334,6 +334,8 @@ class SequenceReader:
                     scale_tensor=found.scale,
                 )
             )
+        if not outputs or "token" not in self.tensors:
+            raise ModelError(f"{self.name}: nothing but the caches is computed; a language model looks up its tokens and has logits")
         given = InputSpec(name=tokens.name, shape=("N",), dtype="int64", tensor="token", prologue=())
         return Program(
             name=self.name, tensors=self.tensors, operations=tuple(self.operations), inputs=(given,), outputs=tuple(outputs),

@@ -279,6 +279,8 @@ def test_damaged_files_are_one_sentence():
         tritloom.compile(changed(_damaged_tensor))
     model = tritloom.compile(changed(_no_shape), context=12)
     assert CompiledModel(decode_artefact(encode_artefact(model.artefact), "x")).program.outputs[0].shape == ("N", "S", 13)
+    with pytest.raises(ModelError, match="nothing but the caches is computed"):
+        tritloom.compile(changed(lambda graph: graph.output.pop(0)), context=12)
     program = compiled().program
     changed_layers = tuple(
         replace(operation, output_scale="nowhere") if isinstance(operation, Norm) else operation for operation in program.operations
