@@ -11,7 +11,6 @@ from decoder_cases import Runner, assert_alike, clear_sequences, small
 from tritloom.cli.main import main
 from tritloom.errors import UserError
 from tritloom.models.data import text
-from tritloom.models.methods import crystallise, set_progress
 from tritloom.models.nets.decoder import BLOCKS, PRESETS, angles
 from tritloom.models.nets.decoder_export import decoder_model
 from tritloom.models.nets.language_methods import LANGUAGE_METHODS, precision
@@ -54,8 +53,9 @@ def network(torch, language, decoder, *words, **choices):
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.mul_(1 if decoder.block == "drna" else 3).add_(torch.randn_like(parameter), alpha=0.02)
-    set_progress(net, 1.0)
-    crystallise(net)
+    layers = import_module("tritloom.models.methods.layers")
+    layers.set_progress(net, 1.0)
+    layers.crystallise(net)
     return net
 
 
