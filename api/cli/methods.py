@@ -59,7 +59,7 @@ def methods(
         raise UserError(f"folder {str(output.parent)!r} for the results does not exist; make it, or name another file with -o")
     store = Store(output)
     runs = [*(digits_runs(seeds) if only != "text" else ()), *(text_runs(seeds) if only != "digits" else ())]
-    runs = [run for run in runs if not method or run.recipe.get("method", run.method) in method]
+    runs = [run for run in runs if not method or (run.recipe["method"] if run.task == "text" else run.method) in method]
     waiting = [run for run in runs if store.result(run) is None]
     console.say(f"{len(runs) - len(waiting)} of {len(runs)} trainings are stored already")
     with console.progress() as progress:

@@ -149,7 +149,7 @@ def test_a_table_takes_its_place_in_the_page():
 
 def test_an_evolved_network_is_judged_on_its_own_split():
     """Trained, exported and golden agree to the last image, and the random split is that of the seed."""
-    recipe = {"data": "digits:random:1", "seed": 1, "generations": 1500}
+    recipe = {"data": "digits:random:1", "seed": 1, "epochs": 1, "generations": 1500}
     found = train_run(Run("digits-random", "evolved", 1, recipe), golden_logits)
     assert found["correct_trained"] == found["correct_exported"] == found["correct_golden"] > 100
     assert found["held_out_rows"] == 397 and 0 < found["zeros"] < found["weights"] == 64 * 128 + 128 * 10
@@ -161,3 +161,18 @@ def test_an_evolved_network_is_judged_on_its_own_split():
 
     assert train_run(Run("digits-random", "evolved", 1, recipe), judge)["correct_golden"] == (load("random", seed=1).test_labels == 0).sum()
     assert np.array_equal(seen[0], load("random", seed=1).test_images)
+
+
+def test_stored_language_models_reach_the_marks():
+    """One seed, held-out nats a character: near float with ternary weights, and as published D-RNA is worse than a unigram model once exported."""
+    store = Store(DOCS / "benchmarks" / "methods.json")
+
+    def nats(run: str, kind: str = "nats_exported") -> float:
+        return store.results("text", run)[0][kind]
+
+    for run in text_runs(1):
+        assert store.result(run) is not None, f"{run.key}: the recipe has changed; tritloom bench methods --only text"
+    assert max(nats("llama/twn"), nats("bitnet/bitnet")) <= nats("llama/float") + 0.08
+    assert nats("llama/quest-w4a4") <= 1.45 and nats("llama/quest-w1a1") <= 1.9
+    assert nats("drna/drna-repaired") <= nats("drna/float") + 0.12
+    assert nats("drna/drna-reference", "nats_pytorch") < 2.4 and nats("drna/drna-reference") > 3.19
