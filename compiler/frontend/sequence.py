@@ -38,6 +38,9 @@ __all__ = [
     "is_sequence_model",
 ]
 
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
+"""What NumPy raises when a damaged model gives an operator operands of impossible shapes or types."""
+
 PAST = "past_key_values."
 POSITION, _POSITION_AFTER = "position", "position.after"
 
@@ -277,6 +280,10 @@ class SequenceReader:
                 results = self.node(node)
             except RefusalError as error:
                 return Problem(node.name or node.output[0], node.op_type, error.reason, error.hint)
+            except _MALFORMED:
+                return Problem(
+                    node.name or node.output[0], node.op_type, "its operands and attributes do not fit together", "check the model"
+                )
             self.values.update(zip(node.output, results, strict=False))
         return self.program(tokens[0])
 

@@ -273,12 +273,19 @@ def _no_shape(graph):
     del graph.output[0].type.tensor_type.shape.dim[:]
 
 
+def _wrong_order(graph):
+    node = next(node for node in graph.node if node.op_type == "Transpose")
+    next(entry for entry in node.attribute if entry.name == "perm").ints[0] = 9
+
+
 def test_damaged_files_are_one_sentence():
     """What fuzzing found."""
     with pytest.raises(ModelError, match="damaged"):
         tritloom.compile(changed(_damaged_tensor))
     model = tritloom.compile(changed(_no_shape), context=12)
     assert CompiledModel(decode_artefact(encode_artefact(model.artefact), "x")).program.outputs[0].shape == ("N", "S", 13)
+    with pytest.raises(ModelError, match="its operands and attributes do not fit together"):
+        tritloom.compile(changed(_wrong_order), context=12)
     with pytest.raises(ModelError, match="nothing but the caches is computed"):
         tritloom.compile(changed(lambda graph: graph.output.pop(0)), context=12)
     program = compiled().program
