@@ -36,6 +36,8 @@ __all__ = ["HANDLERS", "attribute", "lower_sequence", "scale_pair", "sequence_we
 DEFAULT_CAPACITY = 192
 """Tokens that the caches hold where nothing else is said."""
 
+_FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE, onnx.TensorProto.FLOAT16, onnx.TensorProto.BFLOAT16)
+
 _GAIN_BITS, _ANGLE_BITS, _CURVE_BITS = 15, 14, 15
 
 
@@ -349,9 +351,9 @@ def _largest(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) 
 
 @_operator("Max")
 def _floor(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
-    """A floor for the largest magnitude matters for blocks of zeros only, whose codes are 0 anyway."""
+    """A floor of the largest magnitude matters where a whole token is smaller: golden then keeps more of it than the float model, at most the floor itself."""
     value, number = operands[0], single(operands[1]) if len(operands) == 2 else None
-    if not isinstance(value, Draft) or value.stage != "largest" or number is None or not 0 < number <= Fraction(1, 1000):
+    if not isinstance(value, Draft) or value.stage != "largest" or number is None or not 0 < number <= Fraction(1, 10_000):
         raise RefusalError("only a small number is a floor of a largest magnitude")
     return value
 
@@ -479,4 +481,6 @@ def _resized(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) 
 
 @_operator("Identity", "Cast")
 def _same(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
+    if node.op_type == "Cast" and attribute(node, "to", 0) not in _FLOATS:
+        raise RefusalError("activations are only cast from one float type to another")
     return operands[0]

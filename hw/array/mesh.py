@@ -14,7 +14,7 @@ __all__ = ["MeshCommand", "TernaryMesh", "accumulator_formula", "mesh_latency"]
 
 
 COLUMNS_PER_COPY = 12
-"""Columns that share a register of their command; see :meth:`TernaryMesh.elaborate`."""
+"""Columns that share a register of the command to triple."""
 
 
 def mesh_latency(rows: int, reduction: str) -> int:

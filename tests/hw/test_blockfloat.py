@@ -32,12 +32,11 @@ def test_bit_length() -> None:
     assert blockfloat.bit_length(np.array(values, np.int64)).tolist() == [value.bit_length() for value in values]
 
 
-@pytest.mark.parametrize("amount", [-62, -3, 0, 1, 62, 70])
+@pytest.mark.parametrize("amount", [-58, -3, 0, 1, 62, 70])
 def test_shifts_round_down(amount) -> None:
     values = np.array([-5, -1, 0, 1, 5], np.int64)
     expected = [math.floor(v * Fraction(2) ** -amount) for v in values.tolist()]
-    if amount > -60:
-        assert blockfloat.shifted(values, np.array(amount)).tolist() == expected
+    assert blockfloat.shifted(values, np.array(amount)).tolist() == expected
 
 
 @given(st.integers(1, (1 << 62) - 1), st.integers(-50, 50))

@@ -231,6 +231,13 @@ def _other_turn(graph):
     next(node for node in graph.node if node.op_type == "Sin").op_type = "Cos"
 
 
+def _cast(graph):
+    """A token's codes as integers."""
+    node = next(node for node in graph.node if node.op_type == "Relu")
+    node.op_type = "Cast"
+    node.attribute.append(onnx.helper.make_attribute("to", onnx.TensorProto.INT32))
+
+
 def test_another_rotation_is_refused():
     model = exported("drna", 0)[0]
     _other_turn(model.graph)
@@ -248,6 +255,7 @@ def _unknown(graph):
         (_float_weights, r"'block0.attention.query': .*not small integers with one scale"),
         (_unquantised, r"'block0.attention.query': its activations are not quantised"),
         (_wrong_limit, r"'block0.attention_norm.codes': only rounded codes"),
+        (_cast, r"'block0.perceptron.positive': activations are only cast from one float type to another"),
         (_unknown, r"'block0.perceptron.positive': no rule lowers it in a language model"),
     ],
 )
