@@ -26,7 +26,7 @@ def exactness(program: Program) -> dict[str, Any]:
     """
     return {
         "tensors": [_tensor(tensor) for tensor in program.tensors.values()],
-        "layers": [_layer(operation) for operation in program.operations],
+        "layers": [_layer(operation) for operation in program.walk()],
     }
 
 

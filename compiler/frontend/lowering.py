@@ -16,6 +16,8 @@ from tritloom.compiler.frontend.calibrate import Calibration
 from tritloom.compiler.frontend.compensation import Compensation
 from tritloom.compiler.frontend.correction import BiasCorrection
 from tritloom.compiler.frontend.execution import Execution, execute, operator_key
+from tritloom.compiler.frontend.loops import is_loop_model
+from tritloom.compiler.frontend.operators_loop import lower_loops
 from tritloom.compiler.frontend.operators_sequence import lower_sequence, sequence_weights
 from tritloom.compiler.frontend.patterns import recognise
 from tritloom.compiler.frontend.portrait import dialect_of, parameters_of, precision_of, where_it_runs
@@ -25,6 +27,7 @@ from tritloom.compiler.frontend.registry import CORE, GOLDEN, HOST, OPERATORS
 from tritloom.compiler.frontend.samples import SampleRun
 from tritloom.compiler.frontend.sequence import is_sequence_model
 from tritloom.compiler.frontend.settings import Settings
+from tritloom.compiler.ir.loop import Loop
 from tritloom.compiler.ir.program import Convolution, HostOp, Operation, Program
 from tritloom.compiler.ir.vector import GoldenOperation
 from tritloom.compiler.passes import PASSES
@@ -68,8 +71,9 @@ class Lowering:
     def __init__(self, data: bytes, *, name: str, calibration: Mapping[str, np.ndarray] | None = None) -> None:
         self._name = name
         proto, self._model = read_model(data, name)
-        self._sequence = proto if is_sequence_model(proto) else None
-        if self._sequence is not None:
+        # Their readers walk the file itself, and need nothing that is planned here.
+        self._sequence, self._loops = (proto if applies(proto) else None for applies in (is_sequence_model, is_loop_model))
+        if self._sequence is not None or self._loops is not None:
             return
         recognise(self._model)
         self._wanted, plan, found = _plan(self._model, name)
@@ -97,6 +101,12 @@ class Lowering:
                 raise problems_error(self._name, [program])
             capacity = program.tensors[program.states[0].tensor].high + 1
             return Lowered(program, [f"the caches of keys and values hold {capacity} tokens"])
+        if self._loops is not None:
+            program = lower_loops(self._loops, self._name)
+            if isinstance(program, Problem):
+                raise problems_error(self._name, [program])
+            loops = [operation for operation in program.walk() if isinstance(operation, Loop)]
+            return Lowered(program, [_loop_note(loop) for loop in loops])
         unknown = [layer for layer in settings.layers if layer not in self._weighted]
         if unknown:
             raise UserError(f"{self._name} has no layer {unknown[0]!r} with weights; its layers are {', '.join(self._weighted)}")
@@ -160,8 +170,8 @@ def check(data: bytes, *, name: str = "model") -> CheckReport:
     The rules are those of :func:`lower`. Raises :class:`ModelError` for bytes that are no valid model.
     """
     proto, model = read_model(data, name)
-    if is_sequence_model(proto):
-        found = lower_sequence(proto, name, Settings().context)
+    if is_sequence_model(proto) or is_loop_model(proto):
+        found = lower_sequence(proto, name, Settings().context) if is_sequence_model(proto) else lower_loops(proto, name)
         problems, wanted, weighted = ([found], [], {}) if isinstance(found, Problem) else ([], [], sequence_weights(found))
         program = None if isinstance(found, Problem) else found
     else:
@@ -214,6 +224,11 @@ def _plan(model: onnx_ir.Model, name: str) -> tuple[list[str], Builder, Executio
     return wanted, builder, done
 
 
+def _loop_note(loop: Loop) -> str:
+    ends = f", fewer where {loop.condition!r} becomes 0" if loop.condition else ""
+    return f"loop {loop.name!r} makes {loop.limit} trips{ends}"
+
+
 def _program(builder: Builder, done: Execution, name: str) -> Program:
     return Program(
         name=name, tensors=builder.tensors, operations=tuple(builder.operations), inputs=tuple(builder.inputs), outputs=tuple(done.outputs)
@@ -251,14 +266,21 @@ def _layers(program: Program) -> list[dict[str, Any]]:
     tensors = program.tensors
     before = [layer for given in program.inputs for layer in on_host(given.name, given.prologue, tensors[given.tensor].shape)]
     after = [layer for result in program.outputs for layer in on_host(result.name, result.epilogue, tensors[result.tensor].shape)]
-    return [*before, *(_layer(operation, program) for operation in program.operations), *after]
+    return [*before, *(_layer(operation, program, trips) for operation, trips in _repeated(program.operations, 1)), *after]
 
 
-def _layer(operation: Operation, program: Program) -> dict[str, Any]:
+def _repeated(operations: tuple[Operation, ...], trips: int) -> Iterator[tuple[Operation, int]]:
+    """Every operation, those in the bodies of loops too, and how often it is computed at most."""
+    for operation in operations:
+        yield operation, trips
+        yield from _repeated(operation.parts, trips * operation.limit if isinstance(operation, Loop) else trips)
+
+
+def _layer(operation: Operation, program: Program, trips: int) -> dict[str, Any]:
     output = program.tensors[operation.output]
     macs = 0
     if isinstance(operation, Convolution):
-        macs = int(np.prod(operation.weights.shape)) * output.shape[1] * output.shape[2]
+        macs = int(np.prod(operation.weights.shape)) * output.shape[1] * output.shape[2] * trips
     shape = program.tensors[operation.inputs[0]].shape
     kind = "Dense" if isinstance(operation, Convolution) and operation.is_dense(shape) else type(operation).__name__
     runs = GOLDEN if isinstance(operation, GoldenOperation) else CORE

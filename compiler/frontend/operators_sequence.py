@@ -31,7 +31,7 @@ from tritloom.compiler.ir.program import Convolution, Program, State, Tensor, Wi
 from tritloom.compiler.quantize.weights import recognise
 from tritloom.hw.arch.blockfloat import LEVELS, MANTISSA_BITS
 
-__all__ = ["HANDLERS", "attribute", "lower_sequence", "scale_pair", "sequence_weights", "single"]
+__all__ = ["HANDLERS", "attribute", "integers_near", "lower_sequence", "need_block", "scale_pair", "sequence_weights", "single"]
 
 DEFAULT_CAPACITY = 192
 """Tokens that the caches hold where nothing else is said."""
@@ -59,7 +59,7 @@ def sequence_weights(program: Program) -> dict[str, dict[str, Any]]:
     """Facts of the weights of each layer, by its name: :func:`tritloom.compiler.frontend.portrait.weight_facts`."""
     return {
         operation.name: weight_facts(Constant(operation.weights.astype(np.float32)))
-        for operation in program.operations
+        for operation in program.walk()
         if isinstance(operation, Convolution)
     }
 
@@ -73,7 +73,7 @@ def scale_pair(value: Fraction | float) -> tuple[int, int]:
     return (rounded >> 1, exponent + 1 - MANTISSA_BITS) if rounded >> MANTISSA_BITS else (rounded, exponent - MANTISSA_BITS)
 
 
-def _integers(values: np.ndarray, bits: int) -> tuple[np.ndarray, Fraction]:
+def integers_near(values: np.ndarray, bits: int) -> tuple[np.ndarray, Fraction]:
     """``codes * step`` near ``values``: int16 codes of ``bits`` bits without sign, and a step that is a power of two."""
     largest = float(np.abs(values).max(initial=0))
     step = Fraction(2) ** (math.frexp(largest)[1] - bits)
@@ -98,7 +98,7 @@ def single(value: Any) -> Fraction | None:
     return Fraction(float(value.ravel()[0])) if isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "fiu" else None
 
 
-def _need_block(value: Any, what: str) -> Block:
+def need_block(value: Any, what: str) -> Block:
     if not isinstance(value, Block):
         raise RefusalError(f"{what} is not a value that a core computes", "quantise it by the largest magnitude of a token")
     return value
@@ -109,7 +109,7 @@ def _gather(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -
     table, place = operands
     if not isinstance(table, np.ndarray) or not isinstance(place, Tokens) or table.ndim != 2 or attribute(node, "axis", 0):
         raise RefusalError("only a table of embeddings, (tokens, width), is looked up by the tokens")
-    codes, step = (table.astype(np.int16), Fraction(1)) if table.dtype.kind in "iu" else _integers(table, 15)
+    codes, step = (table.astype(np.int16), Fraction(1)) if table.dtype.kind in "iu" else integers_near(table, 15)
     if "token" not in reader.tensors:
         shape = Tensor(name="token", shape=(1, 1, 1), bits=32, low=0, high=len(table) - 1, scale=(Fraction(1),))
         reader.tensors["token"] = shape
@@ -119,7 +119,7 @@ def _gather(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -
 
 @_operator("DequantizeLinear")
 def _dequantize(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
-    block, scale = _need_block(operands[0], "the operand"), single(operands[1])
+    block, scale = need_block(operands[0], "the operand"), single(operands[1])
     if scale is None or (len(operands) > 2 and operands[2] is not None and np.any(operands[2])):
         raise RefusalError("a block has one scale and no zero point")
     return replace(block, constant=block.constant * scale)
@@ -127,17 +127,17 @@ def _dequantize(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any
 
 @_operator("RMSNormalization", "LayerNormalization")
 def _norm(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
-    block, centre = _need_block(operands[0], "the operand"), node.op_type == "LayerNormalization"
+    block, centre = need_block(operands[0], "the operand"), node.op_type == "LayerNormalization"
     if attribute(node, "axis", -1) not in (-1, block.index.ndim - 1):
         raise RefusalError("it must go over the last axis", "axis = -1")
     block, count = reader.laid_out(node, block), block.index.shape[-1]
-    gain, step = _integers(np.broadcast_to(operands[1], (count,)), _GAIN_BITS)
+    gain, step = integers_near(np.broadcast_to(operands[1], (count,)), _GAIN_BITS)
     epsilon = Fraction(float(np.float32(attribute(node, "epsilon", 1e-5)))) * count / block.constant**2
     # The result of the operation is divided by the root of the sum of squares; the model's by that of their mean.
     constant = step * Fraction(math.sqrt(count))
     bias, bias_scale = None, (0, 0)
     if len(operands) > 2 and operands[2] is not None and np.any(operands[2]):
-        bias, bias_step = _integers(np.broadcast_to(operands[2], (count,)), _GAIN_BITS)
+        bias, bias_step = integers_near(np.broadcast_to(operands[2], (count,)), _GAIN_BITS)
         bias_scale = scale_pair(bias_step / constant)
     result = reader.emit(
         Norm, node, reader.tensors[block.tensor].shape, constant, input=block.tensor, input_scale=block.scale, gain=gain, bias=bias,
@@ -151,7 +151,7 @@ def _matmul(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -
     left, right = operands
     if isinstance(left, Scores):
         return _attend(reader, node, left, right)
-    block = _need_block(left, "the left operand")
+    block = need_block(left, "the left operand")
     if isinstance(right, Cache):
         if right.axes[-2:] != "cn":
             raise RefusalError("keys must be transposed: tokens in the last axis")
@@ -161,16 +161,23 @@ def _matmul(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -
     if not block.codes:
         raise RefusalError("its activations are not quantised", "quantise them by the largest magnitude of a token")
     weights = recognise(right.T)
-    if weights is None or len(weights.scale) != 1:
-        raise RefusalError("its weights are not small integers with one scale", "train ternary weights with one scale a layer")
+    if weights is None:
+        raise RefusalError("its weights are not small integers with one scale, or one a column", "train ternary weights with one scale a layer")
     block = reader.laid_out(node, block, pixels=1)
     codes = weights.codes[:, :, None, None]
     bound = int(np.abs(codes.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0)) * LEVELS
-    constant = block.constant * weights.scale[0]
+    shape = (len(codes), *reader.tensors[block.tensor].shape[1:])
+    constant = block.constant * (weights.scale[0] if len(weights.scale) == 1 else 1)
     result = reader.emit(
-        Convolution, node, (len(codes), 1, 1), constant, scaled=block.scale, input=block.tensor, weights=codes, planes=weights.planes,
+        Convolution, node, shape, constant, scaled=block.scale, input=block.tensor, weights=codes, planes=weights.planes,
         window=Window(), step=None, acc_low=-bound, acc_high=bound,
     )  # fmt: skip
+    if len(weights.scale) > 1:
+        table, step = integers_near(np.array([float(scale) for scale in weights.scale]), _GAIN_BITS)
+        constant *= step
+        result = reader.emit(
+            BlockProduct, node, shape, constant, name=f"{result[0]}.scaled", left=result[0], left_scale=result[1], right="", table=table
+        )
     return reader.result(result, constant, (*block.index.shape[:-1], len(codes)))
 
 
@@ -235,13 +242,13 @@ class _Operand:
 def _pair(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> tuple[Block, _Operand]:
     """Both sides of a sum or product, in one layout."""
     left, right = operands[::-1] if isinstance(operands[0], np.ndarray) else operands
-    left = reader.laid_out(node, _need_block(left, "an operand"))
+    left = reader.laid_out(node, need_block(left, "an operand"))
     if isinstance(right, np.ndarray):
         if right.size not in (1, left.index.shape[-1]) or (right.size > 1 and right.shape[-1] != right.size):
             raise RefusalError(f"a constant of shape {right.shape} has not one number a channel of {left.index.shape}")
-        table, step = _integers(np.broadcast_to(right.ravel(), left.index.shape[-1:]), _GAIN_BITS)
+        table, step = integers_near(np.broadcast_to(right.ravel(), left.index.shape[-1:]), _GAIN_BITS)
         return left, _Operand(step, table=table)
-    right = _need_block(right, "an operand")
+    right = need_block(right, "an operand")
     if left.index.shape != right.index.shape:
         raise RefusalError(f"shapes {left.index.shape} and {right.index.shape} differ")
     right = reader.laid_out(node, right)
@@ -298,7 +305,7 @@ def _add(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> V
 
 @_operator("Relu")
 def _relu(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
-    block = reader.laid_out(node, _need_block(operands[0], "the operand"))
+    block = reader.laid_out(node, need_block(operands[0], "the operand"))
     source = reader.tensors[block.tensor]
     result = reader.emit(Rectify, node, source.shape, block.constant, scaled=block.scale, bits=source.bits, input=block.tensor)
     return reader.result(result, block.constant, block.index.shape)
@@ -306,7 +313,7 @@ def _relu(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> 
 
 @_operator("Sigmoid")
 def _sigmoid(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
-    block = reader.laid_out(node, _need_block(operands[0], "the operand"))
+    block = reader.laid_out(node, need_block(operands[0], "the operand"))
     points = (np.arange(1024) - 512) / 64
     table = np.minimum(np.rint((1 << _CURVE_BITS) / (1 + np.exp(-points))), (1 << _CURVE_BITS) - 1).astype(np.int16)
     constant = Fraction(1, 1 << _CURVE_BITS)
@@ -332,7 +339,7 @@ def _advance(before: str | None, after: str) -> Handler:
     return handler
 
 
-HANDLERS["Abs"], HANDLERS["Round"] = _advance(None, "magnitude"), _advance("scaled", "rounded")
+HANDLERS.update(Abs=_advance(None, "magnitude"), Round=_advance("scaled", "rounded"), Reciprocal=_advance("ratio", "step"))
 
 
 @_operator("ReduceMax")
@@ -372,7 +379,7 @@ def _clip(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> 
 
 @_operator("RotaryEmbedding")
 def _rotary(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
-    block = _need_block(operands[0], "the operand")
+    block = need_block(operands[0], "the operand")
     cosine, sine = operands[1], operands[2]
     if (
         not isinstance(cosine, np.ndarray)
@@ -446,7 +453,7 @@ def _softmax(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) 
 
 @_operator("Reshape")
 def _reshape(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
-    block = _need_block(operands[0], "the operand")
+    block = need_block(operands[0], "the operand")
     wanted = [int(size) for size in reader.settled(node.input[1])]
     wanted = [block.index.shape[place] if size == 0 else size for place, size in enumerate(wanted)]
     return replace(block, index=block.index.reshape(wanted))

@@ -78,7 +78,7 @@ def weight_facts(constant: Constant) -> dict[str, Any]:
 def precision_of(weighted: Mapping[str, Mapping[str, Any]], program: Program | None) -> list[dict[str, Any]]:
     """Each layer with weights: ``layer`` and its entry of ``weighted`` (:func:`weight_facts`); ``input_bits`` and ``output_bits`` of the layers that can be lowered."""
     placed = (
-        {} if program is None else {operation.name: operation for operation in program.operations if isinstance(operation, Convolution)}
+        {} if program is None else {operation.name: operation for operation in program.walk() if isinstance(operation, Convolution)}
     )
     rows = []
     for label, facts in weighted.items():

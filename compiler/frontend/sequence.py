@@ -25,6 +25,7 @@ from tritloom.errors import ModelError
 
 __all__ = [
     "HANDLERS",
+    "MALFORMED",
     "POSITION",
     "Block",
     "Cache",
@@ -38,7 +39,7 @@ __all__ = [
     "is_sequence_model",
 ]
 
-_MALFORMED = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
+MALFORMED = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 """What NumPy raises when a damaged model gives an operator operands of impossible shapes or types."""
 
 PAST = "past_key_values."
@@ -195,9 +196,9 @@ class SequenceReader:
         )
 
     def result(self, block: tuple[str, str], constant: Fraction, shape: tuple[int, ...], codes: bool = False) -> Block:
-        """A tensor (C, H, 1) as the ONNX value of ``shape``, whose last axis the channels are."""
-        channels, rows, _ = self.tensors[block[0]].shape
-        index = np.arange(channels * rows).reshape(channels, rows).T.reshape(shape)
+        """A tensor (C, H, W) as the ONNX value of ``shape``, whose last axis the channels are."""
+        channels, rows, columns = self.tensors[block[0]].shape
+        index = np.arange(channels * rows * columns).reshape(channels, -1).T.reshape(shape)
         return Block(*block, constant, index, codes)
 
     # ---- sizes ----
@@ -280,7 +281,7 @@ class SequenceReader:
                 results = self.node(node)
             except RefusalError as error:
                 return Problem(node.name or node.output[0], node.op_type, error.reason, error.hint)
-            except _MALFORMED:
+            except MALFORMED:
                 return Problem(
                     node.name or node.output[0], node.op_type, "its operands and attributes do not fit together", "check the model"
                 )

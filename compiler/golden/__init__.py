@@ -1,9 +1,9 @@
 """The definition of every integer: a NumPy interpreter of the integer program, and the host's float32 steps around it."""
 
-from tritloom.compiler.golden.host import dequantise_outputs, invert_host, quantise_inputs, random_feeds
+from tritloom.compiler.golden.host import block_values, dequantise_outputs, invert_host, quantise_inputs, random_feeds
 from tritloom.compiler.golden.integer import run
 from tritloom.compiler.golden.requantise import requantise, requantise_sum
-from tritloom.compiler.golden.stream import Stream, block_values
+from tritloom.compiler.golden.stream import Stream
 
 __all__ = [
     "Stream",

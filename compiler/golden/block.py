@@ -162,10 +162,10 @@ def _attend(operation: Attend, tensors: dict[str, np.ndarray]) -> tuple[np.ndarr
 def _compute(operation: BlockOperation, tensors: dict[str, np.ndarray]) -> tuple[np.ndarray, Scale | None]:
     match operation:
         case Lookup():
-            rows = tensors[operation.input].reshape(-1)
+            rows = tensors[operation.input][:, 0]
             if rows.size and (rows.min() < 0 or rows.max() >= len(operation.table)):
                 raise ModelError(f"layer {operation.name!r} looks up row {int(rows.max())} of {len(operation.table)}")
-            return operation.table[rows].astype(np.int64)[:, :, None, None], None
+            return operation.table[rows].astype(np.int64).transpose(0, 3, 1, 2), None
         case Position():
             return np.minimum(tensors[operation.input].astype(np.int64) + 1, operation.capacity), None
         case Norm():

@@ -19,7 +19,7 @@ from tritloom.compiler.ir.program import HostOp, InputSpec, OutputSpec, Program
 from tritloom.compiler.quantize.functions import FUNCTIONS
 from tritloom.errors import ModelError, UserError
 
-__all__ = ["apply_host", "apply_hosts", "dequantise_outputs", "invert_host", "quantise_inputs", "random_feeds"]
+__all__ = ["apply_host", "apply_hosts", "block_values", "dequantise_outputs", "invert_host", "quantise_inputs", "random_feeds"]
 
 _BINARY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
     "Add": np.add,
@@ -220,9 +220,10 @@ def _validate(spec: InputSpec, value: object) -> np.ndarray:
 
 
 def quantise_inputs(program: Program, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Input codes, int8 (N, C, H, W) by tensor name, of the model's own inputs; any batch size, whatever the model declares.
+    """Input codes, int8 (N, C, H, W) by tensor name, of the model's own inputs; any batch size, whatever the model declares. Inputs without
+    steps on the host are codes as they are, int32 where their tensor has more than 8 bits.
 
-    Raises :class:`UserError` for missing or unknown names, wrong shapes or types, values that are not finite, unlike batch sizes.
+    Raises :class:`UserError` for missing or unknown names, wrong shapes or types, values that are not finite, unlike batch sizes, and codes out of range.
     """
     names = list(dict.fromkeys(spec.name for spec in program.inputs))
     if sorted(feeds) != sorted(names):
@@ -238,8 +239,21 @@ def quantise_inputs(program: Program, feeds: dict[str, np.ndarray]) -> dict[str,
         flat = x.reshape(len(x), int(np.prod(x.shape[1:])))
         if spec.index is not None:
             flat = flat[:, np.asarray(spec.index).ravel()]
-        codes[spec.tensor] = flat.reshape(len(x), *program.tensors[spec.tensor].shape)
+        tensor = program.tensors[spec.tensor]
+        if not spec.prologue:
+            if flat.size and (flat.min() < tensor.low or flat.max() > tensor.high):
+                raise UserError(f"input {spec.name!r} must lie in {tensor.low}..{tensor.high}, not {flat.min():.0f}..{flat.max():.0f}")
+            flat = flat.astype(np.int8 if tensor.bits <= 8 else np.int32)
+        codes[spec.tensor] = flat.reshape(len(x), *tensor.shape)
     return codes
+
+
+def block_values(codes: np.ndarray, constant: float, scales: np.ndarray | None) -> np.ndarray:
+    """Reals, float32 (N, ...), of codes (N, C, H, W) and a scale tensor (N, 2, H, W): computed in float64 and rounded once."""
+    values = codes.astype(np.float64) * constant
+    if scales is not None:
+        values = values * np.ldexp(scales[:, :1].astype(np.float64), scales[:, 1:])
+    return values.astype(np.float32)
 
 
 def dequantise_outputs(program: Program, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -250,6 +264,8 @@ def dequantise_outputs(program: Program, tensors: dict[str, np.ndarray]) -> dict
     outputs = {}
     for spec in program.outputs:
         x = tensors[spec.tensor]
+        if spec.scale_tensor:
+            x = block_values(x, float(program.tensors[spec.tensor].scale[0]), tensors[spec.scale_tensor])
         if spec.index is not None:
             index = np.asarray(spec.index)
             x = x.reshape(len(x), program.tensors[spec.tensor].elements)[:, index.ravel()].reshape(len(x), *index.shape)
@@ -366,7 +382,8 @@ def random_feeds(program: Program, samples: int, seed: int) -> dict[str, np.ndar
         tensor = program.tensors[spec.tensor]
         # A generator an input: sample n is then the same however many samples are drawn, and can be made again alone.
         generator = np.random.default_rng([seed, number])
-        drawn[spec.tensor] = generator.integers(tensor.low, tensor.high + 1, (samples, *tensor.shape), dtype=np.int64).astype(np.int8)
+        kind = np.int8 if tensor.bits <= 8 else np.int32
+        drawn[spec.tensor] = generator.integers(tensor.low, tensor.high + 1, (samples, *tensor.shape), dtype=np.int64).astype(kind)
 
     def feeds_for(codes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         return {spec.name: _unquantise(spec, codes[spec.tensor]) for spec in specs}

@@ -11,9 +11,12 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from tritloom.compiler.golden.block import run_block
+from tritloom.compiler.golden.grid import run_grid
 from tritloom.compiler.golden.requantise import requantise, requantise_sum
 from tritloom.compiler.golden.vector import run_vector
 from tritloom.compiler.ir.block import BlockOperation
+from tritloom.compiler.ir.grid import GridOperation
+from tritloom.compiler.ir.loop import Loop
 from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Operation, Program, Rescale, SumPool, Tensor, Window
 from tritloom.compiler.ir.vector import VectorOperation
 from tritloom.errors import ModelError, UserError
@@ -128,6 +131,11 @@ def execute(operation: Operation, program: Program, tensors: dict[str, np.ndarra
         case BlockOperation():
             tensors.update(run_block(operation, tensors, target.bits))
             return
+        case GridOperation():
+            result = run_grid(operation, operands)
+        case Loop():
+            _loop(operation, program, tensors)
+            return
         case Copy():
             result = operands[0].reshape(samples, -1)[:, operation.index.ravel()].reshape(samples, *target.shape)
         case Rescale():
@@ -140,13 +148,55 @@ def execute(operation: Operation, program: Program, tensors: dict[str, np.ndarra
             raise ModelError(f"operation {operation.name!r} of kind {type(operation).__name__} is not known")
     if result.shape[1:] != target.shape:
         raise ModelError(f"operation {operation.name!r} gives shape {result.shape[1:]}, but tensor {target.name!r} has {target.shape}")
+    if result.size and target.bits > 8 and (result.min() < target.low or result.max() > target.high):
+        raise ModelError(f"layer {operation.name!r} leaves the range {target.low}..{target.high} of its tensor; the artefact is inconsistent")
     tensors[operation.output] = result.astype(_dtype(target), copy=False)
+
+
+def _loop(operation: Loop, program: Program, tensors: dict[str, np.ndarray]) -> None:
+    """Each trip is computed for the samples that have not had their last one; the others keep what their last trip wrote."""
+    outer = {name: tensors[name] for name in operation.inputs}
+    samples = len(outer[operation.inputs[0]])
+    carried: dict[str, np.ndarray] = {}
+    for entry in operation.carried:
+        if entry.initial:
+            carried[entry.before] = outer[entry.initial]
+        else:
+            assert entry.values is not None
+            kind = _dtype(program.tensors[entry.before])
+            carried[entry.before] = np.broadcast_to(entry.values.astype(kind), (samples, *entry.values.shape))
+    active = np.arange(samples)
+    trips = np.zeros((samples, 1, 1, 1), np.int32)
+    written = [name for name in operation.outputs if name != operation.output]
+    for _ in range(operation.limit):
+        inner = {**outer, **carried}
+        for part in operation.body:
+            execute(part, program, inner)
+        for name in written:
+            if len(active) == samples:
+                tensors[name] = inner[name]
+            else:
+                tensors[name] = tensors[name].copy()
+                tensors[name][active] = inner[name]
+        trips[active] += 1
+        carried = {entry.before: inner[entry.after] for entry in operation.carried}
+        if operation.condition:
+            more = inner[operation.condition].reshape(-1) != 0
+            if not more.any():
+                break
+            active = active[more]
+            outer = {name: array[more] for name, array in outer.items()}
+            carried = {name: array[more] for name, array in carried.items()}
+    tensors[operation.output] = trips
 
 
 def _chunk_size(program: Program) -> int:
     """Samples that are computed together, so that the largest temporary array stays near ``_CHUNK_ELEMENTS``."""
     largest = max((tensor.elements for tensor in program.tensors.values()), default=1)
-    for operation in program.operations:
+    for operation in program.walk():
+        if isinstance(operation, Loop):
+            # What a body writes is kept until the loop ends.
+            largest = max(largest, sum(program.tensors[name].elements for name in operation.outputs))
         if isinstance(operation, Convolution):
             shape = program.tensors[operation.output].shape
             taps = operation.window.kernel[0] * operation.window.kernel[1]
@@ -178,12 +228,13 @@ def run(program: Program, codes: dict[str, np.ndarray], *, keep: Iterable[str] |
     """Every integer tensor of ``program`` for a batch of input codes.
 
     ``codes`` maps the inputs' tensor names to integer arrays (N, C, H, W), N from 0 up. The result maps tensor names (all, or those in
-    ``keep``) to arrays of N samples: int8 for codes, int32 for raw accumulators. Samples are computed in chunks, so memory beyond
+    ``keep``, with the scales of outputs among these) to arrays of N samples: int8 for codes, int32 for what is wider. Samples are computed in chunks, so memory beyond
     the result stays bounded; ``keep`` bounds the result. Raises :class:`UserError` for codes that do not fit the inputs.
     """
     samples = _check_codes(program, codes)
-    written = [spec.tensor for spec in program.inputs] + [operation.output for operation in program.operations]
+    written = [spec.tensor for spec in program.inputs] + [name for operation in program.operations for name in operation.outputs]
     wanted = list(dict.fromkeys(written if keep is None else keep))
+    wanted += [spec.scale_tensor for spec in program.outputs if spec.tensor in wanted and spec.scale_tensor not in ("", *wanted)]
     unknown = [name for name in wanted if name not in written]
     if unknown:
         raise UserError(f"no operation writes a tensor {unknown[0]!r}; tensors are {', '.join(dict.fromkeys(written))}")

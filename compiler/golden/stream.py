@@ -2,19 +2,12 @@
 
 import numpy as np
 
+from tritloom.compiler.golden.host import block_values
 from tritloom.compiler.golden.integer import execute
 from tritloom.compiler.ir.program import Program
 from tritloom.errors import UserError
 
-__all__ = ["Stream", "block_values"]
-
-
-def block_values(codes: np.ndarray, constant: float, scales: np.ndarray | None) -> np.ndarray:
-    """Reals, float32 (N, ...), of codes (N, C, 1, 1) and a scale tensor (N, 2, 1, 1): computed in float64 and rounded once."""
-    values = codes.astype(np.float64) * constant
-    if scales is not None:
-        values = values * np.ldexp(scales[:, :1].astype(np.float64), scales[:, 1:])
-    return values.astype(np.float32)
+__all__ = ["Stream"]
 
 
 class Stream:

@@ -25,13 +25,21 @@ from tritloom.compiler.ir.block import (
 from tritloom.compiler.ir.program import Operation, Program, Tensor
 from tritloom.hw.arch.blockfloat import MANTISSA_BITS
 
-__all__ = ["block_kinds", "check_block"]
+__all__ = ["block_kinds", "check_block", "scale_pair"]
 
 CURVE_POINTS, TURN_POINTS = 1024, 2048
 MOST_COLUMNS = 1 << 16
 _EXPONENTS = 1 << 12
 
 Decoder = Callable[[Any], Any]
+
+
+def scale_pair(value: Any) -> tuple[int, int]:
+    """Mantissa and exponent of a constant scale."""
+    mantissa, exponent = sequence(value, lambda entry: integer(entry, -_EXPONENTS, (1 << MANTISSA_BITS) - 1), 2)
+    if exponent > _EXPONENTS or (mantissa and not mantissa >> (MANTISSA_BITS - 1) == 1):
+        raise Malformed(f"({mantissa}, {exponent}) is no scale")
+    return mantissa, exponent
 
 
 def block_kinds(base: dict[str, Decoder], arrays: ArrayReader) -> dict[str, tuple[type[Operation], dict[str, Decoder]]]:
@@ -61,26 +69,19 @@ def block_kinds(base: dict[str, Decoder], arrays: ArrayReader) -> dict[str, tupl
             raise Malformed("angles are not a table of 16-bit turns")
         return array
 
-    def scale(value: Any) -> tuple[int, int]:
-        """Mantissa and exponent."""
-        mantissa, exponent = sequence(value, lambda entry: integer(entry, -_EXPONENTS, (1 << MANTISSA_BITS) - 1), 2)
-        if exponent > _EXPONENTS or (mantissa and not mantissa >> (MANTISSA_BITS - 1) == 1):
-            raise Malformed(f"({mantissa}, {exponent}) is no scale")
-        return mantissa, exponent
-
     own = {**base, "output_scale": text}
     scaled = {**own, "input": text, "input_scale": text}
     pair = {**own, "left": text, "left_scale": text, "right": text, "right_scale": text, "table": optional(table(1))}
     attended = {name: text for name in ("queries", "queries_scale", "keys", "keys_scale", "values", "values_scale", "position")}
     return {
-        "Attend": (Attend, {**own, **attended, "logit": scale}),
+        "Attend": (Attend, {**own, **attended, "logit": scale_pair}),
         "BlockProduct": (BlockProduct, pair),
-        "BlockSum": (BlockSum, {**pair, "left_constant": scale, "right_constant": scale}),
-        "Curve": (Curve, {**scaled, "constant": scale, "table": table(1)}),
+        "BlockSum": (BlockSum, {**pair, "left_constant": scale_pair, "right_constant": scale_pair}),
+        "Curve": (Curve, {**scaled, "constant": scale_pair, "table": table(1)}),
         "Lookup": (Lookup, {**own, "input": text, "table": table(2)}),
         "Norm": (Norm, {
-            **scaled, "gain": table(1), "bias": optional(table(1)), "bias_scale": scale, "centre": boolean,
-            "epsilon": scale,
+            **scaled, "gain": table(1), "bias": optional(table(1)), "bias_scale": scale_pair, "centre": boolean,
+            "epsilon": scale_pair,
         }),
         "Position": (Position, {**own, "input": text, "capacity": lambda value: integer(value, 0, MOST_COLUMNS)}),
         "Quantise": (Quantise, scaled),
@@ -88,7 +89,7 @@ def block_kinds(base: dict[str, Decoder], arrays: ArrayReader) -> dict[str, tupl
         "Rotate": (Rotate, {**scaled, "position": text, "cosine": table(2), "sine": table(2), "interleaved": boolean}),
         "Store": (Store, {**own, "cache": text, "input": text, "position": text}),
         "Turn": (Turn, {
-            **scaled, "before": text, "before_scale": text, "constant": scale, "position": text, "angles": angles, "table": table(1),
+            **scaled, "before": text, "before_scale": text, "constant": scale_pair, "position": text, "angles": angles, "table": table(1),
         }),
         "View": (View, {**scaled, "index": index}),
     }  # fmt: skip
@@ -128,7 +129,8 @@ def check_block(operation: BlockOperation, program: Program, output: Tensor, whe
     match operation:
         case Lookup():
             source = program.tensors[operation.input]
-            need(source.shape == (1, 1, 1) and output.shape == (operation.table.shape[1], 1, 1), "looks up a column of another size")
+            rows, columns = source.shape[1:]
+            need(source.shape[0] == 1 and output.shape == (operation.table.shape[1], rows, columns), "looks up columns of another size")
             need(0 <= source.low and source.high < len(operation.table), f"has a table of {len(operation.table)} rows")
         case Position():
             need(shape(operation.input) == output.shape == (1, 1, 1), "counts in a tensor of many elements")

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from tritloom.compiler.image.block_codec import block_kinds
+from tritloom.compiler.image.block_codec import block_kinds, scale_pair
+from tritloom.compiler.image.loop_codec import grid_kinds, loop_kinds
 from tritloom.compiler.image.values import (
     ArrayReader,
     ArrayWriter,
@@ -157,6 +158,10 @@ def _encode_operation(operation: Operation, arrays: ArrayWriter) -> dict[str, An
             value = _encode_step(value, arrays)
         elif isinstance(value, np.ndarray):
             value = arrays.add(value)
+        elif field.name == "body":
+            value = [_encode_operation(part, arrays) for part in value]
+        elif field.name == "carried":
+            value = [{**vars(entry), "values": None if entry.values is None else arrays.add(entry.values)} for entry in value]
         elif field.name == "regions":
             value = [{"region": list(region), "step": _encode_step(step, arrays)} for region, step in value]
         encoded[field.name] = value
@@ -291,6 +296,7 @@ def decode_program(value: Any, arrays: ArrayReader) -> Program:
         }),
         "Softmax": (Softmax, {**bounded, "input": text, "powers": powers, "mask": optional(mask)}),
         **block_kinds(base, arrays),
+        **grid_kinds(base, arrays, scale_pair),
     }  # fmt: skip
 
     def operation(value: Any) -> Operation:
@@ -301,6 +307,8 @@ def decode_program(value: Any, arrays: ArrayReader) -> Program:
         parts = mapping(value, {"type": text, **decoders})
         del parts["type"]
         return made(**parts)
+
+    kinds |= loop_kinds(base, arrays, operation)
 
     def dimension(value: Any) -> int | str:
         return text(value) if isinstance(value, str) else integer(value, 0, 1 << 30)

@@ -26,7 +26,7 @@ def check_host_steps(program: Program) -> None:
         if program.states and not spec.prologue:
             _need(len(spec.shape) == 1 and spec.index is None, f"{where} is not a token")
             continue
-        x = np.zeros((1, *_sizes(spec, where)), np.float32)
+        x = np.zeros((1, *_sizes(spec, where)), np.float32 if spec.prologue else np.int8)
         for op in spec.prologue:
             x = _computed(op, x, where)
         _need(x.dtype == np.int8, f"{where} is not quantised to codes")
@@ -38,7 +38,7 @@ def check_host_steps(program: Program) -> None:
         tensor = program.tensors[spec.tensor]
         shape = tensor.shape if spec.index is None else spec.index.shape
         _need(math.prod(shape) <= LARGEST_ARRAY, f"{where} has more than {LARGEST_ARRAY} elements")
-        x = np.zeros((1, *shape), np.int8 if tensor.bits <= 8 else np.int32)
+        x = np.zeros((1, *shape), np.float32 if spec.scale_tensor else np.int8 if tensor.bits <= 8 else np.int32)
         for op in spec.epilogue:
             x = _computed(op, x, where)
         sizes = spec.shape[1:]

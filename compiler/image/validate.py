@@ -5,8 +5,11 @@ from itertools import combinations
 import numpy as np
 
 from tritloom.compiler.image.block_codec import check_block
+from tritloom.compiler.image.loop_codec import check_grid, check_loop
 from tritloom.compiler.image.values import Malformed
 from tritloom.compiler.ir.block import BlockOperation
+from tritloom.compiler.ir.grid import GridOperation
+from tritloom.compiler.ir.loop import Loop
 from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Operation, Program, Rescale, StepFunction, SumPool, Tensor, Window
 from tritloom.compiler.ir.vector import MatrixProduct, Normalise, Product, Softmax, VectorOperation
 
@@ -37,36 +40,17 @@ def validate_program(program: Program) -> None:
     for spec in program.inputs:
         _need(spec.tensor in program.tensors and spec.tensor not in known, f"input {spec.name!r} has no tensor of its own")
         known.add(spec.tensor)
-        tokens = bool(program.states) and not spec.prologue and program.tensors[spec.tensor].shape == (1, 1, 1)
-        _need(tokens or (bool(spec.prologue) and spec.prologue[-1].kind == "Quantize"), f"input {spec.name!r} is not quantised")
+        integers = not spec.prologue and spec.dtype.lstrip("u") in ("bool", "int8", "int16", "int32", "int64")
+        _need(integers or (bool(spec.prologue) and spec.prologue[-1].kind == "Quantize"), f"input {spec.name!r} is not quantised")
         # Into the array that the host quantises, which check_host_steps looks at: it may hold more elements than are used.
         _check_index(spec.index, program.tensors[spec.tensor].elements, 1 << 62, f"input {spec.name!r}")
-    written: dict[str, list[tuple[int, int]]] = {}
-    for operation in program.operations:
-        where = f"layer {operation.name!r}"
-        _need(operation.output in program.tensors, f"{where} writes a tensor that does not exist")
-        _need(all(name in known for name in operation.inputs), f"{where} reads a tensor before it is made")
-        output = program.tensors[operation.output]
-        _need(operation.output not in known, f"{where} writes a tensor that exists already")
-        if isinstance(operation, BlockOperation):
-            check_block(operation, program, output, where)
-            known.add(operation.output)
-            if operation.output_scale:
-                _need(operation.output_scale not in known, f"{where} writes a scale that exists already")
-                known.add(operation.output_scale)
-            continue
-        _need(all(program.tensors[name].bits <= 8 for name in operation.inputs), f"{where} reads raw accumulators")
-        first, last = _check_operation(operation, program, output, where)
-        parts = written.setdefault(operation.output, [])
-        _need(all(end <= first or last <= begin for begin, end in parts), f"{where} writes channels that exist already")
-        parts.append((first, last))
-        if sum(end - begin for begin, end in parts) == output.shape[0]:
-            known.add(operation.output)
+    _check_operations(program.operations, program, known, 1)
     _need(bool(program.inputs and program.outputs), "there is no input or no output")
     for spec in program.outputs:
         _need(spec.tensor in known, f"output {spec.name!r} has no tensor")
         _check_index(spec.index, None, program.tensors[spec.tensor].elements, f"output {spec.name!r}")
-        scaled = not spec.scale_tensor or (spec.scale_tensor in known and program.tensors[spec.scale_tensor].shape == (2, 1, 1))
+        scales = (2, *program.tensors[spec.tensor].shape[1:])
+        scaled = not spec.scale_tensor or (spec.scale_tensor in known and program.tensors[spec.scale_tensor].shape == scales)
         _need(scaled, f"output {spec.name!r} has no scale")
     for state in program.states:
         before, after = program.tensors[state.tensor], program.tensors.get(state.following)
@@ -76,6 +60,43 @@ def validate_program(program: Program) -> None:
         _need(fits, f"state {state.tensor!r} does not hold what follows it")
     # Inputs may share a name: a model may quantise one graph input on several grids.
     _need(len({spec.name for spec in program.outputs}) == len(program.outputs), "two outputs have one name")
+
+
+def _check_operations(operations: tuple[Operation, ...], program: Program, known: set[str], trips: int) -> None:
+    """Check operations in order and put the tensors that they write into ``known``; ``trips`` are those of the loops around them."""
+    written: dict[str, list[tuple[int, int]]] = {}
+    for operation in operations:
+        where = f"layer {operation.name!r}"
+        _need(operation.output in program.tensors, f"{where} writes a tensor that does not exist")
+        _need(operation.output not in known, f"{where} writes a tensor that exists already")
+        output = program.tensors[operation.output]
+        if isinstance(operation, Loop):
+            check_loop(operation, program, known, where, trips)
+            known.update(carried.before for carried in operation.carried)
+            _check_operations(operation.body, program, known, trips * operation.limit)
+            _need(all(carried.after in known for carried in operation.carried), f"{where} carries a tensor that is never made")
+            ends = program.tensors.get(operation.condition)
+            made = not operation.condition or (operation.condition in known and ends is not None and ends.shape == (1, 1, 1))
+            _need(made and operation.output not in known, f"{where} ends by a tensor that is no single number")
+            known.add(operation.output)
+            continue
+        _need(all(name in known for name in operation.inputs), f"{where} reads a tensor before it is made")
+        if isinstance(operation, BlockOperation | GridOperation):
+            if isinstance(operation, BlockOperation):
+                check_block(operation, program, output, where)
+            else:
+                check_grid(operation, program, output, where)
+            for name in operation.outputs:
+                _need(name not in known, f"{where} writes a tensor that exists already")
+                known.add(name)
+            continue
+        _need(all(program.tensors[name].bits <= 8 for name in operation.inputs), f"{where} reads raw accumulators")
+        first, last = _check_operation(operation, program, output, where)
+        parts = written.setdefault(operation.output, [])
+        _need(all(end <= first or last <= begin for begin, end in parts), f"{where} writes channels that exist already")
+        parts.append((first, last))
+        if sum(end - begin for begin, end in parts) == output.shape[0]:
+            known.add(operation.output)
 
 
 def _states(program: Program) -> list[str]:

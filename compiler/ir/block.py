@@ -28,10 +28,14 @@ class BlockOperation(GoldenOperation):
 
     output_scale: str = ""
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        return (self.output, self.output_scale) if self.output_scale else (self.output,)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lookup(BlockOperation):
-    """Row ``code`` of ``table``, int16 (rows, channels), as a column of channels: the embedding of a token. No scale."""
+    """Row ``code`` of ``table``, int16 (rows, channels), as a column of channels, for each code of ``input`` (1, 1, W): the embeddings of tokens. No scale."""
 
     input: str
     table: np.ndarray = field(compare=False)

@@ -5,6 +5,7 @@ and a 1-D signal is (channels, 1, length). All codes are signed; unsigned and ze
 when the program is made. A real value is ``scale * (code - zero_point)``, scale an exact rational.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any
@@ -97,6 +98,16 @@ class Operation:
     @property
     def inputs(self) -> tuple[str, ...]:
         raise NotImplementedError
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """All tensors that are written."""
+        return (self.output,)
+
+    @property
+    def parts(self) -> tuple["Operation", ...]:
+        """Operations that this one consists of, in order: the body of a loop."""
+        return ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +260,7 @@ class HostOp:
 class InputSpec:
     """A graph input: the model's declared shape (batch axis included), the host's float steps, and the tensor they fill.
 
-    The last of ``prologue`` is ``Quantize``. ``index`` maps tensor elements to the flattened quantised array without batch:
+    The last of ``prologue`` is ``Quantize``; integers that are codes as they are need no steps. ``index`` maps tensor elements to the flattened quantised array without batch:
     ``tensor.flat[i] = array.flat[index[i]]``; ``None`` is the identity.
     """
 
@@ -299,6 +310,13 @@ class Program:
     outputs: tuple[OutputSpec, ...]
     states: tuple[State, ...] = ()
 
+    def walk(self) -> Iterator[Operation]:
+        """Every operation in order; behind a loop those of its body."""
+        waiting = list(reversed(self.operations))
+        while waiting:
+            yield (operation := waiting.pop())
+            waiting.extend(reversed(operation.parts))
+
     def producer(self, tensor: str) -> tuple[Operation, ...]:
         """Operations that write ``tensor``, in order; none for an input."""
-        return tuple(op for op in self.operations if op.output == tensor)
+        return tuple(op for op in self.walk() if op.output == tensor)

@@ -134,6 +134,6 @@ def obstacles(program: Program) -> tuple[str, ...]:
     """One sentence, without its full stop, for each operation of ``program`` that only golden can do, in order; none where a core can run it."""
     return tuple(
         f"layer {operation.name!r} ({type(operation).__name__}) cannot run on a core yet: {operation.obstacle}"
-        for operation in program.operations
+        for operation in program.walk()
         if isinstance(operation, GoldenOperation)
     )

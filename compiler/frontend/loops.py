@@ -1,0 +1,455 @@
+"""Models with ONNX ``Loop`` nodes: recursive networks, and rings of neurons that tick until they settle.
+
+Such a model is read for one sample: its inputs declare a batch of 1, and golden runs a batch sample by sample, each until its own loops end. Values are
+*blocks*, as in language models (:mod:`tritloom.compiler.frontend.sequence`), whose tokens lie along the width of their tensors, or plain *integers*.
+A ``Loop`` becomes a :class:`~tritloom.compiler.ir.loop.Loop`; a state that its body reads becomes a loop-carried tensor on a fixed grid. A state
+that the body never reads is only a result: whatever the last trip made.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from tritloom.compiler.frontend.constants import fold
+from tritloom.compiler.frontend.problems import Problem, RefusalError
+from tritloom.compiler.frontend.sequence import HANDLERS, MALFORMED, Block, Draft, SequenceReader
+from tritloom.compiler.frontend.values import LARGEST_ACTIVATION, Constant
+from tritloom.compiler.ir.block import View
+from tritloom.compiler.ir.grid import ClampedSum
+from tritloom.compiler.ir.loop import MOST_TRIPS, Carried, Loop
+from tritloom.compiler.ir.program import Convolution, HostOp, InputSpec, OutputSpec, Program, Proof, StepFunction, Tensor, Window
+from tritloom.errors import ModelError
+from tritloom.hw.arch.record import START_MIN, Record
+
+__all__ = ["BLOCK_HANDLERS", "INTEGER_HANDLERS", "MOVEMENTS", "ZERO", "Integers", "LoopHandler", "LoopReader", "Trip", "is_loop_model"]
+
+ZERO = -1
+"""Entry of an index that stands for the constant 0."""
+
+MOVEMENTS = (
+    "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+)  # fmt: skip
+"""Operators that only move the elements of their first operand."""
+
+_INPUT_RANGES = {
+    onnx.TensorProto.INT8: (-128, 127),
+    onnx.TensorProto.UINT8: (0, 255),
+    onnx.TensorProto.INT16: (-(1 << 15), (1 << 15) - 1),
+    onnx.TensorProto.BOOL: (0, 1),
+    onnx.TensorProto.INT32: (-(1 << 31), (1 << 31) - 1),
+    onnx.TensorProto.INT64: (-(1 << 31), (1 << 31) - 1),
+}
+_STATE_KINDS = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16, onnx.TensorProto.BOOL)
+_STATE_BITS = 16
+
+
+@dataclass(frozen=True, eq=False)
+class Integers:
+    """Integers as the model has them. ``index`` has the shape of the ONNX value and holds element numbers of ``tensor``, or :data:`ZERO`."""
+
+    tensor: str
+    index: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Trip:
+    """The number of a trip of a loop, counted from 0, plus ``offset``."""
+
+    loop: str
+    offset: int
+    shape: tuple[int, ...]
+
+
+LoopHandler = Callable[["LoopReader", onnx.NodeProto, list[Any]], Any]
+
+BLOCK_HANDLERS: dict[str, LoopHandler] = {}
+"""What differs from :data:`~tritloom.compiler.frontend.sequence.HANDLERS` in models with loops; filled by :mod:`tritloom.compiler.frontend.operators_loop`."""
+
+INTEGER_HANDLERS: dict[str, LoopHandler] = {}
+"""Operators of integers; filled by :mod:`tritloom.compiler.frontend.operators_integer`."""
+
+
+class _RefusedError(Exception):
+    """A node that no rule lowers, in whatever body it stands."""
+
+    def __init__(self, problem: Problem) -> None:
+        super().__init__(problem.reason)
+        self.problem = problem
+
+
+class _GridError(Exception):
+    """States that are constants before the loop lie on other grids than those that follow: the grids of these, by the state's name."""
+
+    def __init__(self, grids: dict[str, Fraction]) -> None:
+        super().__init__()
+        self.grids = grids
+
+
+def is_loop_model(model: onnx.ModelProto) -> bool:
+    """Whether the graph has a node ``Loop``."""
+    return any(node.op_type == "Loop" and node.domain in ("", "ai.onnx") for node in model.graph.node)
+
+
+def _names_read(graph: onnx.GraphProto) -> Iterator[str]:
+    """Everything that the nodes of a body and of the bodies in it read."""
+    for node in graph.node:
+        yield from node.input
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _names_read(attribute.g)
+                yield from (value.name for value in attribute.g.output)
+
+
+@dataclass
+class LoopReader(SequenceReader):
+    """Walks the nodes in order and enters the bodies of loops."""
+
+    capacity: int = 0
+    inputs: dict[str, InputSpec] = field(default_factory=dict)
+    _trips: int = 1
+
+    # ---- tensors ----
+
+    def integers(self, name: str, shape: tuple[int, int, int], low: int, high: int) -> str:
+        """The name of a new tensor of integers; 8, 16 or 32 bits. Raises :class:`RefusalError` for a wider range."""
+        bits = next((bits for bits in (8, 16, 32) if -(1 << (bits - 1)) <= low and high < 1 << (bits - 1)), 0)
+        if not bits:
+            raise RefusalError(f"its results may lie in {low}..{high}, which needs more than 32 bits")
+        name = self.tensor(name, shape)
+        self.tensors[name] = Tensor(name=name, shape=shape, bits=bits, low=low, high=high, scale=(Fraction(1),))
+        return name
+
+    def laid_out(self, node: onnx.NodeProto, block: Any, pixels: int | None = None) -> Any:
+        """A block, or integers, with the last axis in the channels and the others along the width; moved only where it lies otherwise.
+
+        A block with a scale for each token keeps its tokens where they are: only its channels are picked.
+        """
+        channels = block.index.shape[-1] if block.index.ndim else 1
+        shape = (channels, 1, block.index.size // channels)
+        order = block.index.reshape(-1, channels).T.reshape(shape)
+        source = self.tensors[block.tensor]
+        if source.shape == shape and np.array_equal(order.ravel(), np.arange(order.size)):
+            return block
+        if isinstance(block, Block) and block.scale:
+            width = source.shape[2]
+            if shape[2] != width or (order % width != np.arange(width)).any():
+                raise RefusalError(
+                    "it joins or moves tokens that have scales of their own", "bring them to a fixed grid with QuantizeLinear to int16 first"
+                )
+        if (order == ZERO).any():
+            output = self._selected(node, source, order)
+        else:
+            output = self.tensor(f"{block.tensor}.view", shape)
+            self.tensors[output] = replace(source, name=output, shape=shape)
+            self.operations.append(View(name=node.name or node.output[0], output=output, input=block.tensor, index=order))
+        natural = np.arange(order.size).reshape(channels, -1).T.reshape(block.index.shape)
+        return replace(block, tensor=output, index=natural)
+
+    def _selected(self, node: onnx.NodeProto, source: Tensor, order: np.ndarray) -> str:
+        """Elements of a vector beside constant zeros: a product with a matrix of zeros and ones."""
+        if source.shape[1:] != (1, 1) or order.shape[1:] != (1, 1) or source.bits > 8:
+            raise RefusalError("only vectors of 8-bit integers are joined with zeros")
+        picked = order.ravel()
+        weights = np.zeros((len(picked), source.shape[0], 1, 1), np.int16)
+        weights[np.flatnonzero(picked != ZERO), picked[picked != ZERO]] = 1
+        low, high = min(source.low, 0), max(source.high, 0)
+        proof = Proof(exact=True, reachable=(high - low + 1) * len(picked))
+        step = StepFunction(records=((Record(START_MIN, 1, 0, 0),),) * len(picked), low=low, high=high, proof=proof)
+        output = self.integers(f"{source.name}.placed", (len(picked), 1, 1), low, high)
+        self.operations.append(
+            Convolution(
+                name=node.name or node.output[0], output=output, input=source.name, weights=weights, planes=1, window=Window(), step=step,
+                acc_low=low, acc_high=high,
+            )
+        )  # fmt: skip
+        return output
+
+    def clamped_sum(
+        self, node: onnx.NodeProto, operands: Sequence[tuple[Integers | Block, int]], constant: int = 0, low: int | None = None, high: int | None = None
+    ) -> str:
+        """The tensor of one or two laid out operands times their factors plus ``constant``, limited to ``low`` and ``high`` where they are given."""
+        ranges = [
+            sorted((self.tensors[operand.tensor].low * factor, self.tensors[operand.tensor].high * factor)) for operand, factor in operands
+        ]
+        least, most = (sum(bounds) + constant for bounds in zip(*ranges, strict=True))
+        low = least if low is None else min(max(least, low), high if high is not None else least)
+        high = most if high is None else max(min(most, high), low)
+        (left, left_factor), (right, right_factor) = (*operands, (None, 1))[:2]
+        output = self.integers(node.output[0], self.tensors[left.tensor].shape, low, high)
+        self.operations.append(
+            ClampedSum(
+                name=node.name or node.output[0], output=output, left=left.tensor, right="" if right is None else right.tensor,
+                left_factor=left_factor, right_factor=right_factor, constant=constant, low=low, high=high,
+            )
+        )  # fmt: skip
+        return output
+
+    # ---- graph ----
+
+    def read(self) -> Program | Problem:
+        """The program, or the first node that no rule lowers. Raises :class:`ModelError` for inputs and outputs of another kind."""
+        graph = self.model.graph
+        self._constants(graph)
+        for value in graph.input:
+            if value.name not in self.values:
+                self._input(value)
+        try:
+            for node in graph.node:
+                self._step(node)
+            return self._program()
+        except _RefusedError as error:
+            return error.problem
+
+    def _constants(self, graph: onnx.GraphProto) -> None:
+        for tensor in graph.initializer:
+            try:
+                self.values[tensor.name] = numpy_helper.to_array(tensor)
+            except (ValueError, TypeError, AttributeError, KeyError):
+                raise ModelError(f"{self.name}: initializer {tensor.name!r} is damaged") from None
+
+    def _input(self, value: onnx.ValueInfoProto) -> None:
+        sizes = [size.dim_value for size in value.type.tensor_type.shape.dim]
+        bounds = _INPUT_RANGES.get(value.type.tensor_type.elem_type)
+        if bounds is None:
+            raise ModelError(f"{self.name}: input {value.name!r} must have integers: a model with loops takes symbols or codes")
+        if not sizes or sizes[0] != 1 or min(sizes) < 1:
+            shown = ",".join(["1", *(str(size or "SIZE") for size in sizes[1:])])
+            raise ModelError(f"{self.name}: input {value.name!r} needs fixed sizes and a batch of 1, as it has loops: give --shape {value.name}={shown}")
+        if float(np.prod(sizes, dtype=np.float64)) > LARGEST_ACTIVATION:
+            raise ModelError(f"{self.name}: input {value.name!r} has more than {LARGEST_ACTIVATION} elements")
+        count = int(np.prod(sizes))
+        tensor = self.integers(value.name, (count, 1, 1), *bounds)
+        kind = np.dtype(helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)).name
+        self.inputs[value.name] = InputSpec(name=value.name, shape=tuple(sizes), dtype=kind, tensor=tensor, prologue=())
+        self.values[value.name] = Integers(tensor, np.arange(count).reshape(sizes))
+
+    def _step(self, node: onnx.NodeProto) -> None:
+        try:
+            results = self.node(node)
+        except RefusalError as error:
+            raise _RefusedError(Problem(node.name or node.output[0], node.op_type, error.reason, error.hint)) from None
+        except MALFORMED:
+            label = node.name or next(iter(node.output), "")
+            raise _RefusedError(Problem(label, node.op_type, "its operands and attributes do not fit together", "check the model")) from None
+        self.values.update((name, result) for name, result in zip(node.output, results, strict=False) if name)
+
+    def node(self, node: onnx.NodeProto) -> Sequence[Any]:
+        operands: list[Any] = [self.values.get(name) for name in node.input]
+        missing = next((name for name, operand in zip(node.input, operands, strict=True) if name and operand is None), None)
+        if missing is not None:
+            raise RefusalError(f"operand {missing!r} is computed nowhere")
+        if node.domain not in ("", "ai.onnx"):
+            raise RefusalError(f"no rule lowers operators of domain {node.domain} in a model with loops")
+        if node.op_type == "Loop":
+            return self._loop(node, operands)
+        if all(operand is None or isinstance(operand, np.ndarray) for operand in operands):
+            return [constant.array for constant in fold(node, [None if operand is None else Constant(operand) for operand in operands], self.opset)]
+        first, others = operands[0], operands[1:]
+        if isinstance(first, Integers | Block) and all(operand is None or isinstance(operand, np.ndarray) for operand in others):
+            if node.op_type == "Shape":
+                return [np.array(first.index.shape)]
+            if node.op_type in MOVEMENTS:
+                constants = [None if operand is None else Constant(operand) for operand in (first.index, *others)]
+                return [replace(first, index=constant.array) for constant in fold(node, constants, self.opset)]
+        if any(isinstance(operand, Integers | Trip) for operand in operands):
+            handlers = INTEGER_HANDLERS
+        else:
+            handlers = {**HANDLERS, **BLOCK_HANDLERS}
+        handler = handlers.get(node.op_type)
+        if handler is None:
+            raise RefusalError("no rule lowers it in a model with loops", f"rules exist for {', '.join(sorted({*handlers, *MOVEMENTS}))}")
+        result = handler(self, node, operands)
+        return result if isinstance(result, tuple) else [result]
+
+    # ---- loops ----
+
+    def _loop(self, node: onnx.NodeProto, operands: list[Any]) -> Sequence[Any]:
+        body = next((attribute.g for attribute in node.attribute if attribute.name == "body" and attribute.HasField("g")), None)
+        if body is None or len(body.input) != len(operands) or len(body.input) < 2:
+            raise RefusalError("its body does not take what the loop hands to it")
+        if len(body.output) != len(body.input) - 1:
+            raise RefusalError("it collects a value of every trip", "keep what the last trip makes as a state of the loop")
+        limit = operands[0]
+        if not isinstance(limit, np.ndarray) or limit.size != 1 or not 1 <= int(limit.ravel()[0]) <= MOST_TRIPS // self._trips:
+            raise RefusalError("it has no constant largest number of trips", f"give one from 1 to {MOST_TRIPS}, nested loops together")
+        if operands[1] is not None and not (isinstance(operands[1], np.ndarray) and operands[1].size == 1 and operands[1].all()):
+            raise RefusalError("whether it begins is computed", "give True: the first trip is always taken")
+        kept = dict(self.values), dict(self.tensors), list(self.operations), self._trips
+        try:
+            return self._entered(node, body, int(limit.ravel()[0]), operands[2:], {})
+        except _GridError as error:
+            self.values, self.tensors, self.operations, self._trips = kept
+            grids = error.grids
+        try:
+            return self._entered(node, body, int(limit.ravel()[0]), operands[2:], grids)
+        except _GridError:
+            raise RefusalError("a state lies on one grid when a trip begins and on another when it ends") from None
+
+    def _entered(
+        self, node: onnx.NodeProto, body: onnx.GraphProto, limit: int, initial: list[Any], grids: dict[str, Fraction]
+    ) -> Sequence[Any]:
+        """The results of a loop whose constant states begin on ``grids`` (by name; else on the coarsest power of two that holds them)."""
+        label = node.name or next(iter(node.output), "loop")
+        read = {*_names_read(body), *(value.name for value in body.output)}
+        number, condition, *states = body.input
+        outside, values = self.operations, dict(self.values)
+        begun: dict[str, tuple[Any, Carried]] = {}
+        for state, value in zip(states, initial, strict=True):
+            if state.name in read:
+                begun[state.name] = self._begun(node, state, value, grids.get(state.name))
+        self._constants(body)
+        shape = tuple(size.dim_value for size in number.type.tensor_type.shape.dim)
+        self.values |= {number.name: Trip(label, 0, shape), condition.name: np.array(True), **{name: value for name, (value, _) in begun.items()}}
+        self.operations, trips = [], self._trips
+        self._trips *= limit
+        for inner in body.node:
+            self._step(inner)
+        more, *results = (self.values.get(value.name) for value in body.output)
+        carried = self._carried(node, [(begun[state.name], result) for state, result in zip(states, results, strict=True) if state.name in begun],
+                                [value for state, value in zip(states, initial, strict=True) if state.name in begun])  # fmt: skip
+        ends = ""
+        if isinstance(more, np.ndarray) and more.size == 1:
+            limit = limit if more.all() else 1
+        elif isinstance(more, Integers) and more.index.size == 1:
+            ends = self.laid_out(node, more).tensor
+        else:
+            raise RefusalError("whether it goes on is not one integer that the body computes", "compare integers, or a value with 0")
+        inside, self.operations, self.values, self._trips = self.operations, outside, values, trips
+        count = self.integers(f"{label}.trips", (1, 1, 1), 1, limit)
+        self.tensors[count] = replace(self.tensors[count], bits=32)
+        loop = Loop(name=label, output=count, limit=limit, condition=ends, carried=tuple(carried), body=tuple(inside))
+        if not loop.inputs:
+            raise RefusalError("it depends on no input of the model")
+        self.operations.append(loop)
+        return [self._counted(node, result, label, count) for result in results]
+
+    def _begun(self, node: onnx.NodeProto, state: onnx.ValueInfoProto, value: Any, grid: Fraction | None) -> tuple[Any, Carried]:
+        """What a state is when a trip begins, and how it is carried (``after`` is not known yet)."""
+        if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+            step = _exact_step(value) if grid is None else grid
+            codes = _codes_on(value, step)
+            if codes is None:
+                raise RefusalError(f"state {state.name!r} begins with numbers that are no 16-bit integers of one step", "give them as int16 with a DequantizeLinear")
+            before, made = self._carrier(state.name, codes, -(1 << (_STATE_BITS - 1)), (1 << (_STATE_BITS - 1)) - 1)
+            self.tensors[before] = replace(self.tensors[before], scale=(step,))
+            return Block(before, "", step, made), Carried(before=before, after="", values=_placed(codes))
+        if isinstance(value, Block):
+            if value.scale:
+                raise RefusalError(f"state {state.name!r} has a scale of its own for each token", "bring it to a fixed grid with QuantizeLinear to int16")
+            value = self.laid_out(node, value)
+            if self.tensors[value.tensor].bits > _STATE_BITS:
+                raise RefusalError(f"state {state.name!r} begins with more than {_STATE_BITS} bits")
+            before, made = self._carrier(state.name, value.index, -(1 << (_STATE_BITS - 1)), (1 << (_STATE_BITS - 1)) - 1)
+            self.tensors[before] = replace(self.tensors[before], scale=(value.constant,))
+            return Block(before, "", value.constant, made), Carried(before=before, after="", initial=value.tensor)
+        kind = state.type.tensor_type.elem_type
+        if not isinstance(value, Integers | np.ndarray) or kind not in _STATE_KINDS:
+            raise RefusalError(f"state {state.name!r} is neither on a fixed grid nor integers of 8 or 16 bits")
+        low, high = _INPUT_RANGES[kind]
+        if isinstance(value, np.ndarray):
+            before, made = self._carrier(state.name, value, low, high)
+            return Integers(before, made), Carried(before=before, after="", values=_placed(value.astype(np.int16)))
+        value = self.laid_out(node, value)
+        before, made = self._carrier(state.name, value.index, low, high)
+        return Integers(before, made), Carried(before=before, after="", initial=value.tensor)
+
+    def _carrier(self, name: str, like: np.ndarray, low: int, high: int) -> tuple[str, np.ndarray]:
+        """A tensor for a state shaped ``like`` an ONNX value, and its index."""
+        channels = like.shape[-1] if like.ndim else 1
+        before = self.integers(name, (channels, 1, like.size // channels), low, high)
+        return before, np.arange(like.size).reshape(channels, -1).T.reshape(like.shape)
+
+    def _carried(self, node: onnx.NodeProto, pairs: list[tuple[tuple[Any, Carried], Any]], initial: list[Any]) -> list[Carried]:
+        """The loop-carried tensors, whose next values lie as they themselves do. Raises :class:`_GridError`."""
+        found: list[Carried] = []
+        grids: dict[str, Fraction] = {}
+        for ((begun, carried), result), first in zip(pairs, initial, strict=True):
+            if type(result) is not type(begun) or result.index.shape != begun.index.shape or getattr(result, "scale", ""):
+                raise RefusalError(
+                    f"state {carried.before!r} is not what it began as when a trip ends",
+                    "keep its shape, and bring it to a fixed grid with QuantizeLinear to int16",
+                )
+            result = self.laid_out(node, result)
+            before, after = self.tensors[carried.before], self.tensors[result.tensor]
+            if after.low < before.low or after.high > before.high:
+                raise RefusalError(f"state {carried.before!r} may leave {before.low}..{before.high}: it ends a trip in {after.low}..{after.high}")
+            if isinstance(result, Block) and result.constant != begun.constant:
+                if not isinstance(first, np.ndarray):
+                    raise RefusalError(f"state {carried.before!r} lies on one grid when a trip begins and on another when it ends")
+                grids[carried.before] = result.constant
+            found.append(replace(carried, after=result.tensor))
+        if grids:
+            raise _GridError({name.rstrip("'"): grid for name, grid in grids.items()})
+        return found
+
+    def _counted(self, node: onnx.NodeProto, result: Any, label: str, count: str) -> Any:
+        """A result of a loop; the number of its last trip becomes an integer."""
+        if not isinstance(result, Trip) or result.loop != label:
+            return result
+        trips = Integers(count, np.zeros(result.shape, np.int64))
+        return trips if result.offset == 1 else replace(trips, tensor=self.clamped_sum(node, [(trips, 1)], result.offset - 1))
+
+    # ---- outputs ----
+
+    def _program(self) -> Program:
+        outputs = [self._output(value) for value in self.model.graph.output]
+        if not any(isinstance(operation, Loop) for operation in self.operations):
+            raise ModelError(f"{self.name}: no output depends on a loop")
+        return Program(
+            name=self.name, tensors=self.tensors, operations=tuple(self.operations), inputs=tuple(self.inputs.values()), outputs=tuple(outputs)
+        )  # fmt: skip
+
+    def _output(self, value: onnx.ValueInfoProto) -> OutputSpec:
+        found = self.values.get(value.name)
+        if not isinstance(found, Integers | Block):
+            what = "a step of a quantiser" if isinstance(found, Draft) else "not computed from the inputs"
+            raise ModelError(f"{self.name}: output {value.name!r} is {what}")
+        node = next((node for node in self.model.graph.node if value.name in node.output), onnx.NodeProto(name=value.name, output=[value.name]))
+        if (found.index == ZERO).any():
+            found = self.laid_out(node, found)
+        # A leading axis of 1 is the batch; a value without one gets it.
+        index = found.index[0] if found.index.ndim and found.index.shape[0] == 1 else found.index
+        epilogue: tuple[HostOp, ...] = ()
+        scale = ""
+        if isinstance(found, Block):
+            self.tensors[found.tensor] = replace(self.tensors[found.tensor], scale=(found.constant,))
+            scale = found.scale
+            if not scale:
+                step = np.array(float(found.constant))
+                epilogue = (HostOp(kind="Dequantize", constants={"scale": step, "zero_point": np.array(0)}),)
+        kind = value.type.tensor_type.elem_type
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(kind)) if kind else np.dtype(np.float32)
+        if dtype.kind not in "fiub":
+            raise ModelError(f"{self.name}: output {value.name!r} has a type that no array has; declare it as float32 or int64")
+        return OutputSpec(
+            name=value.name, shape=(1, *index.shape), dtype=dtype.name, tensor=found.tensor, epilogue=epilogue, index=index.astype(np.int64),
+            scale_tensor=scale,
+        )  # fmt: skip
+
+
+def _placed(values: np.ndarray) -> np.ndarray:
+    """Constants of an ONNX value as int16 (C, 1, W)."""
+    channels = values.shape[-1] if values.ndim else 1
+    return np.ascontiguousarray(values.reshape(-1, channels).T[:, None, :])
+
+
+def _exact_step(values: np.ndarray) -> Fraction:
+    """The largest power of two, up to 1, that all values are multiples of; 1 where there is none."""
+    for places in range(31):
+        scaled = values.astype(np.float64) * (1 << places)
+        if np.array_equal(scaled, np.rint(scaled)):
+            return Fraction(1, 1 << places)
+    return Fraction(1)
+
+
+def _codes_on(values: np.ndarray, step: Fraction) -> np.ndarray | None:
+    """int16 codes with ``codes * step`` equal to ``values`` in their own type, or ``None``."""
+    codes = np.rint(values.astype(np.float64) / float(step))
+    limit = 1 << (_STATE_BITS - 1)
+    exact = np.array_equal((codes * float(step)).astype(values.dtype), values) and codes.size and codes.min() >= -limit and codes.max() < limit
+    return codes.astype(np.int16) if exact else None
