@@ -112,6 +112,7 @@ class LoopReader(SequenceReader):
     capacity: int = 0
     inputs: dict[str, InputSpec] = field(default_factory=dict)
     _trips: int = 1
+    _views: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
 
     # ---- tensors ----
 
@@ -141,16 +142,19 @@ class LoopReader(SequenceReader):
                 raise RefusalError(
                     "it joins or moves tokens that have scales of their own", "bring them to a fixed grid with QuantizeLinear to int16 first"
                 )
-        if (order == ZERO).any():
-            output = self._selected(node, source, order)
-        else:
-            output = self.tensor(f"{block.tensor}.view", shape)
-            self.tensors[output] = replace(source, name=output, shape=shape)
-            self.operations.append(View(name=node.name or node.output[0], output=output, input=block.tensor, index=order))
+        key = block.tensor, shape, order.tobytes()
+        if key not in self._views:
+            self._views[key] = self._selected(source, order) if (order == ZERO).any() else self._viewed(source, order)
         natural = np.arange(order.size).reshape(channels, -1).T.reshape(block.index.shape)
-        return replace(block, tensor=output, index=natural)
+        return replace(block, tensor=self._views[key], index=natural)
 
-    def _selected(self, node: onnx.NodeProto, source: Tensor, order: np.ndarray) -> str:
+    def _viewed(self, source: Tensor, order: np.ndarray) -> str:
+        output = self.tensor(f"{source.name}.view", order.shape)
+        self.tensors[output] = replace(source, name=output, shape=order.shape)
+        self.operations.append(View(name=output, output=output, input=source.name, index=order))
+        return output
+
+    def _selected(self, source: Tensor, order: np.ndarray) -> str:
         """Elements of a vector beside constant zeros: a product with a matrix of zeros and ones."""
         if source.shape[1:] != (1, 1) or order.shape[1:] != (1, 1) or source.bits > 8:
             raise RefusalError("only vectors of 8-bit integers are joined with zeros")
@@ -163,7 +167,7 @@ class LoopReader(SequenceReader):
         output = self.integers(f"{source.name}.placed", (len(picked), 1, 1), low, high)
         self.operations.append(
             Convolution(
-                name=node.name or node.output[0], output=output, input=source.name, weights=weights, planes=1, window=Window(), step=step,
+                name=output, output=output, input=source.name, weights=weights, planes=1, window=Window(), step=step,
                 acc_low=low, acc_high=high,
             )
         )  # fmt: skip
@@ -279,11 +283,11 @@ class LoopReader(SequenceReader):
             raise RefusalError("it has no constant largest number of trips", f"give one from 1 to {MOST_TRIPS}, nested loops together")
         if operands[1] is not None and not (isinstance(operands[1], np.ndarray) and operands[1].size == 1 and operands[1].all()):
             raise RefusalError("whether it begins is computed", "give True: the first trip is always taken")
-        kept = dict(self.values), dict(self.tensors), list(self.operations), self._trips
+        kept = dict(self.values), dict(self.tensors), list(self.operations), dict(self._views), self._trips
         try:
             return self._entered(node, body, int(limit.ravel()[0]), operands[2:], {})
         except _GridError as error:
-            self.values, self.tensors, self.operations, self._trips = kept
+            self.values, self.tensors, self.operations, self._views, self._trips = kept
             grids = error.grids
         try:
             return self._entered(node, body, int(limit.ravel()[0]), operands[2:], grids)
@@ -413,7 +417,7 @@ class LoopReader(SequenceReader):
         if (found.index == ZERO).any():
             found = self.laid_out(node, found)
         # A leading axis of 1 is the batch; a value without one gets it.
-        index = found.index[0] if found.index.ndim and found.index.shape[0] == 1 else found.index
+        index = found.index.reshape(found.index.shape[1:]) if found.index.shape[:1] == (1,) else found.index
         epilogue: tuple[HostOp, ...] = ()
         scale = ""
         if isinstance(found, Block):
