@@ -206,7 +206,9 @@ def _witnessed(compiled: CompiledModel, feeds: dict[str, np.ndarray], names: lis
         return run_witness(compiled.source, feeds, outputs=names)
     source = _with_axes(compiled.source)
     count = len(next(iter(feeds.values())))
-    parts = [run_witness(source, {name: array[sample : sample + 1] for name, array in feeds.items()}, outputs=names) for sample in range(count)]
+    parts = [
+        run_witness(source, {name: array[sample : sample + 1] for name, array in feeds.items()}, outputs=names) for sample in range(count)
+    ]
     return {name: np.concatenate([part[name] for part in parts]) for name in names}
 
 

@@ -140,7 +140,8 @@ class LoopReader(SequenceReader):
             width = source.shape[2]
             if shape[2] != width or (order % width != np.arange(width)).any():
                 raise RefusalError(
-                    "it joins or moves tokens that have scales of their own", "bring them to a fixed grid with QuantizeLinear to int16 first"
+                    "it joins or moves tokens that have scales of their own",
+                    "bring them to a fixed grid with QuantizeLinear to int16 first",
                 )
         key = block.tensor, shape, order.tobytes()
         if key not in self._views:
@@ -174,7 +175,12 @@ class LoopReader(SequenceReader):
         return output
 
     def clamped_sum(
-        self, node: onnx.NodeProto, operands: Sequence[tuple[Integers | Block, int]], constant: int = 0, low: int | None = None, high: int | None = None
+        self,
+        node: onnx.NodeProto,
+        operands: Sequence[tuple[Integers | Block, int]],
+        constant: int = 0,
+        low: int | None = None,
+        high: int | None = None,
     ) -> str:
         """The tensor of one or two laid out operands times their factors plus ``constant``, limited to ``low`` and ``high`` where they are given."""
         ranges = [
@@ -223,7 +229,9 @@ class LoopReader(SequenceReader):
             raise ModelError(f"{self.name}: input {value.name!r} must have integers: a model with loops takes symbols or codes")
         if not sizes or sizes[0] != 1 or min(sizes) < 1:
             shown = ",".join(["1", *(str(size or "SIZE") for size in sizes[1:])])
-            raise ModelError(f"{self.name}: input {value.name!r} needs fixed sizes and a batch of 1, as it has loops: give --shape {value.name}={shown}")
+            raise ModelError(
+                f"{self.name}: input {value.name!r} needs fixed sizes and a batch of 1, as it has loops: give --shape {value.name}={shown}"
+            )
         if float(np.prod(sizes, dtype=np.float64)) > LARGEST_ACTIVATION:
             raise ModelError(f"{self.name}: input {value.name!r} has more than {LARGEST_ACTIVATION} elements")
         count = int(np.prod(sizes))
@@ -239,7 +247,9 @@ class LoopReader(SequenceReader):
             raise _RefusedError(Problem(node.name or node.output[0], node.op_type, error.reason, error.hint)) from None
         except MALFORMED:
             label = node.name or next(iter(node.output), "")
-            raise _RefusedError(Problem(label, node.op_type, "its operands and attributes do not fit together", "check the model")) from None
+            raise _RefusedError(
+                Problem(label, node.op_type, "its operands and attributes do not fit together", "check the model")
+            ) from None
         self.values.update((name, result) for name, result in zip(node.output, results, strict=False) if name)
 
     def node(self, node: onnx.NodeProto) -> Sequence[Any]:
@@ -252,7 +262,10 @@ class LoopReader(SequenceReader):
         if node.op_type == "Loop":
             return self._loop(node, operands)
         if all(operand is None or isinstance(operand, np.ndarray) for operand in operands):
-            return [constant.array for constant in fold(node, [None if operand is None else Constant(operand) for operand in operands], self.opset)]
+            return [
+                constant.array
+                for constant in fold(node, [None if operand is None else Constant(operand) for operand in operands], self.opset)
+            ]
         first, others = operands[0], operands[1:]
         if isinstance(first, Integers | Block) and all(operand is None or isinstance(operand, np.ndarray) for operand in others):
             if node.op_type == "Shape":
@@ -308,7 +321,11 @@ class LoopReader(SequenceReader):
                 begun[state.name] = self._begun(node, state, value, grids.get(state.name))
         self._constants(body)
         shape = tuple(size.dim_value for size in number.type.tensor_type.shape.dim)
-        self.values |= {number.name: Trip(label, 0, shape), condition.name: np.array(True), **{name: value for name, (value, _) in begun.items()}}
+        self.values |= {
+            number.name: Trip(label, 0, shape),
+            condition.name: np.array(True),
+            **{name: value for name, (value, _) in begun.items()},
+        }
         self.operations, trips = [], self._trips
         self._trips *= limit
         for inner in body.node:
@@ -338,13 +355,18 @@ class LoopReader(SequenceReader):
             step = _exact_step(value) if grid is None else grid
             codes = _codes_on(value, step)
             if codes is None:
-                raise RefusalError(f"state {state.name!r} begins with numbers that are no 16-bit integers of one step", "give them as int16 with a DequantizeLinear")
+                raise RefusalError(
+                    f"state {state.name!r} begins with numbers that are no 16-bit integers of one step",
+                    "give them as int16 with a DequantizeLinear",
+                )
             before, made = self._carrier(state.name, codes, -(1 << (_STATE_BITS - 1)), (1 << (_STATE_BITS - 1)) - 1)
             self.tensors[before] = replace(self.tensors[before], scale=(step,))
             return Block(before, "", step, made), Carried(before=before, after="", values=_placed(codes))
         if isinstance(value, Block):
             if value.scale:
-                raise RefusalError(f"state {state.name!r} has a scale of its own for each token", "bring it to a fixed grid with QuantizeLinear to int16")
+                raise RefusalError(
+                    f"state {state.name!r} has a scale of its own for each token", "bring it to a fixed grid with QuantizeLinear to int16"
+                )
             value = self.laid_out(node, value)
             if self.tensors[value.tensor].bits > _STATE_BITS:
                 raise RefusalError(f"state {state.name!r} begins with more than {_STATE_BITS} bits")
@@ -381,7 +403,9 @@ class LoopReader(SequenceReader):
             result = self.laid_out(node, result)
             before, after = self.tensors[carried.before], self.tensors[result.tensor]
             if after.low < before.low or after.high > before.high:
-                raise RefusalError(f"state {carried.before!r} may leave {before.low}..{before.high}: it ends a trip in {after.low}..{after.high}")
+                raise RefusalError(
+                    f"state {carried.before!r} may leave {before.low}..{before.high}: it ends a trip in {after.low}..{after.high}"
+                )
             if isinstance(result, Block) and result.constant != begun.constant:
                 if not isinstance(first, np.ndarray):
                     raise RefusalError(f"state {carried.before!r} lies on one grid when a trip begins and on another when it ends")
@@ -413,7 +437,9 @@ class LoopReader(SequenceReader):
         if not isinstance(found, Integers | Block):
             what = "a step of a quantiser" if isinstance(found, Draft) else "not computed from the inputs"
             raise ModelError(f"{self.name}: output {value.name!r} is {what}")
-        node = next((node for node in self.model.graph.node if value.name in node.output), onnx.NodeProto(name=value.name, output=[value.name]))
+        node = next(
+            (node for node in self.model.graph.node if value.name in node.output), onnx.NodeProto(name=value.name, output=[value.name])
+        )
         if (found.index == ZERO).any():
             found = self.laid_out(node, found)
         # A leading axis of 1 is the batch; a value without one gets it.
@@ -455,5 +481,7 @@ def _codes_on(values: np.ndarray, step: Fraction) -> np.ndarray | None:
     """int16 codes with ``codes * step`` equal to ``values`` in their own type, or ``None``."""
     codes = np.rint(values.astype(np.float64) / float(step))
     limit = 1 << (_STATE_BITS - 1)
-    exact = np.array_equal((codes * float(step)).astype(values.dtype), values) and codes.size and codes.min() >= -limit and codes.max() < limit
+    exact = (
+        np.array_equal((codes * float(step)).astype(values.dtype), values) and codes.size and codes.min() >= -limit and codes.max() < limit
+    )
     return codes.astype(np.int16) if exact else None

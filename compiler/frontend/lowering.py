@@ -170,8 +170,9 @@ def check(data: bytes, *, name: str = "model") -> CheckReport:
     The rules are those of :func:`lower`. Raises :class:`ModelError` for bytes that are no valid model.
     """
     proto, model = read_model(data, name)
-    if is_sequence_model(proto) or is_loop_model(proto):
-        found = lower_sequence(proto, name, Settings().context) if is_sequence_model(proto) else lower_loops(proto, name)
+    sequence, own_reader = is_sequence_model(proto), is_sequence_model(proto) or is_loop_model(proto)
+    if own_reader:
+        found = lower_sequence(proto, name, Settings().context) if sequence else lower_loops(proto, name)
         problems, wanted, weighted = ([found], [], {}) if isinstance(found, Problem) else ([], [], sequence_weights(found))
         program = None if isinstance(found, Problem) else found
     else:
@@ -191,7 +192,7 @@ def check(data: bytes, *, name: str = "model") -> CheckReport:
         "dialect": dialect_of(proto),
         "parameters": parameters_of(proto),
     }
-    facts["operators"] = _operators(model)
+    facts["operators"] = _operators(model, [GOLDEN] if own_reader and program is not None else [])
     layers = [] if program is None else _layers(program)
     facts["macs"] = None if program is None else sum(layer["macs"] for layer in layers)
     facts["precision"] = precision_of(weighted, program)
@@ -239,15 +240,15 @@ def _dimensions(value: onnx_ir.Value) -> list[int | str]:
     return [] if value.shape is None else [size if isinstance(size, int) else str(size) for size in value.shape]
 
 
-def _operators(model: onnx_ir.Model) -> list[dict[str, Any]]:
-    """The operators of a model by domain and name: how many nodes, and where they may run; nowhere when they are not supported."""
+def _operators(model: onnx_ir.Model, others: list[str]) -> list[dict[str, Any]]:
+    """The operators of a model by domain and name: how many nodes, and where they may run; ``others`` where the table of operators does not know them."""
     counts = Counter(operator_key(node) for node in model.graph)
     return [
         {
             "domain": domain,
             "operator": name,
             "nodes": count,
-            "runs": list(OPERATORS[domain, name].runs) if (domain, name) in OPERATORS else [],
+            "runs": list(OPERATORS[domain, name].runs) if (domain, name) in OPERATORS else others,
         }
         for (domain, name), count in sorted(counts.items())
     ]

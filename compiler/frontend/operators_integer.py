@@ -217,7 +217,10 @@ def _joined(reader: LoopReader, node: onnx.NodeProto, operands: list[Any]) -> An
     zeros = all(isinstance(operand, Integers) or (isinstance(operand, np.ndarray) and not operand.any()) for operand in operands)
     if len(tensors) != 1 or not zeros:
         raise RefusalError("only parts of one tensor and zeros are joined")
-    parts = [Constant(place if isinstance(operand, Integers) else np.full(place.shape, ZERO)) for place, operand in zip(places, operands, strict=True)]
+    parts = [
+        Constant(place if isinstance(operand, Integers) else np.full(place.shape, ZERO))
+        for place, operand in zip(places, operands, strict=True)
+    ]
     return Integers(tensors.pop(), fold(node, parts, reader.opset)[0].array)
 
 

@@ -99,7 +99,9 @@ def _compared(factor: int) -> LoopHandler:
     """Whether a block is above (``factor`` 1) or below (-1) the constant 0: the sign of its codes, whatever its scale."""
 
     def handler(reader: LoopReader, node: onnx.NodeProto, operands: list[Any]) -> Any:
-        block, number, sign = (operands[0], single(operands[1]), factor) if isinstance(operands[0], Block) else (operands[1], single(operands[0]), -factor)
+        block, number, sign = (
+            (operands[0], single(operands[1]), factor) if isinstance(operands[0], Block) else (operands[1], single(operands[0]), -factor)
+        )
         if not isinstance(block, Block) or number != 0:
             raise RefusalError("values are only compared with 0", "take the threshold off before")
         if block.scale and block.index.size > reader.tensors[block.tensor].shape[2]:

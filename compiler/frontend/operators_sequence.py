@@ -162,7 +162,9 @@ def _matmul(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -
         raise RefusalError("its activations are not quantised", "quantise them by the largest magnitude of a token")
     weights = recognise(right.T)
     if weights is None:
-        raise RefusalError("its weights are not small integers with one scale, or one a column", "train ternary weights with one scale a layer")
+        raise RefusalError(
+            "its weights are not small integers with one scale, or one a column", "train ternary weights with one scale a layer"
+        )
     block = reader.laid_out(node, block, pixels=1)
     codes = weights.codes[:, :, None, None]
     bound = int(np.abs(codes.astype(np.int64)).sum(axis=(1, 2, 3)).max(initial=0)) * LEVELS

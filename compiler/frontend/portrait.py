@@ -25,7 +25,7 @@ _Q_OPERATORS = (
 
 def dialect_of(model: onnx.ModelProto) -> list[str]:
     """How the file says what is quantised: QONNX, FINN MultiThreshold, QOperator, QCDQ (with Clip between), QDQ; or float."""
-    operators = {(node.domain in CUSTOM_DOMAINS, node.op_type) for node in model.graph.node}
+    operators = {(node.domain in CUSTOM_DOMAINS, node.op_type) for node in _nodes(model.graph)}
     custom = {name for own, name in operators if own}
     names = {name for _, name in operators}
     found = ["QONNX"] if custom & {"BipolarQuant", "FloatQuant", "IntQuant", "Quant", "Trunc"} else []
@@ -38,6 +38,15 @@ def dialect_of(model: onnx.ModelProto) -> list[str]:
         clipped = any(node.op_type == "Clip" and node.input and node.input[0] in quantised for node in model.graph.node)
         found.append("QCDQ" if clipped else "QDQ")
     return found or ["float"]
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """The nodes of a graph and of the bodies in it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _nodes(attribute.g)
 
 
 def _constants(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
@@ -77,9 +86,7 @@ def weight_facts(constant: Constant) -> dict[str, Any]:
 
 def precision_of(weighted: Mapping[str, Mapping[str, Any]], program: Program | None) -> list[dict[str, Any]]:
     """Each layer with weights: ``layer`` and its entry of ``weighted`` (:func:`weight_facts`); ``input_bits`` and ``output_bits`` of the layers that can be lowered."""
-    placed = (
-        {} if program is None else {operation.name: operation for operation in program.walk() if isinstance(operation, Convolution)}
-    )
+    placed = {} if program is None else {operation.name: operation for operation in program.walk() if isinstance(operation, Convolution)}
     rows = []
     for label, facts in weighted.items():
         row: dict[str, Any] = {"layer": label, **facts}

@@ -133,6 +133,10 @@ def execute(operation: Operation, program: Program, tensors: dict[str, np.ndarra
             return
         case GridOperation():
             result = run_grid(operation, operands)
+            if result.size and (result.min() < target.low or result.max() > target.high):
+                raise ModelError(
+                    f"layer {operation.name!r} leaves the range {target.low}..{target.high} of its tensor; the artefact is inconsistent"
+                )
         case Loop():
             _loop(operation, program, tensors)
             return
@@ -148,8 +152,6 @@ def execute(operation: Operation, program: Program, tensors: dict[str, np.ndarra
             raise ModelError(f"operation {operation.name!r} of kind {type(operation).__name__} is not known")
     if result.shape[1:] != target.shape:
         raise ModelError(f"operation {operation.name!r} gives shape {result.shape[1:]}, but tensor {target.name!r} has {target.shape}")
-    if result.size and target.bits > 8 and (result.min() < target.low or result.max() > target.high):
-        raise ModelError(f"layer {operation.name!r} leaves the range {target.low}..{target.high} of its tensor; the artefact is inconsistent")
     tensors[operation.output] = result.astype(_dtype(target), copy=False)
 
 

@@ -107,7 +107,6 @@ def check_loop(operation: Loop, program: Program, known: set[str], where: str, t
             raise Malformed(f"{where} {what}")
 
     need(bool(operation.body), "repeats nothing")
-    need(bool(operation.inputs), "depends on no input")
     need(trips * operation.limit <= MOST_TRIPS, f"makes more than {MOST_TRIPS} trips with the loops around it")
     count = program.tensors[operation.output]
     need(count.shape == (1, 1, 1) and count.bits == 32 and count.low <= 1 and operation.limit <= count.high, "counts in another tensor")
@@ -119,11 +118,15 @@ def check_loop(operation: Loop, program: Program, known: set[str], where: str, t
         need(bool(carried.initial) == (carried.values is None), f"begins {carried.before!r} with two values or none")
         if carried.values is not None:
             low, high = int(carried.values.min(initial=0)), int(carried.values.max(initial=0))
-            need(carried.values.shape == before.shape and before.low <= low and high <= before.high, f"begins {carried.before!r} with values that do not fit")
+            need(
+                carried.values.shape == before.shape and before.low <= low and high <= before.high,
+                f"begins {carried.before!r} with values that do not fit",
+            )
         else:
             need(carried.initial in known, f"begins {carried.before!r} with a tensor that does not exist")
         for source in (carried.initial, carried.after) if carried.initial else (carried.after,):
             _check_carried(program.tensors[source], before, where)
+    need(bool(operation.inputs), "depends on no input")
 
 
 def _check_carried(source: Tensor, before: Tensor, where: str) -> None:

@@ -37,7 +37,9 @@ def main() -> None:
     alike = steps.ravel() == taken
     print(f"the same number of steps for {int(alike.sum())}; {steps.mean():.3f} and {taken.mean():.3f} steps a puzzle")
     difference = np.sqrt(((floats - logits)[alike] ** 2).mean()) / floats.std()
-    print(f"where they are the same logits differ by {difference:.2%} of their deviation, halt by at most {np.abs(halts.ravel() - halt)[alike].max():.3f}")
+    print(
+        f"where they are the same logits differ by {difference:.2%} of their deviation, halt by at most {np.abs(halts.ravel() - halt)[alike].max():.3f}"
+    )
     print(f"golden: {len(given) / seconds:.1f} puzzles a second")
 
 

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
 from decoder_cases import random_weights, small
 from frontend_models import Graph
+from loop_cases import recursive, ring
 
 from tritloom.compiled import compile
 from tritloom.compiler.image import encode_artefact
@@ -127,10 +128,10 @@ def corpus(target: str) -> list[bytes]:
     """Whole files for one of :data:`TARGETS`, the same ones each time."""
     if target == "npz":
         return _arrays()
-    models = [_convolutions(), _qonnx(), _float(), _moves(), _decoder("bitnet"), _decoder("drna"), _nested()]
+    models = [_convolutions(), _qonnx(), _float(), _moves(), _decoder("bitnet"), _decoder("drna"), ring(ticks=3), recursive(), _nested()]
     if target == "onnx":
         return models
     samples = {"x": np.random.default_rng(1).normal(size=(9, 6)).astype(np.float32)}
     compiled = [compile(models[0], name="net"), compile(models[1], name="net"), compile(models[2], name="net", calibration=samples)]
-    compiled += [compile(model, name="net") for model in models[4:6]]
+    compiled += [compile(model, name="net") for model in models[4:8]]
     return [encode_artefact(model.artefact) for model in compiled]
