@@ -1,5 +1,7 @@
 """Constant folding: a node whose operands are all constants is computed by ONNX Runtime, in the arithmetic of the witness."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import onnx
 import onnx.helper
@@ -91,7 +93,7 @@ def _check_size(node: onnx.NodeProto, operands: list[np.ndarray | None]) -> None
             raise RefusalError(f"{node.op_type} of constants may make a very large tensor", "store the result as a constant")
 
 
-def fold(node: onnx.NodeProto, operands: list[Constant | None], opset: int) -> list[Constant]:
+def fold(node: onnx.NodeProto, operands: Sequence[Constant | None], opset: int) -> list[Constant]:
     """Results of a node of the standard operator set whose operands are constants. Raises :class:`RefusalError`."""
     if node.domain not in ("", "ai.onnx") or node.op_type in _RANDOM:
         raise RefusalError(

@@ -16,54 +16,21 @@ import onnx
 from onnx import helper, numpy_helper
 
 from tritloom.compiler.frontend.constants import fold
+from tritloom.compiler.frontend.loop_states import INPUT_RANGES, STATE_BITS, STATE_KINDS, codes_on, exact_step, placed
+from tritloom.compiler.frontend.loop_tensors import GridReader
 from tritloom.compiler.frontend.problems import Problem, RefusalError
-from tritloom.compiler.frontend.sequence import HANDLERS, MALFORMED, Block, Draft, SequenceReader
+from tritloom.compiler.frontend.sequence import HANDLERS, MALFORMED, ZERO, Block, Draft, Integers, Trip
 from tritloom.compiler.frontend.values import LARGEST_ACTIVATION, Constant
-from tritloom.compiler.ir.block import View
-from tritloom.compiler.ir.grid import ClampedSum
 from tritloom.compiler.ir.loop import MOST_TRIPS, Carried, Loop
-from tritloom.compiler.ir.program import Convolution, HostOp, InputSpec, OutputSpec, Program, Proof, StepFunction, Tensor, Window
+from tritloom.compiler.ir.program import HostOp, InputSpec, OutputSpec, Program
 from tritloom.errors import ModelError
-from tritloom.hw.arch.record import START_MIN, Record
 
-__all__ = ["BLOCK_HANDLERS", "INTEGER_HANDLERS", "MOVEMENTS", "ZERO", "Integers", "LoopHandler", "LoopReader", "Trip", "is_loop_model"]
-
-ZERO = -1
-"""Entry of an index that stands for the constant 0."""
+__all__ = ["BLOCK_HANDLERS", "INTEGER_HANDLERS", "MOVEMENTS", "LoopHandler", "LoopReader", "is_loop_model"]
 
 MOVEMENTS = (
     "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 )  # fmt: skip
 """Operators that only move the elements of their first operand."""
-
-_INPUT_RANGES = {
-    onnx.TensorProto.INT8: (-128, 127),
-    onnx.TensorProto.UINT8: (0, 255),
-    onnx.TensorProto.INT16: (-(1 << 15), (1 << 15) - 1),
-    onnx.TensorProto.BOOL: (0, 1),
-    onnx.TensorProto.INT32: (-(1 << 31), (1 << 31) - 1),
-    onnx.TensorProto.INT64: (-(1 << 31), (1 << 31) - 1),
-}
-_STATE_KINDS = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16, onnx.TensorProto.BOOL)
-_STATE_BITS = 16
-
-
-@dataclass(frozen=True, eq=False)
-class Integers:
-    """Integers as the model has them. ``index`` has the shape of the ONNX value and holds element numbers of ``tensor``, or :data:`ZERO`."""
-
-    tensor: str
-    index: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Trip:
-    """The number of a trip of a loop, counted from 0, plus ``offset``."""
-
-    loop: str
-    offset: int
-    shape: tuple[int, ...]
-
 
 LoopHandler = Callable[["LoopReader", onnx.NodeProto, list[Any]], Any]
 
@@ -106,98 +73,11 @@ def _names_read(graph: onnx.GraphProto) -> Iterator[str]:
 
 
 @dataclass
-class LoopReader(SequenceReader):
+class LoopReader(GridReader):
     """Walks the nodes in order and enters the bodies of loops."""
 
-    capacity: int = 0
     inputs: dict[str, InputSpec] = field(default_factory=dict)
     _trips: int = 1
-    _views: dict[tuple[str, tuple[int, ...], bytes], str] = field(default_factory=dict)
-
-    # ---- tensors ----
-
-    def integers(self, name: str, shape: tuple[int, int, int], low: int, high: int) -> str:
-        """The name of a new tensor of integers; 8, 16 or 32 bits. Raises :class:`RefusalError` for a wider range."""
-        bits = next((bits for bits in (8, 16, 32) if -(1 << (bits - 1)) <= low and high < 1 << (bits - 1)), 0)
-        if not bits:
-            raise RefusalError(f"its results may lie in {low}..{high}, which needs more than 32 bits")
-        name = self.tensor(name, shape)
-        self.tensors[name] = Tensor(name=name, shape=shape, bits=bits, low=low, high=high, scale=(Fraction(1),))
-        return name
-
-    def laid_out(self, node: onnx.NodeProto, block: Any, pixels: int | None = None) -> Any:
-        """A block, or integers, with the last axis in the channels and the others along the width; moved only where it lies otherwise.
-
-        A block with a scale for each token keeps its tokens where they are: only its channels are picked.
-        """
-        channels = block.index.shape[-1] if block.index.ndim else 1
-        shape = (channels, 1, block.index.size // channels)
-        order = block.index.reshape(-1, channels).T.reshape(shape)
-        source = self.tensors[block.tensor]
-        if source.shape == shape and np.array_equal(order.ravel(), np.arange(order.size)):
-            return block
-        if isinstance(block, Block) and block.scale:
-            width = source.shape[2]
-            if shape[2] != width or (order % width != np.arange(width)).any():
-                raise RefusalError(
-                    "it joins or moves tokens that have scales of their own",
-                    "bring them to a fixed grid with QuantizeLinear to int16 first",
-                )
-        key = block.tensor, shape, order.tobytes()
-        if key not in self._views:
-            self._views[key] = self._selected(source, order) if (order == ZERO).any() else self._viewed(source, order)
-        natural = np.arange(order.size).reshape(channels, -1).T.reshape(block.index.shape)
-        return replace(block, tensor=self._views[key], index=natural)
-
-    def _viewed(self, source: Tensor, order: np.ndarray) -> str:
-        output = self.tensor(f"{source.name}.view", order.shape)
-        self.tensors[output] = replace(source, name=output, shape=order.shape)
-        self.operations.append(View(name=output, output=output, input=source.name, index=order))
-        return output
-
-    def _selected(self, source: Tensor, order: np.ndarray) -> str:
-        """Elements of a vector beside constant zeros: a product with a matrix of zeros and ones."""
-        if source.shape[1:] != (1, 1) or order.shape[1:] != (1, 1) or source.bits > 8:
-            raise RefusalError("only vectors of 8-bit integers are joined with zeros")
-        picked = order.ravel()
-        weights = np.zeros((len(picked), source.shape[0], 1, 1), np.int16)
-        weights[np.flatnonzero(picked != ZERO), picked[picked != ZERO]] = 1
-        low, high = min(source.low, 0), max(source.high, 0)
-        proof = Proof(exact=True, reachable=(high - low + 1) * len(picked))
-        step = StepFunction(records=((Record(START_MIN, 1, 0, 0),),) * len(picked), low=low, high=high, proof=proof)
-        output = self.integers(f"{source.name}.placed", (len(picked), 1, 1), low, high)
-        self.operations.append(
-            Convolution(
-                name=output, output=output, input=source.name, weights=weights, planes=1, window=Window(), step=step,
-                acc_low=low, acc_high=high,
-            )
-        )  # fmt: skip
-        return output
-
-    def clamped_sum(
-        self,
-        node: onnx.NodeProto,
-        operands: Sequence[tuple[Integers | Block, int]],
-        constant: int = 0,
-        low: int | None = None,
-        high: int | None = None,
-    ) -> str:
-        """The tensor of one or two laid out operands times their factors plus ``constant``, limited to ``low`` and ``high`` where they are given."""
-        ranges = [
-            sorted((self.tensors[operand.tensor].low * factor, self.tensors[operand.tensor].high * factor)) for operand, factor in operands
-        ]
-        least, most = (sum(bounds) + constant for bounds in zip(*ranges, strict=True))
-        low = least if low is None else min(max(least, low), high if high is not None else least)
-        high = most if high is None else max(min(most, high), low)
-        (left, left_factor), (right, right_factor) = (*operands, (None, 1))[:2]
-        output = self.integers(node.output[0], self.tensors[left.tensor].shape, low, high)
-        self.operations.append(
-            ClampedSum(
-                name=node.name or node.output[0], output=output, left=left.tensor, right="" if right is None else right.tensor,
-                left_factor=left_factor, right_factor=right_factor, constant=constant, low=low, high=high,
-            )
-        )  # fmt: skip
-        return output
 
     # ---- graph ----
 
@@ -224,7 +104,7 @@ class LoopReader(SequenceReader):
 
     def _input(self, value: onnx.ValueInfoProto) -> None:
         sizes = [size.dim_value for size in value.type.tensor_type.shape.dim]
-        bounds = _INPUT_RANGES.get(value.type.tensor_type.elem_type)
+        bounds = INPUT_RANGES.get(value.type.tensor_type.elem_type)
         if bounds is None:
             raise ModelError(f"{self.name}: input {value.name!r} must have integers: a model with loops takes symbols or codes")
         if not sizes or sizes[0] != 1 or min(sizes) < 1:
@@ -352,34 +232,34 @@ class LoopReader(SequenceReader):
     def _begun(self, node: onnx.NodeProto, state: onnx.ValueInfoProto, value: Any, grid: Fraction | None) -> tuple[Any, Carried]:
         """What a state is when a trip begins, and how it is carried (``after`` is not known yet)."""
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-            step = _exact_step(value) if grid is None else grid
-            codes = _codes_on(value, step)
+            step = exact_step(value) if grid is None else grid
+            codes = codes_on(value, step)
             if codes is None:
                 raise RefusalError(
                     f"state {state.name!r} begins with numbers that are no 16-bit integers of one step",
                     "give them as int16 with a DequantizeLinear",
                 )
-            before, made = self._carrier(state.name, codes, -(1 << (_STATE_BITS - 1)), (1 << (_STATE_BITS - 1)) - 1)
+            before, made = self._carrier(state.name, codes, -(1 << (STATE_BITS - 1)), (1 << (STATE_BITS - 1)) - 1)
             self.tensors[before] = replace(self.tensors[before], scale=(step,))
-            return Block(before, "", step, made), Carried(before=before, after="", values=_placed(codes))
+            return Block(before, "", step, made), Carried(before=before, after="", values=placed(codes))
         if isinstance(value, Block):
             if value.scale:
                 raise RefusalError(
                     f"state {state.name!r} has a scale of its own for each token", "bring it to a fixed grid with QuantizeLinear to int16"
                 )
             value = self.laid_out(node, value)
-            if self.tensors[value.tensor].bits > _STATE_BITS:
-                raise RefusalError(f"state {state.name!r} begins with more than {_STATE_BITS} bits")
-            before, made = self._carrier(state.name, value.index, -(1 << (_STATE_BITS - 1)), (1 << (_STATE_BITS - 1)) - 1)
+            if self.tensors[value.tensor].bits > STATE_BITS:
+                raise RefusalError(f"state {state.name!r} begins with more than {STATE_BITS} bits")
+            before, made = self._carrier(state.name, value.index, -(1 << (STATE_BITS - 1)), (1 << (STATE_BITS - 1)) - 1)
             self.tensors[before] = replace(self.tensors[before], scale=(value.constant,))
             return Block(before, "", value.constant, made), Carried(before=before, after="", initial=value.tensor)
         kind = state.type.tensor_type.elem_type
-        if not isinstance(value, Integers | np.ndarray) or kind not in _STATE_KINDS:
+        if not isinstance(value, Integers | np.ndarray) or kind not in STATE_KINDS:
             raise RefusalError(f"state {state.name!r} is neither on a fixed grid nor integers of 8 or 16 bits")
-        low, high = _INPUT_RANGES[kind]
+        low, high = INPUT_RANGES[kind]
         if isinstance(value, np.ndarray):
             before, made = self._carrier(state.name, value, low, high)
-            return Integers(before, made), Carried(before=before, after="", values=_placed(value.astype(np.int16)))
+            return Integers(before, made), Carried(before=before, after="", values=placed(value.astype(np.int16)))
         value = self.laid_out(node, value)
         before, made = self._carrier(state.name, value.index, low, high)
         return Integers(before, made), Carried(before=before, after="", initial=value.tensor)
@@ -460,28 +340,3 @@ class LoopReader(SequenceReader):
             name=value.name, shape=(1, *index.shape), dtype=dtype.name, tensor=found.tensor, epilogue=epilogue, index=index.astype(np.int64),
             scale_tensor=scale,
         )  # fmt: skip
-
-
-def _placed(values: np.ndarray) -> np.ndarray:
-    """Constants of an ONNX value as int16 (C, 1, W)."""
-    channels = values.shape[-1] if values.ndim else 1
-    return np.ascontiguousarray(values.reshape(-1, channels).T[:, None, :])
-
-
-def _exact_step(values: np.ndarray) -> Fraction:
-    """The largest power of two, up to 1, that all values are multiples of; 1 where there is none."""
-    for places in range(31):
-        scaled = values.astype(np.float64) * (1 << places)
-        if np.array_equal(scaled, np.rint(scaled)):
-            return Fraction(1, 1 << places)
-    return Fraction(1)
-
-
-def _codes_on(values: np.ndarray, step: Fraction) -> np.ndarray | None:
-    """int16 codes with ``codes * step`` equal to ``values`` in their own type, or ``None``."""
-    codes = np.rint(values.astype(np.float64) / float(step))
-    limit = 1 << (_STATE_BITS - 1)
-    exact = (
-        np.array_equal((codes * float(step)).astype(values.dtype), values) and codes.size and codes.min() >= -limit and codes.max() < limit
-    )
-    return codes.astype(np.int16) if exact else None

@@ -10,9 +10,10 @@ import onnx
 from onnx import helper
 
 from tritloom.compiler.frontend.constants import fold
-from tritloom.compiler.frontend.loops import INTEGER_HANDLERS, ZERO, Integers, LoopHandler, LoopReader, Trip
+from tritloom.compiler.frontend.loops import INTEGER_HANDLERS, LoopHandler, LoopReader
 from tritloom.compiler.frontend.operators_sequence import attribute, integers_near
 from tritloom.compiler.frontend.problems import RefusalError
+from tritloom.compiler.frontend.sequence import ZERO, Integers, Trip
 from tritloom.compiler.frontend.values import Constant
 from tritloom.compiler.ir.block import Lookup
 from tritloom.compiler.ir.grid import Magnitude, Reduce

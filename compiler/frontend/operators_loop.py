@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 
 from tritloom.compiler.frontend import operators_drna, operators_integer
-from tritloom.compiler.frontend.loops import BLOCK_HANDLERS, Integers, LoopHandler, LoopReader
+from tritloom.compiler.frontend.loops import BLOCK_HANDLERS, LoopHandler, LoopReader
 from tritloom.compiler.frontend.operators_sequence import HANDLERS, attribute, need_block, scale_pair, single
 from tritloom.compiler.frontend.problems import Problem, RefusalError
-from tritloom.compiler.frontend.sequence import Block
+from tritloom.compiler.frontend.sequence import Block, Integers
 from tritloom.compiler.ir.grid import FACTOR_BITS, Align, Prepend
 from tritloom.compiler.ir.program import Program
 

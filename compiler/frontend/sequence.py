@@ -31,11 +31,14 @@ __all__ = [
     "Cache",
     "Draft",
     "Handler",
+    "Integers",
     "Scores",
     "SequenceReader",
     "Size",
     "Tokens",
+    "Trip",
     "Value",
+    "ZERO",
     "is_sequence_model",
 ]
 
@@ -111,7 +114,28 @@ class Turning:
     angles: str = ""
 
 
-Value = np.ndarray | Size | Tokens | Block | Draft | Cache | Scores | Turning
+ZERO = -1
+"""Entry of an index that stands for the constant 0."""
+
+
+@dataclass(frozen=True, eq=False)
+class Integers:
+    """Integers as the model has them. ``index`` has the shape of the ONNX value and holds element numbers of ``tensor``, or :data:`ZERO`."""
+
+    tensor: str
+    index: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Trip:
+    """The number of a trip of a loop, counted from 0, plus ``offset``."""
+
+    loop: str
+    offset: int
+    shape: tuple[int, ...]
+
+
+Value = np.ndarray | Size | Tokens | Block | Draft | Cache | Scores | Turning | Integers | Trip
 
 
 def is_sequence_model(model: onnx.ModelProto) -> bool:

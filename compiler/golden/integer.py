@@ -159,14 +159,11 @@ def _loop(operation: Loop, program: Program, tensors: dict[str, np.ndarray]) -> 
     """Each trip is computed for the samples that have not had their last one; the others keep what their last trip wrote."""
     outer = {name: tensors[name] for name in operation.inputs}
     samples = len(outer[operation.inputs[0]])
+    kinds = {entry.before: _dtype(program.tensors[entry.before]) for entry in operation.carried}
     carried: dict[str, np.ndarray] = {}
     for entry in operation.carried:
-        if entry.initial:
-            carried[entry.before] = outer[entry.initial]
-        else:
-            assert entry.values is not None
-            kind = _dtype(program.tensors[entry.before])
-            carried[entry.before] = np.broadcast_to(entry.values.astype(kind), (samples, *entry.values.shape))
+        first = outer[entry.initial] if entry.values is None else np.broadcast_to(entry.values, (samples, *entry.values.shape))
+        carried[entry.before] = first.astype(kinds[entry.before])
     active = np.arange(samples)
     trips = np.zeros((samples, 1, 1, 1), np.int32)
     written = [name for name in operation.outputs if name != operation.output]
@@ -181,7 +178,7 @@ def _loop(operation: Loop, program: Program, tensors: dict[str, np.ndarray]) -> 
                 tensors[name] = tensors[name].copy()
                 tensors[name][active] = inner[name]
         trips[active] += 1
-        carried = {entry.before: inner[entry.after] for entry in operation.carried}
+        carried = {entry.before: inner[entry.after].astype(kinds[entry.before], copy=False) for entry in operation.carried}
         if operation.condition:
             more = inner[operation.condition].reshape(-1) != 0
             if not more.any():

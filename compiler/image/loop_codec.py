@@ -130,6 +130,5 @@ def check_loop(operation: Loop, program: Program, known: set[str], where: str, t
 
 
 def _check_carried(source: Tensor, before: Tensor, where: str) -> None:
-    narrow = (source.bits <= 8) == (before.bits <= 8)
-    if source.shape != before.shape or not before.low <= source.low <= source.high <= before.high or not narrow:
+    if source.shape != before.shape or not before.low <= source.low <= source.high <= before.high:
         raise Malformed(f"{where} carries {source.name!r} in a tensor that does not hold it")

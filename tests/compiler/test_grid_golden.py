@@ -139,6 +139,17 @@ def test_loops_without_a_condition_and_of_one_trip():
     assert golden.run(doubling(), {"x": np.zeros((0, 1, 1, 1), np.int8)})["twice"].shape == (0, 1, 1, 1)
 
 
+def test_a_narrow_tensor_begins_a_wide_state():
+    program = doubling(12, ends=False)
+    (loop,) = program.operations
+    wide = {name: tensor(name, -(1 << 15), (1 << 15) - 1, 16) for name in ("state", "twice")}
+    body = (replace(loop.body[0], low=-(1 << 15), high=(1 << 15) - 1), *loop.body[1:])
+    program = replace(program, tensors={**program.tensors, **wide}, operations=(replace(loop, body=body, condition="more"),))
+    validate_program(program)
+    found = golden.run(program, {"x": np.array([-3, 1, 100], np.int8).reshape(-1, 1, 1, 1)})
+    assert found["twice"].ravel().tolist() == [-12288, 16, 200] and found["state"].ravel().tolist() == [-6144, 8, 100]
+
+
 def test_samples_of_several_chunks_and_kept_tensors(monkeypatch):
     monkeypatch.setattr("tritloom.compiler.golden.integer._CHUNK_ELEMENTS", 16)
     found = golden.run(doubling(), {"x": np.arange(20, dtype=np.int8).reshape(-1, 1, 1, 1)}, keep=["trips"])
