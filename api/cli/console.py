@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from rich.console import Console as RichConsole
     from rich.progress import Progress as RichProgress
     from rich.progress import TaskID
+    from rich.text import Text
 
 __all__ = ["SCHEMA", "Console", "Progress"]
 
@@ -66,6 +67,12 @@ class Console:
         for row in rows:
             table.add_row(*(Text(_cell(value)) for value in row))
         self.rich.print(table)
+
+    def draw(self, picture: "Text", *, title: str) -> None:
+        """A picture of characters below its title; nothing with ``-q``."""
+        if self._level >= 0:
+            self.rich.print(title, markup=False, style="bold")
+            self.rich.print(picture)
 
     def result(self, fields: dict[str, Any]) -> None:
         """The verb's JSON object, with the schema version first."""

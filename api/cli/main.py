@@ -25,6 +25,7 @@ from tritloom.cli.estimate import estimate
 from tritloom.cli.import_ import import_
 from tritloom.cli.run import run
 from tritloom.cli.sim import WAVES, sim
+from tritloom.cli.solve import solve
 from tritloom.cli.train import train
 from tritloom.cli.verify import verify
 from tritloom.cli.zoo import zoo
@@ -44,7 +45,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (demo, check, estimate, compile, run, chat, verify, sim, build, train, zoo, boards, doctor):
+for verb in (demo, check, estimate, compile, run, chat, solve, verify, sim, build, train, zoo, boards, doctor):
     app.command()(verb)
 app.command(name="import")(import_)
 app.add_typer(bench_group)

@@ -189,7 +189,7 @@ STATE, SUM = doubling().operations[0].carried
     (damaged(carried=(STATE, replace(SUM, before="state"))), "two values in one tensor"),
     (damaged(carried=(replace(STATE, before="x"), SUM)), "two values in one tensor"),
     (damaged(carried=(replace(STATE, after="nowhere"), SUM)), "a tensor that does not exist"),
-    (damaged(carried=(replace(STATE, after="trips"), SUM)), "does not hold it"),
+    (damaged(carried=(replace(STATE, after="trips"), SUM)), "never made"),
     (damaged(carried=(replace(STATE, initial="twice"), SUM)), "with a tensor that does not exist"),
     (damaged(carried=(replace(STATE, initial=""), SUM)), "two values or none"),
     (damaged(carried=(STATE, replace(SUM, values=np.full((1, 1, 1), 300, np.int16)))), "values that do not fit"),

@@ -21,6 +21,7 @@ from tritloom.compiler.ir.program import Program
 from tritloom.errors import ModelError, UserError
 from tritloom.models import zoo
 from tritloom.models.data.puzzles import load_puzzles
+from tritloom.solving import PuzzleSolver
 
 BITS = np.array(list(product([-1, 1], repeat=6)), np.int8)
 
@@ -160,7 +161,7 @@ def test_one_application_with_random_weights(seed):
 
 
 def test_samples_that_halt_early_do_not_touch_the_others():
-    model = tritloom.compile(recursive(1, halt_bias=-0.5))
+    model = tritloom.compile(recursive(1, replace(SHAPE, n=1, cycles=1), halt_bias=-0.5))
     puzzles = np.random.default_rng(5).integers(0, 4, (5, 9))
     logits, halt, steps = golden(model, puzzle=puzzles)
     assert len(set(steps.tolist())) > 1
@@ -337,3 +338,62 @@ def test_check_run_and_verify(tmp_path, capsys):
     assert np.load(tmp_path / "out.npz")["ticks"].shape == (64,)
     code, _, err = called(capsys, "estimate", source)
     assert code == 1 and "its sequencer repeats no part of a program" in err
+
+
+PUZZLE = "1.....3..2.....4"
+
+
+def test_solve_draws_each_step_and_prints_json(capsys, tmp_path):
+    model = tritloom.compile(zoo.path("trm_sudoku4"))
+    model.save(tmp_path / "trm.loom")
+    code, out, err = called(capsys, "solve", tmp_path / "trm.loom", "--puzzle", PUZZLE, "--json")
+    found = json.loads(out)
+    (entry,) = found["puzzles"]
+    assert code == 0 and found["solved"] == 1
+    assert entry == {
+        "puzzle": PUZZLE.replace(".", "0"), "answer": "1342243142133124", "steps": 1, "halted": True, "solved": True, "grids": ["1342243142133124"],
+    }  # fmt: skip
+    assert "│ 1 . │ . . │" in err and "│ 1 3 │ 4 2 │" in err and "solved after 1 step" in err
+    code, out, err = called(capsys, "solve", tmp_path / "trm.loom", "--count", 2, "--seed", 5, "-q", "--json")
+    given = [entry["puzzle"] for entry in json.loads(out)["puzzles"]]
+    assert len(set(given)) == 2 and all(4 <= 16 - text.count("0") <= 7 for text in given) and not err
+    assert given == [
+        entry["puzzle"]
+        for entry in json.loads(called(capsys, "solve", tmp_path / "trm.loom", "--count", 2, "--seed", 5, "--json")[1])["puzzles"]
+    ]
+
+
+def test_the_solver_goes_on_until_the_network_halts():
+    """Its last step is what a whole run gives; the steps before are those of shorter runs."""
+    shape = replace(SHAPE, cells=16, symbols=5, n=1, cycles=1, supervision=3)
+    model = tritloom.compile(recursive(3, shape, halt_bias=-0.5))
+    solver = PuzzleSolver(model)
+    assert (solver.size, solver.most_steps) == (4, 3)
+    taken = set()
+    for seed in range(6):
+        puzzle = np.random.default_rng(seed).integers(0, 5, (4, 4))
+        steps = list(solver.steps(puzzle))
+        logits, halt, count = golden(model, puzzle=puzzle.reshape(1, 16))
+        assert [step.number for step in steps] == list(range(1, int(count[0]) + 1))
+        np.testing.assert_array_equal(steps[-1].grid.ravel(), logits[0].argmax(-1))
+        assert steps[-1].halt == float(halt[0]) and all(step.halt <= 0 for step in steps[:-1])
+        taken.add(len(steps))
+    assert len(taken) > 1
+
+
+@pytest.mark.parametrize(("words", "said"), [
+    (["--puzzle", "12"], "a puzzle has 16 digits from 0 to 4"),
+    (["--puzzle", "5" + "0" * 15], "a puzzle has 16 digits from 0 to 4"),
+    (["--on", "verilator"], "no core runs recursive networks yet"),
+])  # fmt: skip
+def test_solve_refuses_in_one_sentence(capsys, words, said):
+    code, _, err = called(capsys, "solve", zoo.path("trm_sudoku4"), *words)
+    assert code == 1 and said in err and err.count("\n") == 1
+
+
+def test_other_models_solve_nothing():
+    for source in (ring(), counting(2, 0).SerializeToString()):
+        with pytest.raises(UserError, match="the model solves no puzzles"):
+            PuzzleSolver(tritloom.compile(source))
+    with pytest.raises(UserError, match="no Sudoku: 9 cells, logits of shape"):
+        PuzzleSolver(tritloom.compile(recursive(0, replace(SHAPE, symbols=5))))
