@@ -81,6 +81,7 @@ DOMAINS = {"": "ONNX", "ai.onnx": "ONNX"}
 def operator_page() -> str:
     """Every operator that the front end lowers, from its own table."""
     from tritloom.compiler.frontend import supported_operators
+    from tritloom.compiler.frontend.loops import BLOCK_HANDLERS, INTEGER_HANDLERS, MOVEMENTS
     from tritloom.compiler.frontend.operators_sequence import HANDLERS
 
     lines = ["# Supported operators", "", NOTICE, ""]
@@ -101,6 +102,18 @@ def operator_page() -> str:
         "A model with inputs `past_key_values.*` is read by rules of its own ([numerics](numerics.md), section 12) and runs in golden only. They know "
         + ", ".join(f"`{name}`" for name in sorted(HANDLERS))
         + "; whatever depends on constants or on the number of tokens alone is computed."
+    ]
+    lines += ["", "## Models with loops", ""]
+    lines += [
+        "A model with `Loop` nodes is read by rules of its own ([numerics](numerics.md), section 13), for a batch of 1, and runs in golden only: a constant largest number of trips, a"
+        " condition that is constant or that the body computes, no values collected from all trips. What the body carries from trip to trip is integers of 8 or 16 bits, or what"
+        " `QuantizeLinear` brings to int16. Operators of integers are "
+        + ", ".join(f"`{name}`" for name in sorted(INTEGER_HANDLERS))
+        + "; of other values those of language models without a cache, and "
+        + ", ".join(f"`{name}`" for name in sorted(BLOCK_HANDLERS))
+        + "; elements are moved by "
+        + ", ".join(f"`{name}`" for name in MOVEMENTS)
+        + "."
     ]
     return "\n".join(lines) + "\n"
 
