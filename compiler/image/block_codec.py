@@ -107,6 +107,7 @@ def check_block(operation: BlockOperation, program: Program, output: Tensor, whe
 
     def need_scale(name: str, of: str) -> None:
         if name:
+            need(of in program.tensors, "has a scale of no tensor")
             (_, rows, columns), sizes = shape(of), shape(name)
             need(sizes[0] == 2 and sizes[1] in (1, rows) and sizes[2] in (1, columns), f"has a scale of shape {sizes}")
             need(program.tensors[name].bits == 32, "has a scale of few bits")

@@ -82,6 +82,7 @@ def _check_operations(operations: tuple[Operation, ...], program: Program, known
             continue
         _need(all(name in known for name in operation.inputs), f"{where} reads a tensor before it is made")
         if isinstance(operation, BlockOperation | GridOperation):
+            _need(all(getattr(operation, operand, "there") for operand in ("input", "left")), f"{where} reads nothing")
             if isinstance(operation, BlockOperation):
                 check_block(operation, program, output, where)
             else:

@@ -303,6 +303,9 @@ def test_artefacts_with_damaged_loops_are_refused():
     wrong = replace(model.artefact, program=replace(model.program, operations=(*before, replace(loop, limit=loop.limit + 1))))
     with pytest.raises(ModelError, match="counts in another tensor"):
         decode_artefact(encode_artefact(wrong), "m.loom")
+    nothing = replace(loop, body=(loop.body[0], replace(loop.body[1], left=""), *loop.body[2:]))
+    with pytest.raises(ModelError, match="reads nothing"):
+        decode_artefact(encode_artefact(replace(model.artefact, program=replace(model.program, operations=(*before, nothing)))), "m.loom")
     deep = loop
     tensors = dict(model.program.tensors)
     for depth in range(300):
