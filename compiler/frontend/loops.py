@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 from tritloom.compiler.frontend.constants import fold
 from tritloom.compiler.frontend.loop_states import INPUT_RANGES, STATE_BITS, STATE_KINDS, codes_on, exact_step, placed
 from tritloom.compiler.frontend.loop_tensors import GridReader
+from tritloom.compiler.frontend.operators_sequence import single
 from tritloom.compiler.frontend.problems import Problem, RefusalError
 from tritloom.compiler.frontend.sequence import HANDLERS, MALFORMED, ZERO, Block, Draft, Integers, Trip
 from tritloom.compiler.frontend.values import LARGEST_ACTIVATION, Constant
@@ -47,14 +48,6 @@ class _RefusedError(Exception):
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.reason)
         self.problem = problem
-
-
-class _GridError(Exception):
-    """States that are constants before the loop lie on other grids than those that follow: the grids of these, by the state's name."""
-
-    def __init__(self, grids: dict[str, Fraction]) -> None:
-        super().__init__()
-        self.grids = grids
 
 
 def is_loop_model(model: onnx.ModelProto) -> bool:
@@ -176,30 +169,19 @@ class LoopReader(GridReader):
             raise RefusalError("it has no constant largest number of trips", f"give one from 1 to {MOST_TRIPS}, nested loops together")
         if operands[1] is not None and not (isinstance(operands[1], np.ndarray) and operands[1].size == 1 and operands[1].all()):
             raise RefusalError("whether it begins is computed", "give True: the first trip is always taken")
-        kept = dict(self.values), dict(self.tensors), list(self.operations), dict(self._views), self._trips
-        try:
-            return self._entered(node, body, int(limit.ravel()[0]), operands[2:], {})
-        except _GridError as error:
-            self.values, self.tensors, self.operations, self._views, self._trips = kept
-            grids = error.grids
-        try:
-            return self._entered(node, body, int(limit.ravel()[0]), operands[2:], grids)
-        except _GridError:
-            raise RefusalError("a state lies on one grid when a trip begins and on another when it ends") from None
+        return self._entered(node, body, int(limit.ravel()[0]), operands[2:])
 
-    def _entered(
-        self, node: onnx.NodeProto, body: onnx.GraphProto, limit: int, initial: list[Any], grids: dict[str, Fraction]
-    ) -> Sequence[Any]:
-        """The results of a loop whose constant states begin on ``grids`` (by name; else on the coarsest power of two that holds them)."""
+    def _entered(self, node: onnx.NodeProto, body: onnx.GraphProto, limit: int, initial: list[Any]) -> Sequence[Any]:
+        """The results of a loop."""
         label = node.name or next(iter(node.output), "loop")
         read = {*_names_read(body), *(value.name for value in body.output)}
         number, condition, *states = body.input
         outside, values = self.operations, dict(self.values)
         begun: dict[str, tuple[Any, Carried]] = {}
-        for state, value in zip(states, initial, strict=True):
-            if state.name in read:
-                begun[state.name] = self._begun(node, state, value, grids.get(state.name))
         self._constants(body)
+        for state, end, value in zip(states, body.output[1:], initial, strict=True):
+            if state.name in read:
+                begun[state.name] = self._begun(node, state, value, self._grid(body, end.name))
         shape = tuple(size.dim_value for size in number.type.tensor_type.shape.dim)
         self.values |= {
             number.name: Trip(label, 0, shape),
@@ -211,8 +193,8 @@ class LoopReader(GridReader):
         for inner in body.node:
             self._step(inner)
         more, *results = (self.values.get(value.name) for value in body.output)
-        carried = self._carried(node, [(begun[state.name], result) for state, result in zip(states, results, strict=True) if state.name in begun],
-                                [value for state, value in zip(states, initial, strict=True) if state.name in begun])  # fmt: skip
+        pairs = [(begun[state.name], result) for state, result in zip(states, results, strict=True) if state.name in begun]
+        carried = [self._carried(node, *before, result) for before, result in pairs]
         ends = ""
         if isinstance(more, np.ndarray) and more.size == 1:
             limit = limit if more.all() else 1
@@ -232,7 +214,7 @@ class LoopReader(GridReader):
     def _begun(self, node: onnx.NodeProto, state: onnx.ValueInfoProto, value: Any, grid: Fraction | None) -> tuple[Any, Carried]:
         """What a state is when a trip begins, and how it is carried (``after`` is not known yet)."""
         if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-            step = exact_step(value) if grid is None else grid
+            step = grid or exact_step(value)
             codes = codes_on(value, step)
             if codes is None:
                 raise RefusalError(
@@ -270,30 +252,37 @@ class LoopReader(GridReader):
         before = self.integers(name, (channels, 1, like.size // channels), low, high)
         return before, np.arange(like.size).reshape(channels, -1).T.reshape(like.shape)
 
-    def _carried(self, node: onnx.NodeProto, pairs: list[tuple[tuple[Any, Carried], Any]], initial: list[Any]) -> list[Carried]:
-        """The loop-carried tensors, whose next values lie as they themselves do. Raises :class:`_GridError`."""
-        found: list[Carried] = []
-        grids: dict[str, Fraction] = {}
-        for ((begun, carried), result), first in zip(pairs, initial, strict=True):
-            if type(result) is not type(begun) or result.index.shape != begun.index.shape or getattr(result, "scale", ""):
-                raise RefusalError(
-                    f"state {carried.before!r} is not what it began as when a trip ends",
-                    "keep its shape, and bring it to a fixed grid with QuantizeLinear to int16",
-                )
-            result = self.laid_out(node, result)
-            before, after = self.tensors[carried.before], self.tensors[result.tensor]
-            if after.low < before.low or after.high > before.high:
-                raise RefusalError(
-                    f"state {carried.before!r} may leave {before.low}..{before.high}: it ends a trip in {after.low}..{after.high}"
-                )
-            if isinstance(result, Block) and result.constant != begun.constant:
-                if not isinstance(first, np.ndarray):
-                    raise RefusalError(f"state {carried.before!r} lies on one grid when a trip begins and on another when it ends")
-                grids[carried.before] = result.constant
-            found.append(replace(carried, after=result.tensor))
-        if grids:
-            raise _GridError({name.rstrip("'"): grid for name, grid in grids.items()})
-        return found
+    def _grid(self, body: onnx.GraphProto, name: str) -> Fraction | None:
+        """Step of the grid that a body's output is brought to, as far as a DequantizeLinear is found behind inner loops and what only moves elements."""
+        makers = {output: node for node in body.node for output in node.output}
+        while name in makers:
+            node = makers.pop(name)
+            if node.op_type == "DequantizeLinear":
+                return single(self.values.get(node.input[1]))
+            if node.op_type == "Loop":
+                inner = next(attribute.g for attribute in node.attribute if attribute.name == "body")
+                name = inner.output[list(node.output).index(name) + 1].name
+                makers = {output: node for node in inner.node for output in node.output}
+            elif node.op_type in MOVEMENTS:
+                name = node.input[0]
+        return None
+
+    def _carried(self, node: onnx.NodeProto, begun: Any, carried: Carried, result: Any) -> Carried:
+        """The loop-carried tensor with its next value, which lies as it does itself."""
+        if type(result) is not type(begun) or result.index.shape != begun.index.shape or getattr(result, "scale", ""):
+            raise RefusalError(
+                f"state {carried.before!r} is not what it began as when a trip ends",
+                "keep its shape, and bring it to a fixed grid with QuantizeLinear to int16",
+            )
+        result = self.laid_out(node, result)
+        before, after = self.tensors[carried.before], self.tensors[result.tensor]
+        if after.low < before.low or after.high > before.high:
+            raise RefusalError(
+                f"state {carried.before!r} may leave {before.low}..{before.high}: it ends a trip in {after.low}..{after.high}"
+            )
+        if isinstance(result, Block) and result.constant != begun.constant:
+            raise RefusalError(f"state {carried.before!r} lies on one grid when a trip begins and on another when it ends")
+        return replace(carried, after=result.tensor)
 
     def _counted(self, node: onnx.NodeProto, result: Any, label: str, count: str) -> Any:
         """A result of a loop; the number of its last trip becomes an integer."""

@@ -59,12 +59,13 @@ def _sum(reader: LoopReader, node: onnx.NodeProto, operands: list[Any]) -> Any:
     step = min(left.constant, right.constant)
     factors = [operand.constant / step for operand in (left, right)]
     terms = [(reader.laid_out(node, operand), factor.numerator) for operand, factor in zip((left, right), factors, strict=True)]
-    # One operand of a product has 16 bits.
+    sizes = [max(-reader.tensors[term.tensor].low, reader.tensors[term.tensor].high) for term, _ in terms]
+    # Both operands of a product have 16 bits and sign.
     simple = all(
-        factor.denominator == 1 and (factor == 1 or (factor < 1 << FACTOR_BITS and reader.tensors[term.tensor].bits <= 16))
-        for factor, (term, _) in zip(factors, terms, strict=True)
+        factor.denominator == 1 and (factor == 1 or (factor < 1 << FACTOR_BITS and size <= 1 << FACTOR_BITS))
+        for factor, size in zip(factors, sizes, strict=True)
     )
-    reach = sum(max(-reader.tensors[term.tensor].low, reader.tensors[term.tensor].high) * factor for term, factor in terms)
+    reach = sum(size * factor for size, factor in zip(sizes, factors, strict=True))
     if not simple or reach >= 1 << 31:
         return HANDLERS["Add"](reader, node, operands)
     output = reader.clamped_sum(node, terms)

@@ -175,6 +175,7 @@ def _loop(operation: Loop, program: Program, tensors: dict[str, np.ndarray]) -> 
             if len(active) == samples:
                 tensors[name] = inner[name]
             else:
+                # What is carried unchanged may be one array under two names.
                 tensors[name] = tensors[name].copy()
                 tensors[name][active] = inner[name]
         trips[active] += 1

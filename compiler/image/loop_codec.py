@@ -77,7 +77,10 @@ def check_grid(operation: GridOperation, program: Program, output: Tensor, where
             terms = [(first, operation.left_factor)]
             terms += [(program.tensors[operation.right], operation.right_factor)] if operation.right else []
             need(all(tensor.shape == output.shape for tensor, _ in terms), "adds tensors of unlike shapes")
-            need(all(abs(factor) <= 1 or tensor.bits <= 16 for tensor, factor in terms), "multiplies more than 16 bits")
+            need(
+                all(abs(factor) <= 1 or max(-tensor.low, tensor.high) <= 1 << FACTOR_BITS for tensor, factor in terms),
+                "multiplies more than 16 bits",
+            )
             need(output.low <= operation.low <= operation.high <= output.high, "has limits beyond its tensor")
         case Magnitude():
             need(first.shape == output.shape, "changes the shape")

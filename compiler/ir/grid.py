@@ -14,7 +14,7 @@ from tritloom.compiler.ir.vector import GoldenOperation
 __all__ = ["FACTOR_BITS", "Align", "ClampedSum", "GridOperation", "Magnitude", "Prepend", "Reduce"]
 
 FACTOR_BITS = 16
-"""Bits without sign of a factor of :class:`ClampedSum`, and of an operand that is multiplied by one other than 1 and -1."""
+"""Bits without sign of a factor of :class:`ClampedSum`; an operand that is multiplied by one other than 1 and -1 is at most ``2**16`` in magnitude."""
 
 
 @dataclass(frozen=True, kw_only=True)

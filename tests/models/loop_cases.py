@@ -14,8 +14,8 @@ from tritloom.models.nets.ring_export import ring_model
 SHAPE = RecursiveShape.of(Preset(16, prefix=2, heads=0, multiple=8, n=2, cycles=2, supervision=4), 9, 4)
 
 
-def recursive(seed: int = 0, shape: RecursiveShape = SHAPE, halt_bias: float = 0.0) -> bytes:
-    """A Tiny Recursive Model with random trits and heads that say something."""
+def recursive(seed: int = 0, shape: RecursiveShape = SHAPE, halt_bias: float = 0.0, spread: int = 2048) -> bytes:
+    """A Tiny Recursive Model with random trits, heads that say something, and first states of the standard deviation ``spread`` in steps of their grid."""
     rng = np.random.default_rng(seed)
     layers: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
     for block in range(1, shape.blocks + 1):
@@ -28,7 +28,7 @@ def recursive(seed: int = 0, shape: RecursiveShape = SHAPE, halt_bias: float = 0
         codes = rng.integers(-127, 128, (outputs, shape.dim)).astype(np.int8)
         layers[head] = codes, rng.uniform(0.002, 0.004, outputs).astype(np.float32)
     table = rng.integers(-100, 101, (shape.prefix + shape.symbols, shape.dim)).astype(np.int8)
-    y0, z0 = (np.rint(rng.normal(0, 2048, shape.dim)) * shape.state_step for _ in range(2))
+    y0, z0 = (np.rint(rng.normal(0, 1, shape.dim) * spread) * shape.state_step for _ in range(2))
     weights = RecursiveWeights(layers, table, y0.astype(np.float32), z0.astype(np.float32), halt_bias)
     return recursive_model("recursive", shape, weights, metadata={}).SerializeToString()
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from fractions import Fraction
 from itertools import product
 
 import numpy as np
@@ -21,6 +22,7 @@ from tritloom.compiler.ir.program import Program
 from tritloom.errors import ModelError, UserError
 from tritloom.models import zoo
 from tritloom.models.data.puzzles import load_puzzles
+from tritloom.models.nets.recursion import PRESETS, RecursiveShape
 from tritloom.solving import PuzzleSolver
 
 BITS = np.array(list(product([-1, 1], repeat=6)), np.int8)
@@ -160,6 +162,17 @@ def test_one_application_with_random_weights(seed):
     assert np.abs(halt - expected[1]).max() < 0.5 and steps.tolist() == [1] * 10
 
 
+def test_states_that_begin_as_zeros_take_the_grid_of_those_that_follow():
+    """Zeros lie on every grid; that of the states is found behind the inner loops."""
+    source = recursive(0, replace(SHAPE, n=1, cycles=1, supervision=1), spread=0)
+    puzzles = np.random.default_rng(2).integers(0, 4, (6, 9))
+    logits, expected = golden(source, puzzle=puzzles)[0], in_onnx_runtime(source, {"puzzle": puzzles})[0]
+    assert np.sqrt(((logits - expected) ** 2).mean()) < 0.12 * expected.std()
+    program = tritloom.compile(source).program
+    assert all(program.tensors[carried.before].scale == (Fraction(1, 2048),) for loop in loops(program) for carried in loop.carried)
+    assert len({operation.output for operation in program.walk()}) == len(list(program.walk()))
+
+
 def test_samples_that_halt_early_do_not_touch_the_others():
     model = tritloom.compile(recursive(1, replace(SHAPE, n=1, cycles=1), halt_bias=-0.5))
     puzzles = np.random.default_rng(5).integers(0, 4, (5, 9))
@@ -190,6 +203,14 @@ def test_a_row_that_the_table_does_not_have_is_refused():
 def test_a_network_with_scales_of_its_own_is_not_verified():
     with pytest.raises(UserError, match="scales its activations at run time cannot be verified"):
         tritloom.verify(recursive(), on=["golden"])
+
+
+def test_the_preset_of_the_paper_compiles():
+    """5.0 million parameters; 16 steps of 21 applications are 205 GMAC."""
+    source = recursive(0, RecursiveShape.of(PRESETS["trm-mlp"], 81, 11))
+    report = check(source)
+    assert report.supported and round(report.facts["macs"] / 1e9) == 205
+    assert 4.95e6 <= report.facts["parameters"] <= 5.1e6
 
 
 # ---- what is refused ----
