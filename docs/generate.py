@@ -81,7 +81,7 @@ DOMAINS = {"": "ONNX", "ai.onnx": "ONNX"}
 def operator_page() -> str:
     """Every operator that the front end lowers, from its own table."""
     from tritloom.compiler.frontend import supported_operators
-    from tritloom.compiler.frontend.loops import BLOCK_HANDLERS, INTEGER_HANDLERS, MOVEMENTS
+    from tritloom.compiler.frontend.loops import BLOCK_HANDLERS, INTEGER_HANDLERS, MOVEMENTS, SHARED
     from tritloom.compiler.frontend.operators_sequence import HANDLERS
 
     lines = ["# Supported operators", "", NOTICE, ""]
@@ -109,8 +109,8 @@ def operator_page() -> str:
         " condition that is constant or that the body computes, no values collected from all trips. What the body carries from trip to trip is integers of 8 or 16 bits, or what"
         " `QuantizeLinear` brings to int16. Operators of integers are "
         + ", ".join(f"`{name}`" for name in sorted(INTEGER_HANDLERS))
-        + "; of other values those of language models without a cache, and "
-        + ", ".join(f"`{name}`" for name in sorted(BLOCK_HANDLERS))
+        + "; of other values "
+        + ", ".join(f"`{name}`" for name in sorted({*SHARED, *BLOCK_HANDLERS}))
         + "; elements are moved by "
         + ", ".join(f"`{name}`" for name in MOVEMENTS)
         + "."

@@ -12,10 +12,10 @@ INPUT_RANGES: dict[int, tuple[int, int]] = {
     onnx.TensorProto.UINT8: (0, 255),
     onnx.TensorProto.INT16: (-(1 << 15), (1 << 15) - 1),
     onnx.TensorProto.BOOL: (0, 1),
-    onnx.TensorProto.INT32: (-(1 << 31), (1 << 31) - 1),
-    onnx.TensorProto.INT64: (-(1 << 31), (1 << 31) - 1),
+    onnx.TensorProto.INT32: (1 - (1 << 24), (1 << 24) - 1),
+    onnx.TensorProto.INT64: (1 - (1 << 24), (1 << 24) - 1),
 }
-"""Values that an element of each type may have; 64-bit integers are taken as far as 32 bits go."""
+"""Values that an input or a state of each type may have; wide integers as far as the host's float32 tells them apart."""
 
 STATE_KINDS: tuple[int, ...] = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT16, onnx.TensorProto.BOOL)
 """Types of integers that are carried."""

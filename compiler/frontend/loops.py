@@ -26,17 +26,23 @@ from tritloom.compiler.ir.loop import MOST_TRIPS, Carried, Loop
 from tritloom.compiler.ir.program import HostOp, InputSpec, OutputSpec, Program
 from tritloom.errors import ModelError
 
-__all__ = ["BLOCK_HANDLERS", "INTEGER_HANDLERS", "MOVEMENTS", "LoopHandler", "LoopReader", "is_loop_model"]
+__all__ = ["BLOCK_HANDLERS", "INTEGER_HANDLERS", "MOVEMENTS", "SHARED", "LoopHandler", "LoopReader", "is_loop_model"]
 
 MOVEMENTS = (
     "Expand", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
 )  # fmt: skip
 """Operators that only move the elements of their first operand."""
 
+SHARED = (
+    "Abs", "Add", "Cast", "Clip", "DequantizeLinear", "Div", "Identity", "LayerNormalization", "MatMul", "Max", "Mul", "RMSNormalization", "Reciprocal",
+    "ReduceMax", "Relu", "Round", "Sigmoid",
+)  # fmt: skip
+"""Operators of blocks that are what they are in language models, which know positions and caches besides."""
+
 LoopHandler = Callable[["LoopReader", onnx.NodeProto, list[Any]], Any]
 
 BLOCK_HANDLERS: dict[str, LoopHandler] = {}
-"""What differs from :data:`~tritloom.compiler.frontend.sequence.HANDLERS` in models with loops; filled by :mod:`tritloom.compiler.frontend.operators_loop`."""
+"""Operators of blocks that are others than in language models; filled by :mod:`tritloom.compiler.frontend.operators_loop`."""
 
 INTEGER_HANDLERS: dict[str, LoopHandler] = {}
 """Operators of integers; filled by :mod:`tritloom.compiler.frontend.operators_integer`."""
@@ -114,12 +120,12 @@ class LoopReader(GridReader):
         self.values[value.name] = Integers(tensor, np.arange(count).reshape(sizes))
 
     def _step(self, node: onnx.NodeProto) -> None:
+        label = node.name or next(iter(node.output), "")
         try:
             results = self.node(node)
         except RefusalError as error:
-            raise _RefusedError(Problem(node.name or node.output[0], node.op_type, error.reason, error.hint)) from None
+            raise _RefusedError(Problem(label, node.op_type, error.reason, error.hint)) from None
         except MALFORMED:
-            label = node.name or next(iter(node.output), "")
             raise _RefusedError(
                 Problem(label, node.op_type, "its operands and attributes do not fit together", "check the model")
             ) from None
@@ -145,11 +151,14 @@ class LoopReader(GridReader):
                 return [np.array(first.index.shape)]
             if node.op_type in MOVEMENTS:
                 constants = [None if operand is None else Constant(operand) for operand in (first.index, *others)]
-                return [replace(first, index=constant.array) for constant in fold(node, constants, self.opset)]
+                places = [constant.array for constant in fold(node, constants, self.opset)]
+                if max(place.size for place in places) > LARGEST_ACTIVATION:
+                    raise RefusalError(f"its result has more than {LARGEST_ACTIVATION} elements")
+                return [replace(first, index=place) for place in places]
         if any(isinstance(operand, Integers | Trip) for operand in operands):
             handlers = INTEGER_HANDLERS
         else:
-            handlers = {**HANDLERS, **BLOCK_HANDLERS}
+            handlers = {**{name: HANDLERS[name] for name in SHARED}, **BLOCK_HANDLERS}
         handler = handlers.get(node.op_type)
         if handler is None:
             raise RefusalError("no rule lowers it in a model with loops", f"rules exist for {', '.join(sorted({*handlers, *MOVEMENTS}))}")
@@ -310,7 +319,10 @@ class LoopReader(GridReader):
             (node for node in self.model.graph.node if value.name in node.output), onnx.NodeProto(name=value.name, output=[value.name])
         )
         if (found.index == ZERO).any():
-            found = self.laid_out(node, found)
+            try:
+                found = self.laid_out(node, found)
+            except RefusalError as error:
+                raise ModelError(f"{self.name}: output {value.name!r}: {error.reason}") from None
         # A leading axis of 1 is the batch; a value without one gets it.
         index = found.index.reshape(found.index.shape[1:]) if found.index.shape[:1] == (1,) else found.index
         epilogue: tuple[HostOp, ...] = ()

@@ -252,6 +252,18 @@ def floats(model: onnx.ModelProto, loop: onnx.NodeProto) -> None:
     model.graph.input[0].type.tensor_type.elem_type = TensorProto.FLOAT
 
 
+def wide_output(model: onnx.ModelProto, loop: onnx.NodeProto) -> None:
+    """Zeros behind integers that no vector of 8 bits holds."""
+    model.graph.input.append(helper.make_tensor_value_info("wide_input", TensorProto.INT32, (1, 2)))
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((1, 1), np.int32), "nothing"))
+    model.graph.node.append(helper.make_node("Concat", ["wide_input", "nothing"], ["padded"], axis=1))
+    model.graph.output.append(helper.make_tensor_value_info("padded", TensorProto.INT32, (1, 3)))
+
+
+def nameless(model: onnx.ModelProto, loop: onnx.NodeProto) -> None:
+    model.graph.node.insert(0, helper.make_node("Softplus", ["x"], ["soft"]))
+
+
 def added_trip(model: onnx.ModelProto, loop: onnx.NodeProto) -> None:
     next(node for node in body_of(loop).node if node.output[0] == "count").op_type = "Mul"
 
@@ -264,6 +276,8 @@ def added_trip(model: onnx.ModelProto, loop: onnx.NodeProto) -> None:
     (wide_state, r"may leave -128..127: it ends a trip in -129..126"),
     (two_samples, "a batch of 1"),
     (floats, "must have integers"),
+    (wide_output, "output 'padded': only vectors of 8-bit integers are joined with zeros"),
+    (nameless, "node 'soft': no rule lowers it"),
     (added_trip, "no rule lowers it in a model with loops"),
     (renamed("sign", "Softplus"), "no rule lowers it in a model with loops"),
 ])  # fmt: skip
