@@ -161,7 +161,7 @@ class Host:
         self._request(LinkOpcode.ABORT, b"", reply=0)
 
     def load(self, schedule: Schedule, artefact_digest: bytes = bytes(8)) -> None:
-        """Write program, weights and records of a schedule.
+        """Write program, weights, records and tables of a schedule.
 
         Raises :class:`LinkError` when the core was built from other parameters than the schedule was made for.
         """
@@ -177,6 +177,8 @@ class Host:
         self.write(Space.PROGRAM, 0, b"".join(int(word).to_bytes(PROGRAM_WORD_BYTES, "little") for word in schedule.program_words))
         self.write(Space.WEIGHTS, 0, np.ascontiguousarray(schedule.weights, np.uint8).tobytes())
         self.write(Space.RECORDS, 0, schedule.records)
+        for address, table in schedule.tables:
+            self.write(Space.ACTIVATIONS, address, table)
         self.write(Space.ARTEFACT, 0, artefact_digest)
 
     def infer(self, schedule: Schedule, codes: Mapping[str, np.ndarray], outputs: Iterable[str]) -> tuple[dict[str, np.ndarray], int]:

@@ -11,9 +11,9 @@ from tritloom.hw.arch.link import Space, State
 from tritloom.hw.arch.parameters import ACTIVATION_BITS, CoreParameters
 from tritloom.hw.array import TernaryMesh
 from tritloom.hw.control import Sequencer
+from tritloom.hw.control.fetch import FETCH_REGISTERS
 from tritloom.hw.link.engine import LinkEngine
 from tritloom.hw.memory import READ_LATENCY, ActivationMemory, ActivationWrite, ByteLoader, WeightMemory, WordMemory, address_bits
-from tritloom.hw.control.fetch import FETCH_REGISTERS
 from tritloom.hw.post import LaneMaximum, PostUnit, lane_bits
 from tritloom.hw.vector import ScalarUnit, VectorUnit
 

@@ -11,7 +11,7 @@ ARGUMENT       20  written by VECTOR: the number of the result that is its stati
 STATISTIC      21  written by VECTOR: its statistic
 STEP_A         22  added to ``a_step`` of the loop behind the ``counted`` one
 STEP_B         23  added to ``b_step`` of the loop behind the ``counted`` one
-SHIFT          24  places by which VECTOR shifts operand A to the right, signed
+SHIFT          24  places by which VECTOR shifts operand A to the right, 16 bits, signed
 FACTOR         25  the factor of VECTOR, 18 bits, signed
 OUT_SHIFT      26  places by which VECTOR shifts its results to the right, 0 to 47
 ADDEND         27  added by VECTOR to its results, signed

@@ -4,8 +4,8 @@ Sizes are logarithms of bytes: 0, 1 and 2 for elements of 8, 16 and 32 bits with
 
 1. ``a`` is read, and ``b`` when :attr:`VectorFunction.second` is FACTOR, ADDEND or SHIFT. With TABLE ``t`` is the element at ``b + (a << b_size)``, with POWER the
    one at ``b + ((a & 255) << b_size)``.
-2. ``x``, 32 bits: ``a`` shifted to the right by register SHIFT when ``shifted`` (with SHIFT as ``second``: by SHIFT - b), negative to the left, from -16 to 47 places;
-   ``t`` with TABLE; ``t >> (a >> 8)`` with POWER.
+2. ``x``, 32 bits: ``a`` shifted to the right by register SHIFT when ``shifted`` (with SHIFT as ``second``: by SHIFT - b, 16 bits each), negative to the left, from -16 to 47 places;
+   ``t`` with TABLE; ``t >> -(a >> 8)`` with POWER, at most 47 places, none where ``a`` is positive.
 3. ``p``, 36 bits: the lower 18 bits of ``x``, signed, times register FACTOR, times the lower 18 bits of ``b`` or of ``x``, or just ``x``.
 4. ``q``, 48 bits: the sum of ``p`` over the reduction.
 5. ``r = q >> out_shift`` (63: register OUT_SHIFT), rounded half up when ``rounded``, else down; plus ``b`` with ADDEND; plus register ADDEND when ``addend``.

@@ -6,7 +6,7 @@ from tritloom.hw.arch.vector import OUT_SHIFT_REGISTER, Factor, Low, Second, Sta
 
 __all__ = ["vector_results"]
 
-_FACTOR_BITS = 18
+_FACTOR_BITS, _EXPONENT_BITS = 18, 16
 
 
 def _wrapped(values: np.ndarray, bits: int) -> np.ndarray:
@@ -28,18 +28,16 @@ def vector_results(
     ``first`` and ``second`` are int64 (results, elements of a reduction); ``second`` holds the table's entries where there is a table. The others are the registers.
     """
     kind = function.second
-    amount = np.int64(_byte(shift)) if function.shifted else np.int64(0)
+    amount = _wrapped(np.int64(shift), _EXPONENT_BITS) if function.shifted else np.int64(0)
     if kind == Second.TABLE:
         assert second is not None
         x = second
     elif kind == Second.POWER:
         assert second is not None
-        # The unit's shifter knows 47 places, and takes the octaves as a number without sign of 24 bits.
-        octaves = (first >> 8) & 0xFFFFFF
-        x = _moved(second, np.minimum(octaves, 47))
+        x = _moved(second, np.clip(-(first >> 8), 0, 47))
     elif kind == Second.SHIFT:
         assert second is not None
-        x = _moved(first, amount - np.clip(second, -128, 127))
+        x = _moved(first, amount - _wrapped(second, _EXPONENT_BITS))
     else:
         x = _moved(first, amount)
     if function.factor == Factor.ONE:
@@ -71,7 +69,3 @@ def vector_results(
         statistic = int(results[argument])
     return results, statistic, argument
 
-
-def _byte(value: int) -> int:
-    """The part of register SHIFT that counts, seven bits with sign."""
-    return ((value + 64) & 127) - 64

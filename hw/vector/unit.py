@@ -12,6 +12,7 @@ from tritloom.hw.memory import ActivationWrite, address_bits
 __all__ = ["FunctionLayout", "VectorElement", "VectorUnit", "VectorControls", "replicated"]
 
 FACTOR_BITS, PRODUCT_BITS, SUM_BITS = 18, 36, 48
+EXPONENT_BITS = 16
 _LEFTMOST = 16
 """Places by which operand A can be shifted to the left."""
 
@@ -32,7 +33,7 @@ class VectorControls(data.StructLayout):
     """The registers that a vector instruction uses."""
 
     def __init__(self) -> None:
-        super().__init__({"shift": signed(7), "factor": signed(FACTOR_BITS), "out_shift": 6, "addend": signed(REGISTER_BITS)})
+        super().__init__({"shift": signed(EXPONENT_BITS), "factor": signed(FACTOR_BITS), "out_shift": 6, "addend": signed(REGISTER_BITS)})
 
 
 class VectorElement(data.Struct):
@@ -138,7 +139,7 @@ class VectorUnit(wiring.Component):
             self.table_address.eq(self.base + Mux(f.b_size == 0, place, Mux(f.b_size == 1, place << 1, place << 2))),
         ]
         octaves = element >> 8
-        amount = Mux(octaves > _LARGEST_SHIFT, _LARGEST_SHIFT, octaves)[:6]
+        amount = Mux(octaves >= 0, 0, Mux(octaves < -_LARGEST_SHIFT, _LARGEST_SHIFT, -octaves))[:6]
         power_shift = Signal(6, reset_less=True)
         m.d.sync += power_shift.eq(amount)
         for stage in range(4):
@@ -152,12 +153,10 @@ class VectorUnit(wiring.Component):
         for stage in range(7):
             seconds.append(Signal(signed(32), name=f"second_{stage + 1}", reset_less=True))
             m.d.sync += seconds[-1].eq(seconds[-2])
-        shift = Signal(signed(8))
-        m.d.comb += shift.eq(Mux(f.shifted, controls.shift, 0))
+        shift = Signal(signed(EXPONENT_BITS))
+        m.d.comb += shift.eq(Mux(f.shifted & ~looks_up, controls.shift, 0))
         with m.If(f.second == Second.SHIFT):
-            # Beyond a byte the difference is out of reach of the shifter anyway.
-            near = Mux(element > 127, 127, Mux(element < -128, -128, element))[:8].as_signed()
-            m.d.sync += places.eq(_limited_shift(shift - near))
+            m.d.sync += places.eq(_limited_shift(shift - element[:EXPONENT_BITS].as_signed()))
         with m.Else():
             m.d.sync += places.eq(Mux(is_power, power_shift + _LEFTMOST, _limited_shift(shift)))
         m.d.sync += value.eq(Mux((f.second == Second.NONE) | looks_up, element, kept))
