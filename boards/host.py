@@ -181,6 +181,11 @@ class Host:
             self.write(Space.ACTIVATIONS, address, table)
         self.write(Space.ARTEFACT, 0, artefact_digest)
 
+    def clear(self, schedule: Schedule, names: Iterable[str]) -> None:
+        """Zeros in the tensors of these names."""
+        for name in names:
+            self.write(Space.ACTIVATIONS, schedule.placements[name].address, bytes(schedule.placements[name].bytes))
+
     def infer(self, schedule: Schedule, codes: Mapping[str, np.ndarray], outputs: Iterable[str]) -> tuple[dict[str, np.ndarray], int]:
         """Run one sample: tensor name -> codes (C, H, W) in; the tensors named ``outputs`` and the core's clocks out."""
         names = list(outputs)
