@@ -253,7 +253,9 @@ def disassemble(words: Sequence[int]) -> list[Instruction | Scalar]:
             program.append(Instruction(opcode=Opcode.HALT))
             position += 1
             continue
-        header: dict[str, Any] = _unpack(_fields_of(opcode), [*words[position : position + HEADER_WORDS], *[0] * HEADER_WORDS][:HEADER_WORDS])
+        header: dict[str, Any] = _unpack(
+            _fields_of(opcode), [*words[position : position + HEADER_WORDS], *[0] * HEADER_WORDS][:HEADER_WORDS]
+        )
         count = header.pop("loops")
         end = position + HEADER_WORDS + LOOP_WORDS * count
         if end > len(words) or not 1 <= count <= MAX_LOOPS:

@@ -4,7 +4,7 @@ One program word each: ``opcode`` in bits 7:0, the registers ``target``, ``left`
 ``immediate`` (bits 63:32) takes the place of register ``right``. ``second`` below is the one or the other. Registers hold 32 bits; they are not
 negative numbers where an instruction does not say ``signed``, and results wrap.
 
-Registers from :data:`STATISTIC` on have a use outside of scalar instructions:
+Registers from :data:`ARGUMENT` on have a use outside of scalar instructions:
 
 =============  ==  ========================================================================================
 ARGUMENT       20  written by VECTOR: the number of the result that is its statistic LARGEST
@@ -13,7 +13,7 @@ STEP_A         22  added to ``a_step`` of the loop behind the ``counted`` one
 STEP_B         23  added to ``b_step`` of the loop behind the ``counted`` one
 SHIFT          24  places by which VECTOR shifts operand A to the right, 16 bits, signed
 FACTOR         25  the factor of VECTOR, 18 bits, signed
-OUT_SHIFT      26  places by which VECTOR shifts its results to the right, 0 to 47
+OUT_SHIFT      26  places by which VECTOR shifts its results to the right, 0 to 63
 ADDEND         27  added by VECTOR to its results, signed
 INDEX_A        28  added to ``a`` of an instruction with ``index_a``
 INDEX_B        29  added to ``b`` of an instruction with ``index_b``
@@ -28,49 +28,56 @@ from enum import IntEnum
 from math import isqrt
 
 __all__ = [
-    "ADDEND", "ARGUMENT", "COUNT", "FACTOR", "GENERAL_REGISTERS", "INDEX_A", "INDEX_B", "INDEX_O", "OUT_SHIFT", "REGISTERS", "REGISTER_BITS", "SHIFT",
+    "ADDEND", "ARGUMENT", "COUNT", "FACTOR", "GENERAL_REGISTERS", "INDEX_A", "INDEX_B", "INDEX_O", "MEANING", "OUT_SHIFT", "REGISTERS", "REGISTER_BITS", "SHIFT",
     "STATISTIC", "STEP_A", "STEP_B", "Condition", "Scalar", "ScalarOpcode", "arithmetic", "as_signed", "condition_holds",
 ]  # fmt: skip
 
 REGISTERS = 32
 REGISTER_BITS = 32
 GENERAL_REGISTERS = 20
-ARGUMENT, STATISTIC, STEP_A, STEP_B, SHIFT, FACTOR, OUT_SHIFT, ADDEND, INDEX_A, INDEX_B, INDEX_O, COUNT = range(GENERAL_REGISTERS, REGISTERS)
+ARGUMENT, STATISTIC, STEP_A, STEP_B, SHIFT, FACTOR, OUT_SHIFT, ADDEND, INDEX_A, INDEX_B, INDEX_O, COUNT = range(
+    GENERAL_REGISTERS, REGISTERS
+)
 
 _MASK = (1 << REGISTER_BITS) - 1
 
 
 class ScalarOpcode(IntEnum):
-    """What ``target`` becomes."""
+    """What is done: :data:`MEANING`."""
 
     SET = 0x80
-    """``second``"""
     ADD = 0x81
-    """``left + second``"""
     SUBTRACT = 0x82
-    """``second - left``"""
     MULTIPLY = 0x83
-    """the product of the lower 16 bits of ``left`` and ``second``"""
     SHIFT_RIGHT = 0x84
-    """``left`` shifted to the right by ``second`` (signed, negative is to the left) places; 0 from 32 places on"""
     LENGTH = 0x85
-    """the number of bits of ``left`` minus ``second``"""
     MINIMUM = 0x86
-    """the smaller one of ``left`` and ``second``, both signed"""
     MAXIMUM = 0x87
-    """the larger one of ``left`` and ``second``, both signed"""
     KEEP = 0x88
-    """``second`` where ``left`` is not 0, else 0"""
     DIVIDE = 0x89
-    """``second / left`` rounded down; 2**32 - 1 where ``left`` is 0"""
     ROOT = 0x8A
-    """the square root of ``left`` rounded down"""
     LOAD = 0x8B
-    """the four bytes of the activation memory at byte ``left + second``, a multiple of 4"""
     STORE = 0x8C
-    """nothing: register ``target`` is written to the four bytes at byte ``left + second``, a multiple of 4"""
     BRANCH = 0x90
-    """nothing: if ``left`` meets the :class:`Condition` of number ``target``, the program goes on at word ``second``"""
+
+
+MEANING = {
+    ScalarOpcode.SET: "``second``",
+    ScalarOpcode.ADD: "``left + second``",
+    ScalarOpcode.SUBTRACT: "``second - left``",
+    ScalarOpcode.MULTIPLY: "the product of the lower 16 bits of ``left`` and ``second``",
+    ScalarOpcode.SHIFT_RIGHT: "``left`` shifted to the right by ``second`` (signed, negative is to the left) places; 0 from 32 places on",
+    ScalarOpcode.LENGTH: "the number of bits of ``left`` minus ``second``",
+    ScalarOpcode.MINIMUM: "the smaller one of ``left`` and ``second``, both signed",
+    ScalarOpcode.MAXIMUM: "the larger one of ``left`` and ``second``, both signed",
+    ScalarOpcode.KEEP: "``second`` where ``left`` is not 0, else 0",
+    ScalarOpcode.DIVIDE: "``second / left`` rounded down; 2**32 - 1 where ``left`` is 0",
+    ScalarOpcode.ROOT: "the square root of ``left`` rounded down",
+    ScalarOpcode.LOAD: "the four bytes of the activation memory at byte ``left + second``, a multiple of 4",
+    ScalarOpcode.STORE: "nothing: register ``target`` is written to the four bytes at byte ``left + second``, a multiple of 4",
+    ScalarOpcode.BRANCH: "nothing: if ``left`` meets the condition of number ``target``, the program goes on at word ``second``",
+}
+"""What ``target`` becomes."""
 
 
 class Condition(IntEnum):

@@ -55,7 +55,12 @@ DIVIDE_CLOCKS, ROOT_CLOCKS, LOAD_CLOCKS = 32, 16, 4
 
 def scalar_clocks(opcode: ScalarOpcode) -> int:
     """Clock of a scalar instruction, its first being 0, in which its result goes to the register."""
-    longer = {ScalarOpcode.MULTIPLY: 1, ScalarOpcode.DIVIDE: DIVIDE_CLOCKS + 1, ScalarOpcode.ROOT: ROOT_CLOCKS + 1, ScalarOpcode.LOAD: LOAD_CLOCKS}
+    longer = {
+        ScalarOpcode.MULTIPLY: 1,
+        ScalarOpcode.DIVIDE: DIVIDE_CLOCKS + 1,
+        ScalarOpcode.ROOT: ROOT_CLOCKS + 1,
+        ScalarOpcode.LOAD: LOAD_CLOCKS,
+    }
     return 2 + longer.get(opcode, 0)
 
 
@@ -138,9 +143,7 @@ def _hidden(previous: Instruction | Scalar | None, parameters: CoreParameters) -
     return _finish(previous, parameters) - 1 - delay
 
 
-def instruction_cycles(
-    instruction: Instruction | Scalar, parameters: CoreParameters, previous: Instruction | Scalar | None = None
-) -> int:
+def instruction_cycles(instruction: Instruction | Scalar, parameters: CoreParameters, previous: Instruction | Scalar | None = None) -> int:
     """Clocks from the end of the ``previous`` instruction to that of ``instruction``; from START where it is the first one. A compute instruction ends
     with its last write, a scalar one with its result.
 

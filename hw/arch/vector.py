@@ -17,7 +17,17 @@ Sizes are logarithms of bytes: 0, 1 and 2 for elements of 8, 16 and 32 bits with
 from dataclasses import dataclass
 from enum import IntEnum
 
-__all__ = ["FUNCTION_BITS", "NOT_WRITTEN", "OUT_SHIFT_REGISTER", "Factor", "Low", "Second", "Statistic", "VectorFunction", "function_fields"]
+__all__ = [
+    "FUNCTION_BITS",
+    "NOT_WRITTEN",
+    "OUT_SHIFT_REGISTER",
+    "Factor",
+    "Low",
+    "Second",
+    "Statistic",
+    "VectorFunction",
+    "function_fields",
+]
 
 FUNCTION_BITS = 32
 NOT_WRITTEN = 3
