@@ -8,6 +8,7 @@ import numpy as np
 from tritloom.compiler.frontend.reader import parse_proto
 from tritloom.errors import ModelError, UserError
 from tritloom.session import InferenceSession
+from tritloom.sim.stream import CoreStream
 
 __all__ = ["TextGenerator", "choose"]
 
@@ -84,6 +85,11 @@ class TextGenerator:
 
     def _generated(self, prompt: Sequence[int], count: int, temperature: float, top_k: int, rng: np.random.Generator) -> Iterator[int]:
         stream = self._session.stream()
+        if isinstance(stream, CoreStream) and temperature == 0:
+            for token in stream.generate(prompt, count):
+                self.cycles = stream.cycles
+                yield token
+            return
         for token in prompt[:-1]:
             stream.step(np.array([token]))
         token, name = prompt[-1], self._program.outputs[0].name

@@ -68,7 +68,9 @@ class _Attention:
         place, e = self._lowering.placement(scales), self._emitter
         first = self._lowering.address(scales, head * self._capacity)
         stride = place.pixel_bytes
-        e.counted(VectorFunction(o_size=NOT_WRITTEN, statistic=Statistic.LARGEST), [Axis(count=_COUNTED, strides={"a": stride})], a=first + 4)
+        e.counted(
+            VectorFunction(o_size=NOT_WRITTEN, statistic=Statistic.LARGEST), [Axis(count=_COUNTED, strides={"a": stride})], a=first + 4
+        )
         e.move(exponent, STATISTIC)
         e.move(SHIFT, exponent)
         function = VectorFunction(second=Second.SHIFT, shifted=True)
@@ -122,9 +124,7 @@ class _Attention:
         """Sums of the values, and what is kept of the head."""
         e, lowering, values = self._emitter, self._lowering, self._operation.values
         dropped = blockfloat.mixing_shift(self._capacity)
-        function = VectorFunction(
-            b_size=0, second=Second.FACTOR, factor=Factor.OPERAND, out_shift=dropped, statistic=Statistic.MAGNITUDE
-        )
+        function = VectorFunction(b_size=0, second=Second.FACTOR, factor=Factor.OPERAND, out_shift=dropped, statistic=Statistic.MAGNITUDE)
         axes = [
             Axis(count=_COUNTED, reduces=True, strides={"a": 4, "b": lowering.placement(values).pixel_bytes}),
             Axis(count=self._channels, strides={"b": 1, "o": 4}),

@@ -114,7 +114,16 @@ class Emitter:
         """A VECTOR over a nest of loops, innermost first. Addresses are bytes."""
         self.instructions.append(
             build(
-                Opcode.VECTOR, axes, self._where, function=function.encode(), a=a, b=b, o=o, index_a=index_a, index_b=index_b, index_o=index_o
+                Opcode.VECTOR,
+                axes,
+                self._where,
+                function=function.encode(),
+                a=a,
+                b=b,
+                o=o,
+                index_a=index_a,
+                index_b=index_b,
+                index_o=index_o,
             )
         )
 
@@ -133,4 +142,3 @@ class Emitter:
                 function=function.encode(),
             )
         )  # fmt: skip
-

@@ -97,9 +97,7 @@ def _in_place(program: Program) -> dict[str, str]:
     """Tensors that are a state with one column changed, and the state: they share its memory."""
     states = {state.tensor for state in program.states}
     return {
-        operation.output: operation.cache
-        for operation in program.operations
-        if isinstance(operation, Store) and operation.cache in states
+        operation.output: operation.cache for operation in program.operations if isinstance(operation, Store) and operation.cache in states
     }
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from tritloom.compiler.ir.block import BlockOperation, Position
 from tritloom.compiler.ir.program import Add, Convolution, Program, Rescale, SumPool
 from tritloom.compiler.ir.vector import obstacles
-from tritloom.compiler.schedule.blocks import BlockLowering, Memory
+from tritloom.compiler.schedule.blocks import BlockLowering, Generation, Memory
 from tritloom.compiler.schedule.layout import Placement, busiest_layer, place, written
 from tritloom.compiler.schedule.lower import Lowering, count_macs
 from tritloom.errors import ModelError
@@ -19,7 +19,7 @@ from tritloom.hw.arch.scalar import Scalar
 from tritloom.hw.arch.timing import program_cycles
 
 __all__ = [
-    "SMALLER_INPUTS", "Needs", "Schedule", "ScheduledLayer", "accumulator_bits", "activation_shortage", "check_core", "complete", "memory_needs",
+    "SMALLER_INPUTS", "Needs", "Schedule", "ScheduledLayer", "accumulator_bits", "activation_shortage", "check_core", "complete", "has_blocks", "memory_needs",
     "scaled_bits", "schedule", "sim_parameters",
 ]  # fmt: skip
 
@@ -57,7 +57,8 @@ class Schedule:
 
     ``weights`` is uint8 (words, bytes of a weight word), ``records`` the bytes of the record memory; ``cycles`` counts a whole run,
     HALT included, and equals the core's counter; ``macs`` counts each multiply-accumulate once. ``tables`` are address and bytes of what the activation memory
-    holds from the start. Of a program with states ``cycles`` are those of the last token that fits its caches, see :meth:`cycles_at`.
+    holds from the start. Of a program with states ``cycles`` are those of the last token that fits its caches, see :meth:`cycles_at`;
+    ``generation`` says where a language model's tokens are.
     """
 
     parameters: CoreParameters
@@ -70,6 +71,7 @@ class Schedule:
     cycles: int
     macs: int
     tables: tuple[tuple[int, bytes], ...] = ()
+    generation: Generation | None = None
 
     def cycles_at(self, position: int) -> int:
         """Clocks of a run behind ``position`` earlier tokens."""
@@ -101,6 +103,7 @@ class Needs:
 class _Lowered:
     instructions: list[list[Instruction | Scalar]]
     tables: tuple[tuple[int, bytes], ...]
+    generation: Generation | None
     placements: dict[str, Placement]
     weights: np.ndarray
     records: bytes
@@ -165,7 +168,8 @@ def _lower(program: Program, *, rows: int, columns: int, weight_encoding: str, p
     placements, activation_bytes = place(program, rows)
     lowering = Lowering(program=program, placements=placements, rows=rows, columns=columns, encoding=weight_encoding, post_lanes=post_lanes)
     memory = Memory(activation_bytes)
-    instructions = _instructions(program, lowering, BlockLowering(program=program, placements=placements, memory=memory))
+    blocks = BlockLowering(program=program, placements=placements, memory=memory)
+    instructions = _instructions(program, lowering, blocks)
     weights, records = lowering.weights, lowering.records
     needs = Needs(
         weight_words=len(weights),
@@ -176,7 +180,13 @@ def _lower(program: Program, *, rows: int, columns: int, weight_encoding: str, p
         scaled_bits=scaled_bits(program),
     )
     return _Lowered(
-        instructions=instructions, tables=tuple(memory.contents), placements=placements, weights=weights, records=records, needs=needs
+        instructions=instructions,
+        tables=tuple(memory.contents),
+        generation=blocks.generation,
+        placements=placements,
+        weights=weights,
+        records=records,
+        needs=needs,
     )
 
 
@@ -194,8 +204,8 @@ def _instructions(program: Program, lowering: Lowering, blocks: BlockLowering) -
         else:
             groups.append([*lowering.lower(operation), *blocks.measure(operation)])
     if has_blocks(program):
-        groups[0] = blocks.begin() + groups[0]
-        groups[-1] = groups[-1] + blocks.advance()
+        groups[0] = [*blocks.begin(), *groups[0]]
+        groups[-1] = [*groups[-1], *blocks.go_on(), *blocks.advance(), *blocks.repeat()]
     return groups
 
 
@@ -266,7 +276,9 @@ def _limit(field: str) -> int:
 def _check_fit(program: Program, needs: Needs, parameters: CoreParameters) -> None:
     """Raise :class:`ModelError` with one sentence when a memory or the accumulator is too small, or the core lacks a vector unit that is needed."""
     if has_blocks(program) and not parameters.vector_lanes:
-        raise ModelError(f"model {program.name!r} computes scales at run time, but the core has no vector unit; use a core with vector_lanes of 1")
+        raise ModelError(
+            f"model {program.name!r} computes scales at run time, but the core has no vector unit; use a core with vector_lanes of 1"
+        )
     for operation in program.operations:
         if isinstance(operation, (Convolution, SumPool)):
             bits = max(_signed_bits(operation.acc_low), _signed_bits(operation.acc_high))
@@ -314,7 +326,7 @@ def schedule(program: Program, parameters: CoreParameters) -> Schedule:
     )
     _check_fit(program, lowered.needs, parameters)
     return complete(
-        program, parameters, groups=lowered.instructions, placements=lowered.placements, weights=lowered.weights, records=lowered.records, tables=lowered.tables,
+        program, parameters, groups=lowered.instructions, placements=lowered.placements, weights=lowered.weights, records=lowered.records, tables=lowered.tables, generation=lowered.generation,
     )  # fmt: skip
 
 
@@ -327,6 +339,7 @@ def complete(
     weights: np.ndarray,
     records: bytes,
     tables: tuple[tuple[int, bytes], ...] = (),
+    generation: Generation | None = None,
 ) -> Schedule:
     """Schedule from the instructions of each operation: program words, layers and counts follow from them."""
     last_writer = {name: index for index, operation in enumerate(program.operations) for name in written(operation)}
@@ -365,4 +378,5 @@ def complete(
         cycles=sum(clocks),
         macs=sum(layer.macs for layer in layers),
         tables=tables,
+        generation=generation,
     )
