@@ -195,9 +195,9 @@ def _divide(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -
     value, moment = operands
     number = single(value)
     if isinstance(moment, Moment) and moment.stage == "root":
-        if number is None:
+        if not isinstance(value, np.ndarray):
             return _divided(node, value, moment, 1 / moment.factor)
-        if number > 0:
+        if number is not None and number > 0:
             return replace(moment, stage="inverse", factor=number / moment.factor)
     raise RefusalError("only a block, or a positive constant, is divided by a root mean square")
 

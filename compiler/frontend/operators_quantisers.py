@@ -123,11 +123,11 @@ def _scaled(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -
 def _ratio(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
     """The ratio, its inverse, and codes divided by the ratio."""
     left, right = [np.array(1.0), *operands] if node.op_type == "Reciprocal" else operands
-    after = {("largest", LEVELS): "ratio", ("largest", 1): "inverse", ("ratio", 1): "step"}
+    after = {("largest", Fraction(LEVELS)): "ratio", ("largest", Fraction(1)): "inverse", ("ratio", Fraction(1)): "step"}
     if isinstance(right, Draft):
-        key = right.stage, single(left)
-        if key in after:
-            return replace(right, stage=after[key])
+        number = single(left)
+        if number is not None and (right.stage, number) in after:
+            return replace(right, stage=after[right.stage, number])
         if isinstance(left, Draft) and same(left.block, right.block) and (left.stage, right.stage) == ("codes", "ratio"):
             return quantised(reader, node, left.block)
         if right.stage == "step" and same(left, right.block):

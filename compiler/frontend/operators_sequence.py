@@ -30,7 +30,7 @@ from tritloom.compiler.ir.program import Convolution, Program, Tensor, Window
 from tritloom.compiler.ir.quest import Hadamard
 from tritloom.compiler.quantize.weights import recognise
 
-__all__ = ["lower_sequence", "sequence_weights"]
+__all__ = ["lower_sequence", "rotation_of", "sequence_weights"]
 
 DEFAULT_CAPACITY = 192
 """Tokens that the caches hold where nothing else is said."""
@@ -101,7 +101,7 @@ def _matmul(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -
     if not isinstance(right, np.ndarray) or right.ndim != 2:
         raise RefusalError("the right operand must be constant weights (inputs, outputs)")
     if not block.codes:
-        found = _rotation(right)
+        found = rotation_of(right)
         if found is None:
             raise RefusalError(
                 "its activations are not quantised", "quantise them by the largest magnitude, or by the root mean square, of a token"
@@ -121,7 +121,7 @@ def _matmul(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -
     return reader.result(result, constant, (*block.index.shape[:-1], len(codes)))
 
 
-def _rotation(matrix: np.ndarray) -> tuple[int, Fraction] | None:
+def rotation_of(matrix: np.ndarray) -> tuple[int, Fraction] | None:
     """Block and factor of weights that are a block-diagonal Hadamard matrix times a factor."""
     count, (factor, size) = len(matrix), (matrix.ravel()[:1], int(np.count_nonzero(matrix[:1])))
     if matrix.shape != (count, count) or not 1 < count <= _LARGEST_ROTATION or matrix.dtype.kind not in "iuf":

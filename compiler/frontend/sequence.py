@@ -135,8 +135,9 @@ class SequenceReader:
 
     def sizes(self, name: str) -> list[np.ndarray]:
         """What ``name`` is for each P from 0 to one below the capacity. Raises :class:`RefusalError`."""
-        if isinstance(self.values.get(name), np.ndarray):
-            return [self.values[name]] * self.capacity
+        given = self.values.get(name)
+        if isinstance(given, np.ndarray):
+            return [given] * self.capacity
         if name in self._sizes:
             return self._sizes[name]
         needed, nodes = {name}, []
@@ -253,13 +254,13 @@ class SequenceReader:
         if node.op_type == "Shape" or all(isinstance(operand, Size) for operand in dynamic):
             return [Size(name) for name in node.output]
         key = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
-        if key in ("Cast", "Identity"):
-            return [HANDLERS[key](self, node, operands)]
-        operands = [
-            self.plain(name) if isinstance(operand, Step) and key not in STEPS[type(operand)] else operand
-            for name, operand in zip(node.input, operands, strict=True)
-        ]
-        kinds = [type(operand) for operand in operands if isinstance(operand, Step)]
+        kinds: list[type[Step]] = []
+        if key not in ("Cast", "Identity"):
+            operands = [
+                self.plain(name) if isinstance(operand, Step) and key not in STEPS[type(operand)] else operand
+                for name, operand in zip(node.input, operands, strict=True)
+            ]
+            kinds = [type(operand) for operand in operands if isinstance(operand, Step)]
         kind = max(kinds, key=lambda kind: kind.rank, default=None)
         handlers = HANDLERS if kind is None else STEPS[kind]
         if key not in handlers:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 import onnx
@@ -136,10 +136,13 @@ PLAIN: dict[type[Step], Callable[["SequenceReader", Any], Block]] = {}
 """What a step is to a node that does not go on with it; there is none for steps that mean nothing by themselves."""
 
 
-def operator(*names: str, of: tuple[type[Step], ...] = ()) -> Callable[[Handler], Handler]:
+_Handler = TypeVar("_Handler", bound=Handler)
+
+
+def operator(*names: str, of: tuple[type[Step], ...] = ()) -> Callable[[_Handler], _Handler]:
     """Register a handler of operators, or of the steps ``of``."""
 
-    def register(handler: Handler) -> Handler:
+    def register(handler: _Handler) -> _Handler:
         for table in [STEPS.setdefault(kind, {}) for kind in of] or [HANDLERS]:
             table.update(dict.fromkeys(names, handler))
         return handler
