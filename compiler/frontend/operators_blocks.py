@@ -115,9 +115,11 @@ PLAIN[Square] = lambda reader, value: product(reader, value.node, value.block, v
 
 @operator("Pow")
 def _power(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
-    if single(operands[1]) != 2:
-        raise RefusalError("only squares are taken", "an exponent of 2")
-    return Square(need_block(operands[0], "the operand"), node)
+    block, exponent = need_block(operands[0], "the operand"), single(operands[1])
+    if exponent not in (2, 3):
+        raise RefusalError("only squares and cubes are taken", "an exponent of 2 or 3")
+    square = Square(block, node)
+    return square if exponent == 2 else product(reader, node, PLAIN[Square](reader, square), block)
 
 
 @operator("Div")

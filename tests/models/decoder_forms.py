@@ -210,14 +210,61 @@ def _written_gelu(graph: Graph) -> None:
         graph.add("Mul", [whole, graph.constant("half", 0.5)], swish)
 
 
+def _gelu_by_tanh(graph: Graph) -> None:
+    for node in graph.of("Sigmoid"):
+        source, swish = node.input[0], f"{node.output[0].removesuffix('.sigmoid')}.swish"
+        graph.take(swish, node.output[0])
+        cube = graph.add(
+            "Mul",
+            [graph.add("Pow", [source, graph.constant("three", 3)], f"{swish}.cube"), graph.constant("cubic", 0.044715)],
+            f"{swish}.c",
+        )
+        inside = graph.add(
+            "Mul", [graph.add("Add", [source, cube], f"{swish}.sum"), graph.constant("root.pi", math.sqrt(2 / math.pi))], f"{swish}.x"
+        )
+        above = graph.add("Add", [graph.add("Tanh", [inside], f"{swish}.tanh"), graph.constant("one", 1)], f"{swish}.above")
+        graph.add("Mul", [graph.add("Mul", [graph.constant("half", 0.5), source], f"{swish}.half"), above], swish)
+
+
 GATES: dict[str, Form] = {
+    "Swish": _gate("Swish", alpha=1.5),
     "Gelu": _gate("Gelu"),
+    "Gelu by Tanh": _gelu_by_tanh,
     "Gelu by tanh": _gate("Gelu", approximate="tanh"),
     "Gelu by Erf": _written_gelu,
     "com.microsoft Gelu": _gate("Gelu", "com.microsoft"),
     "FastGelu": _gate("FastGelu", "com.microsoft"),
     "QuickGelu": _gate("QuickGelu", "com.microsoft", alpha=1.3),
 }
+
+
+# ---- quantisers ----
+
+
+def _tokens(*, divided: bool) -> Form:
+    """As in PyTorch: the inverse of the largest magnitude times 127, or values divided by the step of their grid."""
+
+    def form(graph: Graph) -> None:
+        for node in graph.of("Clip"):
+            source = node.output[0].removesuffix(".codes")
+            bounded, scale = graph.maker(f"{source}.bounded"), graph.maker(f"{source}.scale")
+            graph.take(f"{source}.bounded", f"{source}.scale", f"{source}.step", f"{source}.quantised")
+            graph.add("Clip", list(bounded.input), bounded.output[0])
+            limit = graph.constant("limit", 127)
+            if divided:
+                step = graph.add("Div", [bounded.output[0], limit], f"{source}.step")
+                graph.add("Div", [source, step], f"{source}.scaled")
+                graph.add("Mul", [step, node.output[0]], f"{source}.quantised")
+            else:
+                inverse = graph.add("Reciprocal", [bounded.output[0]], f"{source}.inverse")
+                graph.add("Mul", [inverse, limit], scale.output[0])
+                graph.add("Mul", [source, scale.output[0]], f"{source}.scaled")
+                graph.add("Div", [node.output[0], scale.output[0]], f"{source}.quantised")
+
+    return form
+
+
+QUANTISERS: dict[str, Form] = {"Reciprocal": _tokens(divided=False), "steps": _tokens(divided=True)}
 
 
 # ---- dense layers and inputs ----

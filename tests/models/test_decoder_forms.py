@@ -7,7 +7,7 @@ import onnx
 import onnxruntime
 import pytest
 from decoder_cases import Runner, random_weights, small
-from decoder_forms import ATTENTIONS, GATES, LAYER_NORMS, NORMS, ROTATIONS, Form, Graph, fused, more_inputs
+from decoder_forms import ATTENTIONS, GATES, LAYER_NORMS, NORMS, QUANTISERS, ROTATIONS, Form, Graph, fused, more_inputs
 
 import tritloom
 from tritloom.models.nets.decoder import Decoder
@@ -25,10 +25,10 @@ def plain(block: str = "llama") -> onnx.ModelProto:
     return decoder_model("small", shape(block), random_weights(shape(block), "ternary", 3), {})
 
 
-def written(form: Form, block: str = "llama") -> bytes:
+def written(form: Form, block: str = "llama", opset: int = 23) -> bytes:
     graph = Graph(plain(block))
     form(graph)
-    return graph.bytes()
+    return graph.bytes(opset)
 
 
 def golden(model: bytes) -> np.ndarray:
@@ -60,7 +60,12 @@ def test_rotary_positions(form):
 
 @pytest.mark.parametrize("form", GATES)
 def test_gates(form):
-    follows(written(GATES[form]))
+    follows(written(GATES[form], opset=24 if form == "Swish" else 23))
+
+
+@pytest.mark.parametrize("form", QUANTISERS)
+def test_quantisers(form):
+    follows(written(QUANTISERS[form]))
 
 
 @pytest.mark.parametrize("form", ATTENTIONS)
