@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tritloom.compiler.frontend.operators_blocks import added, multiplied, total
+from tritloom.compiler.frontend.operators_blocks import total
 from tritloom.compiler.frontend.problems import RefusalError
 from tritloom.compiler.frontend.sequence import SequenceReader
 from tritloom.compiler.frontend.sequence_values import (
@@ -216,8 +216,15 @@ def _multiply(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any])
     raise RefusalError("only a block is multiplied by the inverse of its root mean square")
 
 
+def _again(reader: SequenceReader, node: onnx.NodeProto) -> tuple[Value | None, ...]:
+    """A node that does not belong to the norm before it: read with the norm as an operation."""
+    for name in node.input:
+        reader.plain(name)
+    return tuple(reader.node(node))
+
+
 @operator("Mul", of=(Normed,))
-def _gain(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
+def _gain(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value | tuple[Value | None, ...]:
     for value, other in (operands, operands[::-1]):
         if isinstance(value, Normed) and value.gain is None and value.bias is None and isinstance(other, np.ndarray):
             number, count = single(other), value.block.index.shape[-1]
@@ -225,13 +232,13 @@ def _gain(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> 
                 return replace(value, node=node, factor=value.factor * number)
             if other.size == count and other.shape[-1] == count:
                 return replace(value, node=node, gain=other.ravel())
-    return multiplied(reader, node, [reader.plain(name) for name in node.input])
+    return _again(reader, node)
 
 
 @operator("Add", of=(Normed,))
-def _bias(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
+def _bias(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value | tuple[Value | None, ...]:
     for value, other in (operands, operands[::-1]):
         count = value.block.index.shape[-1] if isinstance(value, Normed) and value.bias is None else 0
         if isinstance(other, np.ndarray) and other.size == count and other.shape[-1] == count:
             return replace(value, node=node, bias=other.ravel())
-    return added(reader, node, [reader.plain(name) for name in node.input])
+    return _again(reader, node)

@@ -35,8 +35,8 @@ __all__ = ["lower_sequence", "rotation_of", "sequence_weights"]
 DEFAULT_CAPACITY = 192
 """Tokens that the caches hold where nothing else is said."""
 
-_LARGEST_ROTATION = 1 << 13
-"""Channels of a Hadamard transform that is looked for in the weights of a MatMul."""
+_LARGEST_ROTATION = 1 << 11
+"""Channels of the blocks of a Hadamard transform."""
 
 
 def lower_sequence(model: onnx.ModelProto, name: str, capacity: int | None) -> Program | Problem:
@@ -122,16 +122,17 @@ def _matmul(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -
 
 
 def rotation_of(matrix: np.ndarray) -> tuple[int, Fraction] | None:
-    """Block and factor of weights that are a block-diagonal Hadamard matrix times a factor."""
-    count, (factor, size) = len(matrix), (matrix.ravel()[:1], int(np.count_nonzero(matrix[:1])))
-    if matrix.shape != (count, count) or not 1 < count <= _LARGEST_ROTATION or matrix.dtype.kind not in "iuf":
+    """Block and factor of weights that are a block-diagonal Hadamard matrix, Sylvester's, times a positive factor."""
+    count = len(matrix)
+    if matrix.shape != (count, count) or count < 2 or matrix.dtype.kind not in "iuf" or not matrix[0, 0] > 0:
         return None
-    if size < 2 or size & (size - 1) or count % size or not factor[0] > 0:
+    size = int(np.count_nonzero(matrix[0]))
+    if size < 2 or size & (size - 1) or count % size or size > _LARGEST_ROTATION or np.count_nonzero(matrix) != count * size:
         return None
-    signs = hadamard(np.eye(size, dtype=np.int64)[:, :, None, None], size)[..., 0, 0]
-    if not np.array_equal(matrix, np.kron(np.eye(count // size), signs).astype(matrix.dtype) * factor[0]):
+    signs = hadamard(np.eye(size, dtype=np.int64)[:, :, None, None], size)[..., 0, 0] * matrix[0, 0]
+    if any(not np.array_equal(matrix[first : first + size, first : first + size], signs) for first in range(0, count, size)):
         return None
-    return size, Fraction(float(factor[0]))
+    return size, Fraction(float(matrix[0, 0]))
 
 
 def _rotated(reader: SequenceReader, node: onnx.NodeProto, block: Block, size: int, factor: Fraction) -> Value:

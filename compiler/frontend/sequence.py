@@ -218,16 +218,20 @@ class SequenceReader:
             elif value.name in (MASK, POSITIONS):
                 self.values[value.name] = Size(value.name)
         self.values[tokens[0].name] = Tokens()
+        outputs = {value.name for value in graph.output}
         for node in graph.node:
             try:
                 results = self.node(node)
+                self.values.update({name: value for name, value in zip(node.output, results, strict=False) if name and value is not None})
+                for name in node.output:
+                    if name in outputs:
+                        self.plain(name)
             except RefusalError as error:
                 return Problem(node.name or node.output[0], node.op_type, error.reason, error.hint)
             except _MALFORMED:
                 return Problem(
                     node.name or node.output[0], node.op_type, "its operands and attributes do not fit together", "check the model"
                 )
-            self.values.update({name: value for name, value in zip(node.output, results, strict=False) if name and value is not None})
         return self.program(tokens[0])
 
     def cache(self, value: onnx.ValueInfoProto) -> Cache | Turning:
@@ -285,7 +289,7 @@ class SequenceReader:
     def program(self, tokens: onnx.ValueInfoProto) -> Program:
         outputs = []
         for value in self.model.graph.output:
-            found = self.plain(value.name)
+            found = self.values.get(value.name)
             if isinstance(found, Cache | Turning):
                 continue
             if not isinstance(found, Block):
