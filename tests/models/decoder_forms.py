@@ -82,10 +82,13 @@ def _root_mean_square(divide: str, power: bool) -> Form:
         root = _mean_square(graph, node, source, power, epsilon)
         if divide == "Div":
             normed = graph.add("Div", [source, root], f"{name}.normed")
+            gain = graph.constant(f"{name}.doubled", 2 * graph.array(gain))
+            normed = graph.add("Mul", [graph.constant("half", 0.5), normed], f"{name}.halved")
         elif divide == "Reciprocal":
             normed = graph.add("Mul", [source, graph.add("Reciprocal", [root], f"{name}.inverse")], f"{name}.normed")
         else:
-            normed = graph.add("Mul", [graph.add("Div", [graph.constant("one", 1), root], f"{name}.inverse"), source], f"{name}.normed")
+            gain = graph.constant(f"{name}.half", graph.array(gain) / 2)
+            normed = graph.add("Mul", [graph.add("Div", [graph.constant("two", 2), root], f"{name}.inverse"), source], f"{name}.normed")
         cast = graph.add("Cast", [normed], f"{name}.cast", to=TensorProto.FLOAT)
         graph.add("Mul", [gain, cast] if power else [cast, gain], name)
 
@@ -227,14 +230,15 @@ def _gelu_by_tanh(graph: Graph) -> None:
 
 
 GATES: dict[str, Form] = {
-    "Swish": _gate("Swish", alpha=1.5),
+    "Swish": _gate("Swish"),
+    "steep Swish": _gate("Swish", alpha=1.5),
     "Gelu": _gate("Gelu"),
     "Gelu by Tanh": _gelu_by_tanh,
     "Gelu by tanh": _gate("Gelu", approximate="tanh"),
     "Gelu by Erf": _written_gelu,
     "com.microsoft Gelu": _gate("Gelu", "com.microsoft"),
     "FastGelu": _gate("FastGelu", "com.microsoft"),
-    "QuickGelu": _gate("QuickGelu", "com.microsoft", alpha=1.3),
+    "QuickGelu": _gate("QuickGelu", "com.microsoft"),
 }
 
 
