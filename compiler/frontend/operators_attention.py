@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from onnx import helper
 
 from tritloom.compiler.frontend.operators_quantisers import quantised
 from tritloom.compiler.frontend.operators_rotation import rotary
@@ -71,7 +72,7 @@ def reshaped(reader: SequenceReader, cache: Cache, name: str) -> Cache:
     """The heads of a cache and their repetition in one axis. Raises :class:`RefusalError`."""
     for past, shape in enumerate(reader.sizes(name)):
         sizes = np.ravel(shape).tolist()
-        fits = len(sizes) == 4 and sizes[0] in (1, -1) and sizes[2] in (0, -1, past + 1) and sizes[3] in (-1, cache.shape[1])
+        fits = len(sizes) == 4 and sizes[0] in (1, -1) and sizes[2] in (-1, past + 1) and sizes[3] in (-1, cache.shape[1])
         if cache.axes not in ("1hgnc", "1h1nc") or not fits:
             raise RefusalError("only the heads of a cache and their repetition are joined", "(1, heads, tokens, channels)")
     return replace(cache, axes="1hnc")
@@ -115,11 +116,11 @@ def _heads(value: Any, count: int) -> Any:
     return replace(value, index=value.index.reshape(1, 1, count, -1).transpose(0, 2, 1, 3))
 
 
-def _need_plain(node: onnx.NodeProto, **allowed: Any) -> None:
-    """Refuse attributes that change the attention."""
-    for name, values in allowed.items():
-        if attribute(node, name, values[0]) not in values:
-            raise RefusalError(f"its attribute {name} must be {values[0]}")
+def _need_plain(node: onnx.NodeProto, known: tuple[str, ...], **neutral: Any) -> None:
+    """Refuse attributes that change the attention: others than ``known`` ones, unless they are ``neutral``. Raises :class:`RefusalError`."""
+    for entry in node.attribute:
+        if entry.name not in known and helper.get_attribute_value(entry) != neutral.get(entry.name):
+            raise RefusalError(f"its attribute {entry.name} is not read", "leave it at its default")
 
 
 def _attention(reader: SequenceReader, node: onnx.NodeProto, query: Any, keys: Cache, values: Cache) -> tuple[Block, Cache, Cache]:
@@ -134,7 +135,7 @@ def _attention(reader: SequenceReader, node: onnx.NodeProto, query: Any, keys: C
 def _standard(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> tuple[Value | None, ...]:
     """ONNX's, with the earlier keys and values among its operands or joined before it."""
     query, key, value, mask, past_key, past_value, *others = [*operands, *[None] * 7][: max(7, len(operands))]
-    _need_plain(node, softcap=(0.0,))
+    _need_plain(node, ("is_causal", "scale", "q_num_heads", "kv_num_heads", "softmax_precision"), softcap=0.0, qk_matmul_output_mode=0)
     if any(other is not None for other in others) or len([name for name in node.output[3:] if name]):
         raise RefusalError("only a mask and earlier keys and values are read, and no scores are handed out")
     flat = isinstance(query, Block) and query.index.ndim == 3
@@ -155,7 +156,10 @@ def _standard(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any])
 def _grouped(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> tuple[Value | None, ...]:
     """ONNX Runtime's, with rotary positions in it or before it; queries, keys and values may come in one operand."""
     query, key, value, past_key, past_value, _, _, cosine, sine, *others = [*operands, *[None] * 9][: max(9, len(operands))]
-    _need_plain(node, softcap=(0.0,), local_window_size=(-1,), smooth_softmax=(0,))
+    _need_plain(
+        node, ("num_heads", "kv_num_heads", "scale", "do_rotary", "rotary_interleaved"), softcap=0.0, local_window_size=-1, smooth_softmax=0,
+        qk_output=0,
+    )  # fmt: skip
     heads, shared = attribute(node, "num_heads", 0), attribute(node, "kv_num_heads", 0)
     if (
         any(other is not None for other in others[1:])

@@ -177,7 +177,7 @@ def _root(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> 
 @operator("Pow", of=(Moment,))
 def _root_power(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
     moment, exponent = operands[0], single(operands[1])
-    if moment.stage != "power" or exponent not in (Fraction(1, 2), Fraction(-1, 2)):
+    if moment.stage != "power" or exponent is None or abs(exponent) != Fraction(1, 2):
         raise RefusalError("of a mean square only the root and its inverse are taken", "an exponent of 0.5 or -0.5")
     return replace(moment, stage="root" if exponent > 0 else "inverse")
 

@@ -1,5 +1,6 @@
 """Language models as other exporters write them, in golden against ONNX Runtime."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from decoder_cases import Runner, random_weights, small
 from decoder_forms import ATTENTIONS, GATES, LAYER_NORMS, NORMS, QUANTISERS, ROTATIONS, Form, Graph, fused, more_inputs
 
 import tritloom
+from tritloom.errors import ModelError
 from tritloom.models.nets.decoder import Decoder
 from tritloom.models.nets.decoder_export import decoder_model
 
@@ -84,3 +86,56 @@ def test_positions_and_mask_as_inputs():
     feeds = {"input_ids": TOKENS[None].astype(np.int32), "attention_mask": np.ones((1, 12), np.int64), "position_ids": np.arange(12)[None]}
     expected = np.asarray(session.run(["logits"], {**feeds, **past})[0])[0]
     assert np.sqrt(((golden(model) - expected) ** 2).mean()) < 0.04 * expected.std()
+
+
+def _changed(form: str, change: Callable[[Graph, onnx.NodeProto], None]) -> bytes:
+    graph = Graph(plain())
+    ATTENTIONS[form](graph)
+    change(graph, next(node for node in graph.nodes if node.op_type in ("GroupQueryAttention", "Attention", "Expand")))
+    return graph.bytes()
+
+
+def _attribute(name: str, value: float) -> Callable[[Graph, onnx.NodeProto], None]:
+    return lambda graph, node: node.attribute.append(onnx.helper.make_attribute(name, value))
+
+
+def _hiding(graph: Graph, node: onnx.NodeProto) -> None:
+    """A mask that hides the first token from the third on."""
+    later = graph.add("Greater", ["total", graph.constant("two.tokens", 2, np.int64)], "hiding.later")
+    first = graph.add("Less", ["columns", graph.constant("first", 1, np.int64)], "hiding.first")
+    hidden = graph.add("Where", [graph.add("And", [later, first], "hiding"), "masked", "constant.0.0"], "hiding.mask")
+    node.input[3] = graph.add("Add", ["mask", hidden], "hiding.whole")
+
+
+def _wrong_length(graph: Graph, node: onnx.NodeProto) -> None:
+    node.input[5] = graph.add("Unsqueeze", ["gqa.total", "gqa.axis"], "gqa.wrong")
+
+
+def _wide(graph: Graph, node: onnx.NodeProto) -> None:
+    """Keys repeated along the tokens."""
+    wide = next(other for other in graph.nodes if "repeat.wide" in other.output)
+    wide.input[:] = [wide.input[0], wide.input[1], wide.input[2], "repeat.2", wide.input[4]]
+
+
+@pytest.mark.parametrize(
+    "form,change,message",
+    [
+        ("GroupQueryAttention", _attribute("softcap", 5.0), "its attribute softcap is not read"),
+        ("GroupQueryAttention", _attribute("local_window_size", 2), "its attribute local_window_size is not read"),
+        ("GroupQueryAttention", _attribute("kv_cache_bit_width", 4), "its attribute kv_cache_bit_width is not read"),
+        ("GroupQueryAttention", _attribute("scale", -0.5), "its scale must be above 0, not -0.5"),
+        ("GroupQueryAttention", _wrong_length, "its length of the keys must be the number of earlier tokens"),
+        ("Attention", _attribute("softcap", 5.0), "its attribute softcap is not read"),
+        ("Attention of heads, with a mask", _hiding, "the mask of a single token must hide nothing"),
+        ("repeated keys", _wide, "repeats more than the heads of a cache"),
+    ],
+)
+def test_what_is_refused_is_named(form, change, message):
+    with pytest.raises(ModelError, match=message):
+        golden(_changed(form, change))
+
+
+def test_neutral_attributes_change_nothing():
+    np.testing.assert_array_equal(
+        golden(_changed("GroupQueryAttention", _attribute("local_window_size", -1))), golden(written(ATTENTIONS["GroupQueryAttention"]))
+    )
