@@ -56,7 +56,7 @@ def _stored(reader: SequenceReader, node: onnx.NodeProto, cache: Any, value: Any
 
 def expanded(reader: SequenceReader, cache: Cache, name: str) -> Cache:
     """Heads of a cache repeated for the queries that share them: the axis behind the heads has any size. Raises :class:`RefusalError`."""
-    if cache.axes.replace("h1", "h").replace("hg", "h") != "1hnc":
+    if cache.axes != "1h1nc":
         raise RefusalError("an axis of size 1 right behind the heads is repeated, no other")
     for past, shape in enumerate(reader.sizes(name)):
         own = {"1": 1, "h": cache.shape[0], "n": past + 1, "c": cache.shape[1]}
@@ -142,6 +142,10 @@ def _standard(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any])
     query, key, value = (_heads(part, attribute(node, f"{name}_num_heads", 0)) for part, name in ((query, "q"), (key, "kv"), (value, "kv")))
     if past_key is not None:
         key, value = _stored(reader, node, past_key, key), _stored(reader, node, past_value, value)
+    elif attribute(node, "is_causal", 0):
+        raise RefusalError(
+            "without earlier keys of its own it would leave a token only the first of them", "give them as past_key and past_value"
+        )
     if not isinstance(key, Cache) or not isinstance(value, Cache) or (key.axes, value.axes) != ("1hnc", "1hnc"):
         raise RefusalError("it has no earlier keys and values", "give them as past_key and past_value")
     if mask is not None and not (isinstance(mask, Size) and reader.hides_nothing(node.input[3])):

@@ -48,7 +48,10 @@ class Graph:
             ordered += ready
             known |= {name for node in ready for name in node.output}
             waiting = [node for node in waiting if node not in ready]
-        del self.model.graph.node[:], self.model.opset_import[:]
+        used = {name for node in ordered for name in node.input}
+        kept = [tensor for tensor in self.model.graph.initializer if tensor.name in used]
+        del self.model.graph.node[:], self.model.graph.initializer[:], self.model.opset_import[:]
+        self.model.graph.initializer.extend(kept)
         self.model.graph.node.extend(ordered)
         self.model.opset_import.extend([helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)])
         return self.model.SerializeToString()

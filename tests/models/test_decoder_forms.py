@@ -96,7 +96,12 @@ def _changed(form: str, change: Callable[[Graph, onnx.NodeProto], None]) -> byte
 
 
 def _attribute(name: str, value: float) -> Callable[[Graph, onnx.NodeProto], None]:
-    return lambda graph, node: node.attribute.append(onnx.helper.make_attribute(name, value))
+    def change(graph: Graph, node: onnx.NodeProto) -> None:
+        kept = [entry for entry in node.attribute if entry.name != name]
+        del node.attribute[:]
+        node.attribute.extend([*kept, onnx.helper.make_attribute(name, value)])
+
+    return change
 
 
 def _hiding(graph: Graph, node: onnx.NodeProto) -> None:
@@ -127,6 +132,7 @@ def _wide(graph: Graph, node: onnx.NodeProto) -> None:
         ("GroupQueryAttention", _wrong_length, "its length of the keys must be the number of earlier tokens"),
         ("Attention", _attribute("softcap", 5.0), "its attribute softcap is not read"),
         ("Attention of heads, with a mask", _hiding, "the mask of a single token must hide nothing"),
+        ("Attention behind Concat", _attribute("is_causal", 1), "it would leave a token only the first of them"),
         ("repeated keys", _wide, "repeats more than the heads of a cache"),
     ],
 )
