@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tritloom.compiler.golden.quest import hadamard, quantise_by_deviation
 from tritloom.compiler.ir.block import (
     Attend,
     BlockOperation,
@@ -18,6 +19,7 @@ from tritloom.compiler.ir.block import (
     Turn,
     View,
 )
+from tritloom.compiler.ir.quest import Hadamard, QuantiseByDeviation
 from tritloom.errors import ModelError
 from tritloom.hw.arch import blockfloat
 
@@ -178,6 +180,14 @@ def _compute(operation: BlockOperation, tensors: dict[str, np.ndarray]) -> tuple
         case Quantise():
             codes, largest = blockfloat.quantise_block(tensors[operation.input].astype(np.int64), 1)
             return codes, blockfloat.scale_product(_scale(tensors, operation.input_scale), largest)
+        case QuantiseByDeviation():
+            codes, deviation = quantise_by_deviation(
+                tensors[operation.input].astype(np.int64), operation.levels, _constant(operation.ratio)
+            )
+            return codes, blockfloat.scale_product(_scale(tensors, operation.input_scale), deviation)
+        case Hadamard():
+            elements, right = blockfloat.normalise(tensors[operation.input].astype(np.int64), 1)
+            return hadamard(elements, operation.size), _moved(_scale(tensors, operation.input_scale), right)
         case Rectify():
             return np.maximum(tensors[operation.input].astype(np.int64), 0), None
         case BlockProduct() | BlockSum():
