@@ -310,7 +310,7 @@ class CoreModel:
             return self._elements(getattr(instruction, register) + offsets, size)
 
         first, second = elements("a", function.a_size), None
-        if function.second in (Second.FACTOR, Second.ADDEND, Second.SHIFT):
+        if function.second in (Second.FACTOR, Second.ADDEND, Second.SUBTRAHEND, Second.SHIFT):
             second = elements("b", function.b_size)
         elif function.second != Second.NONE:
             places = first & 0xFF if function.second == Second.POWER else first

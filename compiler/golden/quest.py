@@ -30,15 +30,16 @@ def quantise_by_deviation(
 ) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
     """Codes of blocks (N, C, H, W) along the channels, and the root of the sum of their squares as a scale.
 
-    1. ``a`` are the values normalised to 15 bits, ``u`` the sum of their squares, ``30 + log2(C)`` bits;
+    1. ``a`` are the values normalised to 15 bits, ``u`` the sum of their squares, without its lowest bits where it has more than 31, as a scale;
     2. ``r = ratio / sqrt(u)`` as a scale, so that ``t = a * r`` counts in distances of two levels; the product has 31 bits and sign;
     3. ``code = floor(t + 1/2)`` for an odd number of levels, ``2 * ceil(t) - 1`` for an even one, clamped to the outermost levels;
-    4. the scale is ``u * (1 / sqrt(u))``.
+    4. the scale is ``u * (1 / sqrt(u))``, of a block of zeros (0, :data:`tritloom.hw.arch.blockfloat.NOTHING`).
 
-    The codes of a block of zeros are 0, its scale is nothing. A tie at 0 between -1 and 1 is -1, as with ``round(t + 1/2)`` to even.
+    A tie at 0 between -1 and 1 is -1, as with ``round(t + 1/2)`` to even; so the codes of a block of zeros are -1 where the levels are even.
     """
     elements, right = blockfloat.normalise(values, 1)
-    power = (elements * elements).sum(axis=1, keepdims=True)
+    dropped = blockfloat.norm_shift(values.shape[1])
+    power = blockfloat.scale_of((elements * elements).sum(axis=1, keepdims=True) >> dropped, dropped)
     root = blockfloat.root_reciprocal(power)
     mantissa, exponent = blockfloat.scale_product(root, ratio)
     places = np.clip(-exponent, 1, 62)
@@ -46,5 +47,5 @@ def quantise_by_deviation(
         codes = np.clip((elements * mantissa + (np.int64(1) << (places - 1))) >> places, -(levels // 2), levels // 2)
     else:
         codes = np.clip(-2 * ((-elements * mantissa) >> places) - 1, 1 - levels, levels - 1)
-    deviation = blockfloat.scale_product(blockfloat.scale_of(power), root)
-    return np.where(power == 0, 0, codes), (deviation[0], np.where(deviation[0] > 0, deviation[1] + right, 0))
+    deviation = blockfloat.scale_product(power, root)
+    return codes, (deviation[0], np.where(power[0] > 0, deviation[1] + right, blockfloat.NOTHING))

@@ -24,6 +24,7 @@ from tritloom.compiler.ir.block import (
     View,
 )
 from tritloom.compiler.ir.program import Operation, Program
+from tritloom.compiler.ir.quest import Hadamard, QuantiseByDeviation
 from tritloom.compiler.schedule.emit import ZERO, Emitter, Pair
 from tritloom.compiler.schedule.layout import Placement
 from tritloom.compiler.schedule.nest import Axis, affine_prefix
@@ -31,6 +32,7 @@ from tritloom.errors import ModelError
 from tritloom.hw.arch import blockfloat
 from tritloom.hw.arch.isa import Instruction
 from tritloom.hw.arch.scalar import (
+    ADDEND,
     ARGUMENT,
     FACTOR,
     INDEX_A,
@@ -52,7 +54,7 @@ _SIZES = {1: 0, 2: 1, 4: 2}
 _LARGEST_OUT_SHIFT = 62
 
 PEAK, RIGHT = 1, 2
-VALUE, OTHER, SPARE, SPARE_2 = (3, 4), (5, 6), 7, 8
+VALUE, OTHER, SPARE, SPARE_2, DEVIATION = (3, 4), (5, 6), 7, 8, (9, 10)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +128,7 @@ class BlockLowering:
         emitter = Emitter(f"layer {operation.name!r}")
         handlers: dict[type, Callable[..., None]] = {
             Position: self._position, Lookup: self._lookup, Norm: self._norm, Quantise: self._quantise, Rectify: self._rectify,
-            BlockProduct: self._product, BlockSum: self._sum, Curve: self._curve, Rotate: self._rotate, Store: self._store, View: self._view,
+            Hadamard: self._hadamard, QuantiseByDeviation: self._quantise_by_deviation, BlockProduct: self._product, BlockSum: self._sum, Curve: self._curve, Rotate: self._rotate, Store: self._store, View: self._view,
         }  # fmt: skip
         if type(operation) in handlers:
             handlers[type(operation)](operation, emitter)
@@ -310,20 +312,96 @@ class BlockLowering:
         emitter.vector(function, axes, a=self.table(table, 2), o=self.address(operation.output), index_a=True)
         self.keep_peak(emitter, operation.output, 0)
 
-    def _norm(self, operation: Norm, emitter: Emitter) -> None:
-        if operation.centre or operation.bias is not None:
-            raise ModelError(f"layer {operation.name!r}: the core has no centring and no bias in a norm; run the model in golden")
+    def _power(self, emitter: Emitter, name: str, pixel: int) -> None:
+        """Registers RIGHT and SHIFT for a pixel, and in VALUE the sum of its squares as a scale."""
+        dropped = blockfloat.norm_shift(self._placements[name].shape[0])
+        self.normalise(emitter, name, pixel)
+        emitter.move(SHIFT, RIGHT)
+        squares = VectorFunction(
+            a_size=self.size(name), o_size=NOT_WRITTEN, shifted=True, factor=Factor.ITSELF, out_shift=dropped, statistic=Statistic.SUM
+        )
+        emitter.vector(squares, self.channels(name, reduces=True, a=name), a=self.address(name, pixel))
+        emitter.scale_of(VALUE, STATISTIC, None, SPARE, dropped)
+
+    def _hadamard(self, operation: Hadamard, emitter: Emitter) -> None:
+        """The normalised elements, then sums and differences of pairs that lie 1, 2, 4, ... apart, from one place to the other and back."""
         name, out, count = operation.input, operation.output, self._placements[operation.input].shape[0]
-        gain = self.table(operation.gain, 2)
-        dropped = blockfloat.norm_shift(count)
+        spare = self.scratch("butterflies", WORD_BYTES * count)
+        passes = operation.size.bit_length() - 1
         for pixel in range(self._pixels(name)):
             self.normalise(emitter, name, pixel)
             emitter.move(SHIFT, RIGHT)
-            squares = VectorFunction(
-                a_size=self.size(name), o_size=NOT_WRITTEN, shifted=True, factor=Factor.ITSELF, out_shift=dropped, statistic=Statistic.SUM
+            places = (self.address(out, pixel), spare)
+            source = places[passes % 2]
+            function = VectorFunction(a_size=self.size(name), shifted=True, statistic=Statistic.MAGNITUDE)
+            emitter.vector(
+                function, [Axis(count=count, strides={"a": 1 << self.size(name), "o": 4})], a=self.address(name, pixel), o=source
             )
-            emitter.vector(squares, self.channels(name, reduces=True, a=name), a=self.address(name, pixel))
-            emitter.scale_of(VALUE, STATISTIC, None, SPARE, dropped)
+            for step in range(passes):
+                source, target, distance = places[(passes - step) % 2], places[(passes - step - 1) % 2], WORD_BYTES << step
+                strides = [{register: stride for register in "abo"} for stride in (WORD_BYTES, 2 * distance)]
+                axes = [Axis(count=1 << step, strides=strides[0]), Axis(count=count >> (step + 1), strides=strides[1])]
+                for second, offset in ((Second.ADDEND, 0), (Second.SUBTRAHEND, distance)):
+                    function = VectorFunction(second=second, statistic=Statistic.MAGNITUDE)
+                    emitter.vector(function, axes, a=source, b=source + distance, o=target + offset)
+                    if not offset:
+                        emitter.move(SPARE, STATISTIC)
+                emitter.scalar(ScalarOpcode.MAXIMUM, SPARE, SPARE, right=STATISTIC)
+            emitter.store(SPARE, self.peak(out, pixel))
+            self.scale(emitter, VALUE, operation.input_scale, pixel, RIGHT)
+            emitter.store_pair(VALUE, self.address(operation.output_scale, pixel))
+
+    def _quantise_by_deviation(self, operation: QuantiseByDeviation, emitter: Emitter) -> None:
+        name, out, levels = operation.input, operation.output, operation.levels
+        count = self._placements[name].shape[0]
+        steps = self.scratch("levels", WORD_BYTES * count)
+        # The outermost level, 2**bits - 1.
+        bits = ((levels // 2 if levels % 2 else levels - 1) + 1).bit_length() - 1
+        if (1 << bits) - 1 != (levels // 2 if levels % 2 else levels - 1):
+            raise ModelError(
+                f"layer {operation.name!r}: the core quantises to 3, 7, 15, ... or to 2, 4, 8, ... levels, not to {levels}; run the model in golden"
+            )
+        for pixel in range(self._pixels(name)):
+            self._power(emitter, name, pixel)
+            power, deviation = VALUE, DEVIATION
+            emitter.root_reciprocal(OTHER, power, (SPARE, SPARE_2))
+            emitter.product(deviation, power, OTHER, SPARE)
+            emitter.add(deviation[1], deviation[1], right=RIGHT)
+            emitter.add(deviation[1], deviation[1], -blockfloat.NOTHING)
+            emitter.scalar(ScalarOpcode.KEEP, deviation[1], power[0], right=deviation[1])
+            emitter.add(deviation[1], deviation[1], blockfloat.NOTHING)
+            self.scale(emitter, power, operation.input_scale, pixel)
+            emitter.product(deviation, deviation, power, SPARE)
+            emitter.store_pair(deviation, self.address(operation.output_scale, pixel))
+            emitter.product_constant(OTHER, OTHER, operation.ratio, SPARE)
+            emitter.scalar(ScalarOpcode.SUBTRACT, SPARE, OTHER[1], 0)
+            emitter.scalar(ScalarOpcode.MAXIMUM, SPARE, SPARE, 1)
+            emitter.scalar(ScalarOpcode.MINIMUM, OUT_SHIFT, SPARE, _LARGEST_OUT_SHIFT)
+            codes = VectorFunction(
+                a_size=self.size(name), o_size=0 if levels % 2 else 2, shifted=True, factor=Factor.REGISTER, out_shift=OUT_SHIFT_REGISTER,
+                rounded=bool(levels % 2), bits=bits if levels % 2 else bits + 2, low=Low.SYMMETRIC if levels % 2 else Low.TWO,
+            )  # fmt: skip
+            target = self.address(out, pixel)
+            if levels % 2:
+                emitter.move(FACTOR, OTHER[0])
+                emitter.vector(codes, self.channels(name, a=name, o=out), a=self.address(name, pixel), o=target)
+                continue
+            # ceil(t) = -floor(-t), and the code is 2 ceil(t) - 1.
+            emitter.scalar(ScalarOpcode.SUBTRACT, FACTOR, OTHER[0], 0)
+            axes = [Axis(count=count, strides={"a": 1 << self.size(name), "o": 4})]
+            emitter.vector(codes, axes, a=self.address(name, pixel), o=steps)
+            emitter.set(FACTOR, -2)
+            emitter.set(ADDEND, -1)
+            odd = VectorFunction(o_size=0, factor=Factor.REGISTER, addend=True, bits=bits, low=Low.SYMMETRIC)
+            emitter.vector(odd, [Axis(count=count, strides={"a": 4, "o": 1})], a=steps, o=target)
+
+    def _norm(self, operation: Norm, emitter: Emitter) -> None:
+        if operation.centre or operation.bias is not None:
+            raise ModelError(f"layer {operation.name!r}: the core has no centring and no bias in a norm; run the model in golden")
+        name, out = operation.input, operation.output
+        gain = self.table(operation.gain, 2)
+        for pixel in range(self._pixels(name)):
+            self._power(emitter, name, pixel)
             if operation.epsilon[0]:
                 self.scale(emitter, OTHER, operation.input_scale, pixel, RIGHT)
                 emitter.reciprocal(OTHER, OTHER, SPARE)

@@ -2,13 +2,13 @@
 
 Sizes are logarithms of bytes: 0, 1 and 2 for elements of 8, 16 and 32 bits with sign at a multiple of their size. In order:
 
-1. ``a`` is read, and ``b`` when :attr:`VectorFunction.second` is FACTOR, ADDEND or SHIFT. With TABLE ``t`` is the element at ``b + (a << b_size)``, with POWER the
+1. ``a`` is read, and ``b`` when :attr:`VectorFunction.second` is FACTOR, ADDEND, SUBTRAHEND or SHIFT. With TABLE ``t`` is the element at ``b + (a << b_size)``, with POWER the
    one at ``b + ((a & 255) << b_size)``.
 2. ``x``, 32 bits: ``a`` shifted to the right by register SHIFT when ``shifted`` (with SHIFT as ``second``: by SHIFT - b, 16 bits each), negative to the left, from -16 to 47 places;
    ``t`` with TABLE; ``t >> -(a >> 8)`` with POWER, at most 47 places, none where ``a`` is positive.
 3. ``p``, 36 bits: the lower 18 bits of ``x``, signed, times register FACTOR, times the lower 18 bits of ``b`` or of ``x``, or just ``x``.
 4. ``q``, 48 bits: the sum of ``p`` over the reduction.
-5. ``r = q >> out_shift`` (63: register OUT_SHIFT), rounded half up when ``rounded``, else down; plus ``b`` with ADDEND; plus register ADDEND when ``addend``.
+5. ``r = q >> out_shift`` (63: register OUT_SHIFT), rounded half up when ``rounded``, else down; plus ``b`` with ADDEND, minus ``b`` with SUBTRAHEND (then nothing is rounded up); plus register ADDEND when ``addend``.
 6. ``r`` is limited to ``low .. 2**bits - 1``, with ``low`` of SYMMETRIC ``-(2**bits - 1)``, TWO ``-2**bits``, ZERO 0.
 7. ``r`` is written to ``o`` (``o_size`` 3: it is not), and counts for the ``statistic``: the largest magnitude, the sum (32 bits, wraps), or the
    largest value and the number of the result that had it first, which go to the registers STATISTIC and ARGUMENT.
@@ -44,6 +44,7 @@ class Second(IntEnum):
     SHIFT = 3
     TABLE = 4
     POWER = 5
+    SUBTRAHEND = 6
 
 
 class Factor(IntEnum):
@@ -86,8 +87,10 @@ class VectorFunction:
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 31:
             raise ValueError(f"vector function: bits must be from 1 to 31, not {self.bits}")
-        if self.addend and self.second == Second.ADDEND:
+        if self.addend and self.second in (Second.ADDEND, Second.SUBTRAHEND):
             raise ValueError("vector function: there is one addend only")
+        if self.rounded and self.second == Second.SUBTRAHEND:
+            raise ValueError("vector function: a difference is not rounded")
         if (self.factor == Factor.OPERAND) != (self.second == Second.FACTOR):
             raise ValueError(f"factor {self.factor.name} does not go with second operand {self.second.name}")
 

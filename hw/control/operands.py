@@ -72,7 +72,8 @@ class OperandAddresses(wiring.Component):
         m.d.sync += [second.eq(registers["b"]), self.second.eq(moving & self.two_operands)]
         m.d.comb += [
             self.activation.eq(Mux(self.second, second, registers["a"])),
-            self.weight.eq(registers["b"]), self.table.eq(registers["b"]),
+            self.weight.eq(registers["b"]),
+            self.table.eq(registers["b"]),
         ]
 
         padded = field_register(m, self.bus, "padded")

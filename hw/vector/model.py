@@ -54,6 +54,9 @@ def vector_results(
     if kind == Second.ADDEND:
         assert second is not None
         results = results + second[:, -1]
+    elif kind == Second.SUBTRAHEND:
+        assert second is not None
+        results = results - second[:, -1]
     elif function.addend:
         results = results + addend
     high = (1 << function.bits) - 1
@@ -68,4 +71,3 @@ def vector_results(
         argument = int(np.argmax(results))
         statistic = int(results[argument])
     return results, statistic, argument
-

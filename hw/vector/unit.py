@@ -168,7 +168,11 @@ class VectorUnit(wiring.Component):
         m.d.sync += [coarse.eq(wide >> (places & 0b111000)), fine.eq(places[:3])]
         x = Signal(signed(32))
         m.d.comb += x.eq(coarse >> fine)
-        left, right, passed = Signal(signed(FACTOR_BITS), reset_less=True), Signal(signed(FACTOR_BITS), reset_less=True), Signal(signed(32), reset_less=True)
+        left, right, passed = (
+            Signal(signed(FACTOR_BITS), reset_less=True),
+            Signal(signed(FACTOR_BITS), reset_less=True),
+            Signal(signed(32), reset_less=True),
+        )
         m.d.sync += [
             left.eq(x), passed.eq(x),
             right.eq(Mux(f.factor == Factor.ITSELF, x, Mux(f.factor == Factor.OPERAND, seconds[2], controls.factor))),
@@ -193,9 +197,11 @@ class VectorUnit(wiring.Component):
         above, above_fine = Signal(signed(SUM_BITS + 1), reset_less=True), Signal(signed(SUM_BITS + 1), reset_less=True)
         doubled = Cat(Const(0, 1), total).as_signed()
         m.d.sync += [above.eq(doubled >> (out_places & 0b111000)), above_fine.eq(above >> out_places[:3])]
-        addend = Mux(f.second == Second.ADDEND, seconds[7], Mux(f.addend, controls.addend, 0))
+        # A difference is the sum with the complement, and with the carry that rounding has no use for then.
+        subtracts = f.second == Second.SUBTRAHEND
+        addend = Mux(f.second == Second.ADDEND, seconds[7], Mux(subtracts, ~seconds[7], Mux(f.addend, controls.addend, 0)))
         result = Signal(signed(SUM_BITS + 1), reset_less=True)
-        m.d.sync += result.eq(above_fine[1:].as_signed() + addend + (above_fine[0] & f.rounded))
+        m.d.sync += result.eq(above_fine[1:].as_signed() + addend + ((above_fine[0] & f.rounded) | subtracts))
 
         # Limits.
         beyond = Signal(SUM_BITS + 1, reset_less=True)  # the bits that a result within the limits repeats its sign in

@@ -65,10 +65,11 @@ def random_scalars(rng: random.Random, count: int) -> list[Scalar]:
 
 def random_function(rng: random.Random) -> VectorFunction:
     second = rng.choice(list(Second))
+    sums = (Second.ADDEND, Second.SUBTRAHEND)
     factor = Factor.OPERAND if second == Second.FACTOR else rng.choice([Factor.ONE, Factor.REGISTER, Factor.ITSELF])
     return VectorFunction(
         a_size=rng.randrange(3), b_size=rng.randrange(3), o_size=rng.randrange(4), second=second, shifted=rng.random() < 0.5, factor=factor,
-        addend=second != Second.ADDEND and rng.random() < 0.3, rounded=rng.random() < 0.5, out_shift=rng.choice([0, 1, 5, 16, 31, 47, 63]),
+        addend=second not in sums and rng.random() < 0.3, rounded=second != Second.SUBTRAHEND and rng.random() < 0.5, out_shift=rng.choice([0, 1, 5, 16, 31, 47, 63]),
         bits=rng.choice([1, 2, 7, 9, 15, 30, 31]), low=rng.choice(list(Low)), statistic=rng.choice(list(Statistic)),
     )  # fmt: skip
 
@@ -90,7 +91,7 @@ def random_vector(rng: random.Random) -> list[Instruction | Scalar]:
         loops = (Loop(last=15, a_step=width, o_step=1 << function.o_size % 3),)
         return [*program, vector(function, loops, a=HALF // 2, b=rng.randrange(4) << function.b_size, o=target)]
     counts = [rng.randint(1, 4) for _ in range(rng.randint(1, 3))]
-    reduces = 0 if function.second == Second.ADDEND else rng.randint(0, len(counts))
+    reduces = 0 if function.second in (Second.ADDEND, Second.SUBTRAHEND) else rng.randint(0, len(counts))
     strides = {
         "a": [rng.randint(0, 5) << function.a_size for _ in counts], "b": [rng.randint(0, 5) << function.b_size for _ in counts],
         "o": [0] * reduces + [(1 << function.o_size % 3) * int(np.prod(counts[reduces : reduces + index])) for index in range(len(counts) - reduces)],
