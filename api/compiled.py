@@ -121,6 +121,9 @@ class CompiledModel:
         return CompiledModel(replace(self._artefact, schedules={**self._artefact.schedules, name: chosen}))
 
 
+_SCHEDULED_LATER = "a program with states is scheduled when it runs"
+
+
 def compile(
     model: Source,
     *,
@@ -195,10 +198,11 @@ def compile(
     samples = read_samples(calibration)
     lowered = Lowering(data, name=title, calibration=samples).lower(settings)
     compiled = assemble(data, lowered, settings, samples)
-    if not compiled.golden_only:
+    if not compiled.golden_only and not compiled.program.states:
         return compiled.with_schedule(found.name)
+    reason = compiled.golden_only[0] if compiled.golden_only else _SCHEDULED_LATER
     artefact = compiled.artefact
-    return CompiledModel(replace(artefact, settings={**artefact.settings, "unscheduled": compiled.golden_only[0]}))
+    return CompiledModel(replace(artefact, settings={**artefact.settings, "unscheduled": reason}))
 
 
 def read_samples(calibration: Calibration | None) -> Mapping[str, np.ndarray] | None:

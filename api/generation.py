@@ -5,10 +5,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from tritloom.compiled import CompiledModel
 from tritloom.compiler.frontend.reader import parse_proto
-from tritloom.compiler.golden import Stream
 from tritloom.errors import ModelError, UserError
+from tritloom.session import InferenceSession
+from tritloom.sim.stream import CoreStream
 
 __all__ = ["TextGenerator", "choose"]
 
@@ -30,17 +30,19 @@ def choose(logits: np.ndarray, *, temperature: float, top_k: int, rng: np.random
 
 
 class TextGenerator:
-    """A language model in golden, with its vocabulary.
+    """A language model with its vocabulary.
 
     Parameters
     ----------
-    model
-        Compiled from an ONNX model with a cache of keys and values and the entry ``vocabulary`` in its metadata.
+    session
+        Of an ONNX model with a cache of keys and values and the entry ``vocabulary`` in its metadata.
 
     Raises :class:`UserError` for a model of another kind, :class:`ModelError` for a vocabulary that does not fit.
     """
 
-    def __init__(self, model: CompiledModel) -> None:
+    def __init__(self, session: InferenceSession) -> None:
+        model = session.model
+        self._session = session
         if not model.program.states:
             raise UserError(
                 "the model generates nothing: it has no cache of keys and values (inputs past_key_values.*); use 'tritloom run'"
@@ -49,6 +51,8 @@ class TextGenerator:
         proto = parse_proto(model.source, "the ONNX model inside the compiled one")
         entries = {entry.key: entry.value for entry in proto.metadata_props}
         self.vocabulary = _vocabulary(entries.get(_VOCABULARY), self._program.tensors[self._program.inputs[0].tensor].high + 1)
+        self.cycles: int | None = None
+        """The core's clocks so far in the last :meth:`generate`; ``None`` where no core computes."""
         self._numbers = {text: number for number, text in reversed(list(enumerate(self.vocabulary)))}
         self.context = self._program.tensors[self._program.states[0].tensor].high + 1
 
@@ -80,12 +84,18 @@ class TextGenerator:
         return self._generated(prompt, count, temperature, top_k, np.random.default_rng(seed))
 
     def _generated(self, prompt: Sequence[int], count: int, temperature: float, top_k: int, rng: np.random.Generator) -> Iterator[int]:
-        stream = Stream(self._program)
+        stream = self._session.stream()
+        if isinstance(stream, CoreStream) and temperature == 0:
+            for token in stream.generate(prompt, count):
+                self.cycles = stream.cycles
+                yield token
+            return
         for token in prompt[:-1]:
             stream.step(np.array([token]))
         token, name = prompt[-1], self._program.outputs[0].name
         for _ in range(count):
             token = choose(stream.step(np.array([token]))[name][0], temperature=temperature, top_k=top_k, rng=rng)
+            self.cycles = stream.cycles
             yield token
 
 

@@ -14,6 +14,7 @@ from tritloom.compiler.golden import Stream, dequantise_outputs, quantise_inputs
 from tritloom.compiler.ir.program import InputSpec, OutputSpec, Tensor
 from tritloom.errors import MissingToolError, UserError
 from tritloom.sim.backends import Backend, open_backend
+from tritloom.sim.stream import CoreStream
 
 __all__ = ["PROVIDERS", "InferenceSession", "NodeArg", "Quantisation"]
 
@@ -129,9 +130,22 @@ class InferenceSession:
         context = program.tensors[program.states[0].tensor].high + 1
         if not 1 <= tokens.shape[1] <= context:
             raise UserError(f"{given.name!r} has {tokens.shape[1]} tokens; from 1 to {context} fit the caches (--context)")
-        stream = Stream(program, len(tokens))
-        steps = [stream.step(column) for column in tokens.T]
-        return {spec.name: np.stack([step[spec.name] for step in steps], axis=1) for spec in program.outputs}
+        if self._provider == "golden":
+            stream = Stream(program, len(tokens))
+            steps = [stream.step(column) for column in tokens.T]
+            return {spec.name: np.stack([step[spec.name] for step in steps], axis=1) for spec in program.outputs}
+        rows, self._cycles = [], 0
+        for row in tokens:
+            stream = self._backend.stream()
+            rows.append([stream.step(token[None]) for token in row])
+            self._cycles += stream.cycles
+        return {spec.name: np.stack([np.concatenate([step[spec.name] for step in row]) for row in rows]) for spec in program.outputs}
+
+    def stream(self) -> "Stream | CoreStream":
+        """A sequence of a language model, token by token, from empty caches; one at a time."""
+        if not self._model.program.states:
+            raise UserError("the model keeps nothing from run to run, so it has no stream; use run")
+        return self._backend.stream()
 
     @property
     def model(self) -> CompiledModel:

@@ -18,7 +18,7 @@ from tritloom.boards.area import (
 )
 from tritloom.boards.board import Board
 from tritloom.compiler.ir.program import Convolution, Program
-from tritloom.compiler.schedule import Needs, check_core, memory_needs, schedule, sim_parameters
+from tritloom.compiler.schedule import Needs, check_core, has_blocks, memory_needs, schedule, sim_parameters
 from tritloom.compiler.schedule.plan import LARGEST_MEMORY, SMALLER_INPUTS, activation_shortage
 from tritloom.errors import ModelError, UserError
 from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES
@@ -99,7 +99,7 @@ def _survey(
     fitting: list[CoreParameters] = []
     shortages: list[_Shortage] = []
     needs: dict[tuple[int, int, str, int], Needs] = {}
-    shapes = [core for core in _shapes(board, array) if core.macs_per_cycle <= below]
+    shapes = [core for core in _shapes(board, array, vector_lanes=int(has_blocks(program))) if core.macs_per_cycle <= below]
     for bare in sorted(shapes, key=lambda core: _rough_cycles(program, core)):
         short = _logic_shortage(board, program, bare) or _hopeless(board, program, bare)
         core = None
@@ -120,7 +120,7 @@ def _survey(
     return fitting, shortages
 
 
-def _shapes(board: Board, array: tuple[int, int] | None) -> list[CoreParameters]:
+def _shapes(board: Board, array: tuple[int, int] | None, *, vector_lanes: int) -> list[CoreParameters]:
     """Cores with every array and way of keeping weights that the board has, memories as yet of one word."""
     smallest = CoreParameters(
         rows=4,
@@ -128,6 +128,7 @@ def _shapes(board: Board, array: tuple[int, int] | None) -> list[CoreParameters]
         accumulator_bits=16,
         scaled_bits=_SCALED_BITS[0],
         reduction=board.reduction,
+        vector_lanes=vector_lanes,
         weight_words=1,
         activation_words=1,
         record_words=1,

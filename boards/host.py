@@ -7,7 +7,7 @@ One request is outstanding at a time. A request that gets no undamaged answer is
 twice may have overwritten its own inputs, so the whole inference is repeated instead. No call waits for ever.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from time import monotonic, sleep
@@ -161,7 +161,7 @@ class Host:
         self._request(LinkOpcode.ABORT, b"", reply=0)
 
     def load(self, schedule: Schedule, artefact_digest: bytes = bytes(8)) -> None:
-        """Write program, weights and records of a schedule.
+        """Write program, weights, records and tables of a schedule.
 
         Raises :class:`LinkError` when the core was built from other parameters than the schedule was made for.
         """
@@ -177,16 +177,27 @@ class Host:
         self.write(Space.PROGRAM, 0, b"".join(int(word).to_bytes(PROGRAM_WORD_BYTES, "little") for word in schedule.program_words))
         self.write(Space.WEIGHTS, 0, np.ascontiguousarray(schedule.weights, np.uint8).tobytes())
         self.write(Space.RECORDS, 0, schedule.records)
+        for address, table in schedule.tables:
+            self.write(Space.ACTIVATIONS, address, table)
         self.write(Space.ARTEFACT, 0, artefact_digest)
 
-    def infer(self, schedule: Schedule, codes: Mapping[str, np.ndarray], outputs: Iterable[str]) -> tuple[dict[str, np.ndarray], int]:
-        """Run one sample: tensor name -> codes (C, H, W) in; the tensors named ``outputs`` and the core's clocks out."""
+    def clear(self, schedule: Schedule, names: Iterable[str]) -> None:
+        """Zeros in the tensors of these names."""
+        for name in names:
+            self.write(Space.ACTIVATIONS, schedule.placements[name].address, bytes(schedule.placements[name].bytes))
+
+    def infer(
+        self, schedule: Schedule, codes: Mapping[str, np.ndarray], outputs: Iterable[str], *, clocks: int | None = None
+    ) -> tuple[dict[str, np.ndarray], int]:
+        """Run one sample: tensor name -> codes (C, H, W) in; the tensors named ``outputs`` and the core's clocks out.
+
+        ``clocks`` is what the run takes where it is not :attr:`Schedule.cycles`."""
         names = list(outputs)
 
         def run() -> tuple[dict[str, np.ndarray], int]:
             self._write_inputs(schedule, codes)
             self.start()
-            status = self._wait(schedule.cycles)
+            status = self._wait(schedule.cycles if clocks is None else clocks)
             return {name: self._read_tensor(schedule, name) for name in names}, status.cycles
 
         return self._repeated(run)
@@ -212,6 +223,28 @@ class Host:
             return tensors, self._wait(0).cycles
 
         return self._repeated(run)
+
+    def generate(self, schedule: Schedule, *, prompt: int, total: int, clocks: int) -> tuple[list[int], int]:
+        """Let the core run by itself until ``total`` tokens have been read, the first ``prompt`` of which :meth:`write_tokens` has written.
+
+        Returns all ``total + 1`` tokens and the core's clocks, about ``clocks``. The core begins where it stopped the last time.
+        """
+        place = schedule.generation
+        if place is None:
+            raise LinkError("the schedule generates no tokens")
+        self.write(Space.ACTIVATIONS, place.prompt, prompt.to_bytes(4, "little"))
+        self.write(Space.ACTIVATIONS, place.total, total.to_bytes(4, "little"))
+        self.start()
+        status = self._wait(clocks)
+        self.write(Space.ACTIVATIONS, place.total, bytes(4))
+        words = self.read(place.tokens, 4 * (total + 1))
+        return [int.from_bytes(words[start : start + 4], "little") for start in range(0, len(words), 4)], status.cycles
+
+    def write_tokens(self, schedule: Schedule, tokens: Sequence[int]) -> None:
+        """The tokens of a prompt."""
+        if schedule.generation is None:
+            raise LinkError("the schedule generates no tokens")
+        self.write(Space.ACTIVATIONS, schedule.generation.tokens, b"".join(int(token).to_bytes(4, "little") for token in tokens))
 
     def close(self) -> None:
         self._transport.close()

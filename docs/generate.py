@@ -78,11 +78,31 @@ def instruction_page() -> str:
 DOMAINS = {"": "ONNX", "ai.onnx": "ONNX"}
 
 
+LANGUAGE_FORMS = (
+    ("inputs", "tokens, `past_key_values.*` (1, heads, tokens, channels), and if there are `attention_mask` and `position_ids`"),
+    (
+        "norms",
+        "one operator, or written out with `Pow` or `Mul`, `ReduceMean`, `Add`, `Sqrt`, `Div` or `Reciprocal`, `Mul`; with the sum before it",
+    ),
+    (
+        "activations in front of a layer",
+        "quantised by the largest magnitude of a token to 8 bits, or as QuEST does it: `MatMul` with a Hadamard matrix, the root mean square, at most 7 bits",
+    ),
+    ("layers", "`MatMul` with small integers of one scale; `Mul` behind it for scales of outputs; several in one, and `Split` or `Slice`"),
+    ("rotary positions", "one operator, or `x * cosine + Concat(-second half, first half) * sine`; whole heads"),
+    (
+        "attention",
+        "`GroupQueryAttention`, `Attention`, or written out, keys repeated by `Expand` or not; queries, keys and values that are floats get codes of 8 bits a head",
+    ),
+    ("gates", "`Relu`, `Sigmoid`, `Tanh`, `Swish` and every form of `Gelu`"),
+)
+
+
 def operator_page() -> str:
     """Every operator that the front end lowers, from its own table."""
     from tritloom.compiler.frontend import supported_operators
     from tritloom.compiler.frontend.loops import BLOCK_HANDLERS, INTEGER_HANDLERS, MOVEMENTS, SHARED
-    from tritloom.compiler.frontend.operators_sequence import HANDLERS
+    from tritloom.compiler.frontend.sequence_values import HANDLERS, STEPS
 
     lines = ["# Supported operators", "", NOTICE, ""]
     lines += ["`tritloom check MODEL` says for a given model which nodes are not supported, why, and what to use instead.", ""]
@@ -100,9 +120,10 @@ def operator_page() -> str:
     lines += ["", "## Language models", ""]
     lines += [
         "A model with inputs `past_key_values.*` is read by rules of its own ([numerics](numerics.md), section 12) and runs in golden only. They know "
-        + ", ".join(f"`{name}`" for name in sorted(HANDLERS))
+        + ", ".join(f"`{name}`" for name in sorted({*HANDLERS, *(name for table in STEPS.values() for name in table)}))
         + "; whatever depends on constants or on the number of tokens alone is computed."
     ]
+    lines += ["", "| part | forms that are read |", "| --- | --- |", *(f"| {part} | {forms} |" for part, forms in LANGUAGE_FORMS)]
     lines += ["", "## Models with loops", ""]
     lines += [
         "A model with `Loop` nodes is read by rules of its own ([numerics](numerics.md), section 13), for a batch of 1, and runs in golden only: a constant largest number of trips, a"

@@ -11,9 +11,11 @@ from tritloom.hw.arch.link import Space, State
 from tritloom.hw.arch.parameters import ACTIVATION_BITS, CoreParameters
 from tritloom.hw.array import TernaryMesh
 from tritloom.hw.control import Sequencer
+from tritloom.hw.control.fetch import FETCH_REGISTERS
 from tritloom.hw.link.engine import LinkEngine
 from tritloom.hw.memory import READ_LATENCY, ActivationMemory, ActivationWrite, ByteLoader, WeightMemory, WordMemory, address_bits
 from tritloom.hw.post import LaneMaximum, PostUnit, lane_bits
+from tritloom.hw.vector import ScalarUnit, VectorUnit
 
 __all__ = ["Core"]
 
@@ -97,8 +99,12 @@ class Core(wiring.Component):
                 from_host.mask[lane].eq(loader.enable_of(Space.ACTIVATIONS) & (loader.write_address[:byte_bits] == lane)),
                 from_host.lanes[lane].eq(loader.write_byte),
             ]
+        vector = scalar = None
+        if p.vector_lanes:
+            m.submodules.vector, m.submodules.scalar = vector, scalar = VectorUnit(p), ScalarUnit(p)
+        results = Mux(vector.writing, vector.write.as_value(), post.write.as_value()) if vector is not None else post.write.as_value()
         # The host never writes while the core runs.
-        m.d.comb += activations.write.eq(Mux(loader.enable_of(Space.ACTIVATIONS), from_host.as_value(), post.write.as_value()))
+        m.d.comb += activations.write.eq(Mux(loader.enable_of(Space.ACTIVATIONS), from_host.as_value(), results))
 
         # Reads: the sequencer's while it runs, else the host's. Three clocks after the address, `read_bytes` begins with the addressed byte;
         # behind it are the other ones for the lanes of the post unit, which count when the address is a multiple of their number.
@@ -111,6 +117,11 @@ class Core(wiring.Component):
             program.read_address.eq(sequencer.program_address), sequencer.program_data.eq(program.read_data),
             records.read_address.eq(sequencer.record), post.record.eq(records.read_data),
         ]  # fmt: skip
+        if vector is not None and scalar is not None:
+            with m.If(vector.table):
+                m.d.comb += address.eq(vector.table_address)
+            with m.If(scalar.read):
+                m.d.comb += address.eq(scalar.address)
         lane, reading = address[:byte_bits], read
         for stage in range(READ_LATENCY):
             later_lane, later_reading = Signal(byte_bits, name=f"lane_{stage + 1}"), Signal(name=f"reading_{stage + 1}")
@@ -126,6 +137,19 @@ class Core(wiring.Component):
             m.d.sync += read_bytes.eq(Cat(first, group[ACTIVATION_BITS:]))
         m.d.comb += [link.read_data.eq(read_bytes[0]), post.bytes.eq(read_bytes)]
 
+        if vector is not None and scalar is not None:
+            operand = Signal(2)
+            second = [Signal(2, name=f"operand_{stage}") for stage in range(READ_LATENCY)]
+            m.d.comb += operand.eq(Cat(vector.table | sequencer.second, vector.table | (sequencer.read & sequencer.vector)))
+            m.d.sync += [later.eq(earlier) for later, earlier in zip(second, [operand, *second], strict=False)]
+            self._connect_vector(m, sequencer, vector, scalar)
+            m.d.comb += [
+                vector.group.eq(activations.read_data.as_value().word_select(lane[2:], 32)),
+                vector.offset.eq(lane[:2]),
+                Cat(vector.second, vector.reading).eq(second[-1]),
+                scalar.word.eq(vector.group),
+            ]
+
         # Operands, array, results.
         for row in range(p.rows):
             m.d.comb += mesh.activations[row].eq(Mux(sequencer.inside, activations.read_data[row], sequencer.pad))
@@ -139,4 +163,23 @@ class Core(wiring.Component):
             post.low.eq(sequencer.low), post.high.eq(sequencer.high),
             post.drained.eq(mesh.drained), post.maximum.eq(maximum.maximum), sequencer.done.eq(post.done),
         ]  # fmt: skip
+        if vector is not None:
+            with m.If(sequencer.vector):
+                m.d.comb += [sequencer.done.eq(vector.done), post.command.valid.eq(0)]
         return m
+
+    @staticmethod
+    def _connect_vector(m: Module, sequencer: Sequencer, vector: VectorUnit, scalar: ScalarUnit) -> None:
+        m.d.comb += [
+            scalar.start.eq(sequencer.scalar_start), scalar.instruction.eq(sequencer.scalar), scalar.flush.eq(sequencer.flush),
+            scalar.statistic.eq(vector.statistic), scalar.argument.eq(vector.argument),
+            sequencer.scalar_nearly.eq(scalar.nearly), sequencer.scalar_finished.eq(scalar.finished),
+            sequencer.scalar_taken.eq(scalar.taken), sequencer.scalar_destination.eq(scalar.destination),
+            *(getattr(sequencer, name).eq(getattr(scalar, name)) for name in FETCH_REGISTERS),
+            vector.function.eq(sequencer.function), vector.element.eq(sequencer.element), vector.begin.eq(sequencer.begin),
+            vector.base.eq(sequencer.table), vector.flush.eq(sequencer.flush),
+            *(getattr(vector.controls, name).eq(getattr(scalar, name)) for name in ("shift", "factor", "out_shift", "addend")),
+            vector.command_valid.eq(sequencer.command.valid & sequencer.vector), vector.command_address.eq(sequencer.command.address),
+            vector.command_final.eq(sequencer.command.final),
+            vector.store.eq(scalar.store), vector.store_address.eq(scalar.address), vector.store_data.eq(scalar.stored),
+        ]  # fmt: skip

@@ -11,18 +11,25 @@ What the instruction set leaves open is fixed here as follows:
 * What an instruction reads is what memory held when the instruction began; an instruction must not read what it writes.
 * Addresses beyond a memory are unspecified in gateware and raise :class:`ValueError` here. An element that ``padded``
   replaces or skips is not read, so its address does not count.
+* Registers are zero at first and keep their values from run to run; STATISTIC and ARGUMENT are not written by scalar instructions.
 * After HALT the state is IDLE, after ``limit`` instructions STOPPED with ``pc`` at the next one. ``pc`` stays at a HALT that was run,
   and at an instruction that faulted. An unknown opcode and a loop count outside 1 to 7 are the fault BAD_INSTRUCTION.
 """
 
+from dataclasses import replace
+
 import numpy as np
 
-from tritloom.hw.arch.isa import HEADER_WORDS, LOOP_WORDS, NO_LOOP, PROGRAM_WORD_BYTES, Instruction, Opcode, disassemble
+from tritloom.hw.arch import scalar
+from tritloom.hw.arch.isa import COUNTED, HEADER_WORDS, LOOP_WORDS, NO_LOOP, PROGRAM_WORD_BYTES, Instruction, Opcode, disassemble
 from tritloom.hw.arch.link import Fault, Space, State
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.record import BIAS_BITS, MULTIPLIER_BITS, RECORD_BYTES, SHIFT_BITS, START_BITS
+from tritloom.hw.arch.scalar import Condition, Scalar, ScalarOpcode, as_signed
 from tritloom.hw.arch.timing import instruction_cycles
 from tritloom.hw.arch.trits import decode_trit2, decode_trit5
+from tritloom.hw.arch.vector import NOT_WRITTEN, Second, Statistic, VectorFunction
+from tritloom.hw.vector.model import vector_results
 
 __all__ = ["CoreModel", "walk"]
 
@@ -81,6 +88,7 @@ class CoreModel:
             Space.ACTIVATIONS: np.zeros((parameters.activation_bytes, 1), np.uint8),
             Space.ARTEFACT: np.zeros((1, 8), np.uint8),
         }
+        self.registers = [0] * scalar.REGISTERS
         self._activations = self._memories[Space.ACTIVATIONS].reshape(-1).view(np.int8)
 
     def write(self, space: Space, address: int, data: bytes) -> None:
@@ -117,25 +125,53 @@ class CoreModel:
             if instruction is None:
                 self.state, self.fault = State.FAULT, Fault.BAD_INSTRUCTION
                 return
+            if isinstance(instruction, Instruction):
+                instruction = self.with_registers(instruction)
             self.cycles += instruction_cycles(instruction, self.parameters, previous)
             if instruction.opcode == Opcode.HALT:
                 self.state = State.IDLE
                 return
-            self.execute(instruction)
             self.pc += instruction.words
+            self.execute(instruction)
             done, previous = done + 1, instruction
             if done == limit:
                 self.state = State.STOPPED
 
-    def execute(self, instruction: Instruction) -> None:
-        """Do one compute instruction on the memories; ``pc``, ``state`` and ``cycles`` stay as they are."""
-        {Opcode.MATRIX: self._matrix, Opcode.POOL: self._pool, Opcode.ELEMENTWISE: self._elementwise}[instruction.opcode](instruction)
+    def execute(self, instruction: Instruction | Scalar) -> None:
+        """Do one instruction on memories and registers. ``state`` and ``cycles`` stay as they are, and ``pc`` unless a branch is taken."""
+        if isinstance(instruction, Scalar):
+            self._scalar(instruction)
+            return
+        kinds = {Opcode.MATRIX: self._matrix, Opcode.POOL: self._pool, Opcode.ELEMENTWISE: self._elementwise, Opcode.VECTOR: self._vector}
+        kinds[instruction.opcode](instruction)
 
-    def _fetch(self) -> Instruction | None:
+    def with_registers(self, instruction: Instruction) -> Instruction:
+        """The instruction with what it takes from registers."""
+        values = {
+            name: getattr(instruction, name) + self.registers[register] & _ADDRESS
+            for name, flag, register in (
+                ("a", instruction.index_a, scalar.INDEX_A),
+                ("b", instruction.index_b, scalar.INDEX_B),
+                ("o", instruction.index_o, scalar.INDEX_O),
+            )
+            if flag
+        }
+        loops, behind = [], False
+        for loop in instruction.loops:
+            if behind:
+                steps = {"a_step": loop.a_step + self.registers[scalar.STEP_A], "b_step": loop.b_step + self.registers[scalar.STEP_B]}
+                loop = replace(loop, **{name: as_signed(step) for name, step in steps.items()})
+            behind = instruction.counted and loop.last == COUNTED
+            loops.append(replace(loop, last=self.registers[scalar.COUNT] & 0xFFFF) if behind else loop)
+        return replace(instruction, loops=tuple(loops), **values) if values or instruction.counted else instruction
+
+    def _fetch(self) -> Instruction | Scalar | None:
         program = self._memories[Space.PROGRAM].view("<u8").reshape(-1)
         self._check("PROGRAM", self.pc, 1, len(program))
         header = int(program[self.pc])
-        if header & 0xFF not in set(Opcode):
+        if header & 0xFF in set(ScalarOpcode) and self.parameters.vector_lanes:
+            return Scalar.decode(header)
+        if header & 0xFF not in set(Opcode) or (header & 0xFF == Opcode.VECTOR and not self.parameters.vector_lanes):
             return None
         if header & 0xFF == Opcode.HALT:
             return Instruction(opcode=Opcode.HALT)
@@ -264,6 +300,55 @@ class CoreModel:
             second = self._activations[addresses].astype(np.int64)
         codes = self._requantise(instruction, (instruction.p + walk(instruction, "p", 0, count))[:, None], lane, first, second)
         self._store((instruction.o + walk(instruction, "o", 0, count))[:, None] + lane, codes)
+
+    def _vector(self, instruction: Instruction) -> None:
+        function, registers = VectorFunction.decode(instruction.function), self.registers
+        outer = self._outer(instruction, "a").shape[0]
+
+        def elements(register: str, size: int) -> np.ndarray:
+            offsets = self._outer(instruction, register)[:, None] + self._reduction(instruction, register)
+            return self._elements(getattr(instruction, register) + offsets, size)
+
+        first, second = elements("a", function.a_size), None
+        if function.second in (Second.FACTOR, Second.ADDEND, Second.SUBTRAHEND, Second.SHIFT):
+            second = elements("b", function.b_size)
+        elif function.second != Second.NONE:
+            places = first & 0xFF if function.second == Second.POWER else first
+            second = self._elements(instruction.b + (places << function.b_size), function.b_size)
+        results, statistic, argument = vector_results(
+            function, first, second, shift=registers[scalar.SHIFT], factor=registers[scalar.FACTOR],
+            out_shift=registers[scalar.OUT_SHIFT], addend=as_signed(registers[scalar.ADDEND]),
+        )  # fmt: skip
+        assert len(results) == outer
+        if function.o_size != NOT_WRITTEN:
+            stored = results.astype(f"<i{1 << function.o_size}").view(np.int8).reshape(outer, -1)
+            self._store((instruction.o + self._outer(instruction, "o"))[:, None] + np.arange(stored.shape[1]), stored)
+        if statistic is not None:
+            registers[scalar.STATISTIC] = statistic & _ADDRESS
+            registers[scalar.ARGUMENT] = argument if function.statistic == Statistic.LARGEST else registers[scalar.ARGUMENT]
+
+    def _elements(self, addresses: np.ndarray, size: int) -> np.ndarray:
+        """Elements with sign of ``2**size`` bytes at byte addresses, int64 of the same shape."""
+        addresses = addresses & _ADDRESS
+        self._check_all("activation byte", addresses + (1 << size) - 1, self.parameters.activation_bytes)
+        codes = self._activations.view(f"<i{1 << size}")
+        return codes[addresses >> size].astype(np.int64)
+
+    def _scalar(self, instruction: Scalar) -> None:
+        registers = self.registers
+        left = registers[instruction.left]
+        second = instruction.immediate & _ADDRESS if instruction.right is None else registers[instruction.right]
+        place = left + (instruction.immediate & _ADDRESS) & _ADDRESS
+        if instruction.opcode == ScalarOpcode.BRANCH:
+            if scalar.condition_holds(Condition(instruction.target), left):
+                self.pc = second & 0xFFFF
+        elif instruction.opcode == ScalarOpcode.STORE:
+            value = np.array([registers[instruction.target]], "<u4").view(np.int8)
+            self._store(place + np.arange(4), value)
+        elif instruction.target not in (scalar.STATISTIC, scalar.ARGUMENT):
+            load = instruction.opcode == ScalarOpcode.LOAD
+            value = int(self._elements(np.array(place), 2)) if load else scalar.arithmetic(instruction.opcode, left, second)
+            registers[instruction.target] = value & _ADDRESS
 
     def _lanes(self, instruction: Instruction) -> int:
         """Lanes of the post unit that an instruction uses."""

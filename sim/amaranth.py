@@ -26,7 +26,11 @@ _PATIENCE = 2048
 def contents_of(schedule: Schedule) -> dict[Space, list[int]]:
     """Initial memory contents that equal what :meth:`tritloom.boards.host.Host.load` writes, whole words as integers."""
     records, size = schedule.records, schedule.parameters.record_word_bytes
+    activations, rows = bytearray(max((address + len(table) for address, table in schedule.tables), default=0)), schedule.parameters.rows
+    for address, table in schedule.tables:
+        activations[address : address + len(table)] = table
     return {
+        Space.ACTIVATIONS: [int.from_bytes(activations[start : start + rows], "little") for start in range(0, len(activations), rows)],
         Space.PROGRAM: [int(word) for word in schedule.program_words],
         Space.WEIGHTS: [int.from_bytes(bytes(word), "little") for word in schedule.weights],
         Space.RECORDS: [int.from_bytes(records[start : start + size], "little") for start in range(0, len(records), size)],

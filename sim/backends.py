@@ -12,9 +12,11 @@ import numpy as np
 from tritloom.boards import get_board
 from tritloom.boards.host import Host
 from tritloom.compiler import golden
+from tritloom.compiler.golden import Stream
 from tritloom.compiler.ir.program import Program
 from tritloom.compiler.schedule import Schedule
 from tritloom.errors import UserError
+from tritloom.sim.stream import CoreStream
 
 __all__ = ["BACKENDS", "Backend", "CoreBackend", "GoldenBackend", "open_backend"]
 
@@ -36,6 +38,10 @@ class Backend(ABC):
     @abstractmethod
     def trace(self, codes: Codes) -> dict[str, np.ndarray]:
         """Every integer tensor (N, C, H, W), inputs included."""
+
+    @abstractmethod
+    def stream(self) -> Stream | CoreStream:
+        """A sequence of a program with states, from empty states; one at a time."""
 
     @abstractmethod
     def close(self) -> None:
@@ -64,6 +70,9 @@ class GoldenBackend(Backend):
     def trace(self, codes: Codes) -> dict[str, np.ndarray]:
         _samples(self._program, codes)
         return golden.run(self._program, dict(codes))
+
+    def stream(self) -> Stream | CoreStream:
+        return Stream(self._program)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -112,6 +121,9 @@ class CoreBackend(Backend):
             parts.append({name: values[None] for name, values in tensors.items()})
             self._tell(index, samples)
         return _joined(parts)
+
+    def stream(self) -> Stream | CoreStream:
+        return CoreStream(self._host, self._program, self._schedule)
 
     def close(self) -> None:
         self._host.close()

@@ -9,7 +9,8 @@ import numpy as np
 import onnx
 
 from tritloom.compiler.frontend.problems import RefusalError
-from tritloom.compiler.frontend.sequence import ZERO, Block, Integers, SequenceReader
+from tritloom.compiler.frontend.sequence import SequenceReader
+from tritloom.compiler.frontend.sequence_values import ZERO, Block, Integers
 from tritloom.compiler.ir.block import View
 from tritloom.compiler.ir.grid import ClampedSum
 from tritloom.compiler.ir.program import Convolution, Proof, StepFunction, Tensor, Window

@@ -18,9 +18,9 @@ from onnx import helper, numpy_helper
 from tritloom.compiler.frontend.constants import fold
 from tritloom.compiler.frontend.loop_states import INPUT_RANGES, STATE_BITS, STATE_KINDS, codes_on, exact_step, placed
 from tritloom.compiler.frontend.loop_tensors import GridReader
-from tritloom.compiler.frontend.operators_sequence import single
 from tritloom.compiler.frontend.problems import Problem, RefusalError
-from tritloom.compiler.frontend.sequence import HANDLERS, MALFORMED, ZERO, Block, Draft, Integers, Trip
+from tritloom.compiler.frontend.sequence import MALFORMED
+from tritloom.compiler.frontend.sequence_values import HANDLERS, ZERO, Block, Integers, Step, Trip, single
 from tritloom.compiler.frontend.values import LARGEST_ACTIVATION, Constant
 from tritloom.compiler.ir.loop import MOST_TRIPS, Carried, Loop
 from tritloom.compiler.ir.program import HostOp, InputSpec, OutputSpec, Program
@@ -138,6 +138,7 @@ class LoopReader(GridReader):
             raise RefusalError(f"operand {missing!r} is computed nowhere")
         if node.domain not in ("", "ai.onnx"):
             raise RefusalError(f"no rule lowers operators of domain {node.domain} in a model with loops")
+        operands, rules = self.rules(node, node.op_type, operands)
         if node.op_type == "Loop":
             return self._loop(node, operands)
         if all(operand is None or isinstance(operand, np.ndarray) for operand in operands):
@@ -158,7 +159,7 @@ class LoopReader(GridReader):
         if any(isinstance(operand, Integers | Trip) for operand in operands):
             handlers = INTEGER_HANDLERS
         else:
-            handlers = {**{name: HANDLERS[name] for name in SHARED}, **BLOCK_HANDLERS}
+            handlers = {name: rules[name] for name in SHARED if name in rules} | (BLOCK_HANDLERS if rules is HANDLERS else {})
         handler = handlers.get(node.op_type)
         if handler is None:
             raise RefusalError("no rule lowers it in a model with loops", f"rules exist for {', '.join(sorted({*handlers, *MOVEMENTS}))}")
@@ -185,6 +186,9 @@ class LoopReader(GridReader):
         label = node.name or next(iter(node.output), "loop")
         read = {*_names_read(body), *(value.name for value in body.output)}
         number, condition, *states = body.input
+        for name in sorted(read):
+            # What a step means by itself is computed before the loop, not in every trip.
+            self.plain(name)
         outside, values = self.operations, dict(self.values)
         begun: dict[str, tuple[Any, Carried]] = {}
         self._constants(body)
@@ -201,7 +205,7 @@ class LoopReader(GridReader):
         self._trips *= limit
         for inner in body.node:
             self._step(inner)
-        more, *results = (self.values.get(value.name) for value in body.output)
+        more, *results = (self.plain(value.name) for value in body.output)
         pairs = [(begun[state.name], result) for state, result in zip(states, results, strict=True) if state.name in begun]
         carried = [self._carried(node, *before, result) for before, result in pairs]
         ends = ""
@@ -311,9 +315,9 @@ class LoopReader(GridReader):
         )  # fmt: skip
 
     def _output(self, value: onnx.ValueInfoProto) -> OutputSpec:
-        found = self.values.get(value.name)
+        found = self.plain(value.name)
         if not isinstance(found, Integers | Block):
-            what = "a step of a quantiser" if isinstance(found, Draft) else "not computed from the inputs"
+            what = "a step of a quantiser" if isinstance(found, Step) else "not computed from the inputs"
             raise ModelError(f"{self.name}: output {value.name!r} is {what}")
         node = next(
             (node for node in self.model.graph.node if value.name in node.output), onnx.NodeProto(name=value.name, output=[value.name])

@@ -10,7 +10,14 @@ import numpy as np
 import onnx
 import onnx_ir
 
-from tritloom.compiler.frontend import operators_drna, operators_sequence
+from tritloom.compiler.frontend import (
+    operators_attention,
+    operators_blocks,
+    operators_norms,
+    operators_quantisers,
+    operators_rotation,
+    operators_sequence,
+)
 from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.calibrate import Calibration
 from tritloom.compiler.frontend.compensation import Compensation
@@ -36,7 +43,7 @@ from tritloom.errors import UserError
 
 __all__ = ["SEQUENCE_FAMILIES", "Lowering", "check", "lower"]
 
-SEQUENCE_FAMILIES = (operators_sequence, operators_drna)
+SEQUENCE_FAMILIES = (operators_attention, operators_blocks, operators_norms, operators_quantisers, operators_rotation, operators_sequence)
 """The modules that put their handlers of language models into the tables when they are imported."""
 
 _CONVERSIONS = ("Dequantize", "Gather", "Quantize", "Reshape", "Transpose")

@@ -11,9 +11,8 @@ from onnx import helper
 
 from tritloom.compiler.frontend.constants import fold
 from tritloom.compiler.frontend.loops import INTEGER_HANDLERS, LoopHandler, LoopReader
-from tritloom.compiler.frontend.operators_sequence import attribute, integers_near
 from tritloom.compiler.frontend.problems import RefusalError
-from tritloom.compiler.frontend.sequence import ZERO, Integers, Trip
+from tritloom.compiler.frontend.sequence_values import ZERO, Integers, Trip, attribute, integers
 from tritloom.compiler.frontend.values import Constant
 from tritloom.compiler.ir.block import Lookup
 from tritloom.compiler.ir.grid import Magnitude, Reduce
@@ -244,7 +243,7 @@ def _looked_up(reader: LoopReader, node: onnx.NodeProto, operands: list[Any]) ->
     narrow = table.dtype.kind in "iu" and table.dtype.itemsize <= 2 and int(table.max(initial=0)) < 1 << _TABLE_BITS
     if not narrow and table.dtype.kind != "f":
         raise RefusalError("its table holds integers of more than 16 bits")
-    codes, step = (table.astype(np.int16), Fraction(1)) if narrow else integers_near(table, _TABLE_BITS)
+    codes, step = (table.astype(np.int16), Fraction(1)) if narrow else integers(table, _TABLE_BITS)
     output = reader.integers(node.output[0], (table.shape[1], 1, source.shape[2]), int(codes.min(initial=0)), int(codes.max(initial=0)))
     reader.operations.append(Lookup(name=node.name or node.output[0], output=output, input=rows.tensor, table=codes))
     return reader.result((output, ""), step, (*shape, table.shape[1]))

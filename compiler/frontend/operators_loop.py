@@ -8,18 +8,17 @@ from typing import Any
 import numpy as np
 import onnx
 
-from tritloom.compiler.frontend import operators_drna, operators_integer
+from tritloom.compiler.frontend import operators_integer
 from tritloom.compiler.frontend.loops import BLOCK_HANDLERS, LoopHandler, LoopReader
-from tritloom.compiler.frontend.operators_sequence import HANDLERS, attribute, need_block, scale_pair, single
 from tritloom.compiler.frontend.problems import Problem, RefusalError
-from tritloom.compiler.frontend.sequence import Block, Integers
+from tritloom.compiler.frontend.sequence_values import HANDLERS, Block, Integers, attribute, need_block, scale_pair, single
 from tritloom.compiler.ir.grid import FACTOR_BITS, Align, Prepend
 from tritloom.compiler.ir.program import Program
 
 __all__ = ["LOOP_FAMILIES", "lower_loops"]
 
-LOOP_FAMILIES = (operators_drna, operators_integer)
-"""The modules that put their handlers into the tables when they are imported."""
+LOOP_FAMILIES = (operators_integer,)
+"""The modules that put their handlers of integers into the table when they are imported."""
 
 
 def lower_loops(model: onnx.ModelProto, name: str) -> Program | Problem:

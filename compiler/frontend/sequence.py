@@ -15,141 +15,47 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tritloom.compiler.frontend.constants import RUNTIME_ERRORS, WITNESS_IR_VERSION, quiet_session, run_node
 from tritloom.compiler.frontend.problems import Problem, RefusalError
+from tritloom.compiler.frontend.sequence_values import (
+    HANDLERS,
+    PLAIN,
+    STEPS,
+    Block,
+    Cache,
+    Handler,
+    Size,
+    Step,
+    Tokens,
+    Turning,
+    Value,
+    attribute,
+    operator,
+)
 from tritloom.compiler.ir.block import Position, View
 from tritloom.compiler.ir.program import InputSpec, Operation, OutputSpec, Program, State, Tensor
 from tritloom.errors import ModelError
 
-__all__ = [
-    "HANDLERS",
-    "MALFORMED",
-    "POSITION",
-    "Block",
-    "Cache",
-    "Draft",
-    "Handler",
-    "Integers",
-    "Scores",
-    "SequenceReader",
-    "Size",
-    "Tokens",
-    "Trip",
-    "Value",
-    "ZERO",
-    "is_sequence_model",
-]
+__all__ = ["MALFORMED", "POSITION", "SequenceReader", "is_sequence_model"]
 
 MALFORMED = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 """What NumPy raises when a damaged model gives an operator operands of impossible shapes or types."""
 
+_FLOATS = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_INTEGERS = (TensorProto.INT32, TensorProto.INT64)
+
 PAST = "past_key_values."
+MASK, POSITIONS = "attention_mask", "position_ids"
+"""Inputs that some exporters add: ones for all tokens so far, and the number of earlier tokens."""
+
 POSITION, _POSITION_AFTER = "position", "position.after"
-
-
-# ---- what a name of the graph can stand for -------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, eq=False)
-class Size:
-    """A value that depends on the number P of earlier tokens alone."""
-
-    name: str
-
-
-@dataclass(frozen=True, eq=False)
-class Tokens:
-    """The input, one token."""
-
-
-@dataclass(frozen=True, eq=False)
-class Block:
-    """``index`` has the shape of the ONNX value and holds element numbers of ``tensor``; ``codes`` when the elements are quantised to 8 bits."""
-
-    tensor: str
-    scale: str
-    constant: Fraction
-    index: np.ndarray
-    codes: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Draft:
-    """A step of a written-out quantiser of ``block``: magnitude, largest, ratio (``127 / largest``), scaled, rounded, codes, step (``largest / 127``)."""
-
-    stage: str
-    block: Block
-
-
-@dataclass(frozen=True, eq=False)
-class Cache:
-    """A state whose columns are tokens; ``axes`` name the axes of the ONNX value: ``h`` heads, ``n`` tokens, ``c`` channels, ``1`` others."""
-
-    tensor: str
-    scale: str
-    constant: Fraction
-    shape: tuple[int, int]
-    axes: str
-
-
-@dataclass(frozen=True, eq=False)
-class Scores:
-    """Queries times keys, times ``factor``; ``weights`` after the Softmax."""
-
-    queries: Block
-    keys: Cache
-    factor: Fraction
-    weights: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Turning:
-    """A step of D-RNA's rotation; see :mod:`tritloom.compiler.frontend.operators_drna`. ``before`` is the key of the token before, ``block`` what is turned or stored."""
-
-    stage: str
-    before: Block | None = None
-    block: Block | None = None
-    angles: str = ""
-
-
-ZERO = -1
-"""Entry of an index that stands for the constant 0."""
-
-
-@dataclass(frozen=True, eq=False)
-class Integers:
-    """Integers as the model has them. ``index`` has the shape of the ONNX value and holds element numbers of ``tensor``, or :data:`ZERO`."""
-
-    tensor: str
-    index: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class Trip:
-    """The number of a trip of a loop, counted from 0, plus ``offset``."""
-
-    loop: str
-    offset: int
-    shape: tuple[int, ...]
-
-
-Value = np.ndarray | Size | Tokens | Block | Draft | Cache | Scores | Turning | Integers | Trip
 
 
 def is_sequence_model(model: onnx.ModelProto) -> bool:
     """Whether the graph has a cache of keys and values among its inputs."""
     return any(value.name.startswith(PAST) for value in model.graph.input)
-
-
-Handler = Callable[["SequenceReader", onnx.NodeProto, list[Any]], Value | tuple[Value, ...]]
-
-HANDLERS: dict[str, Handler] = {}
-"""The value of a node's output, or of all its outputs, by operator; filled by :mod:`tritloom.compiler.frontend.operators_sequence`."""
-
-TURNS: dict[str, Handler] = {}
-"""The same where an operand is a step of D-RNA's rotation."""
 
 
 @dataclass
@@ -164,6 +70,7 @@ class SequenceReader:
     operations: list[Operation] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
     _sizes: dict[str, list[np.ndarray]] = field(default_factory=dict)
+    _plain: dict[Step, Block] = field(default_factory=dict)
 
     # ---- tensors and operations ----
 
@@ -229,6 +136,9 @@ class SequenceReader:
 
     def sizes(self, name: str) -> list[np.ndarray]:
         """What ``name`` is for each P from 0 to one below the capacity. Raises :class:`RefusalError`."""
+        given = self.values.get(name)
+        if isinstance(given, np.ndarray):
+            return [given] * self.capacity
         if name in self._sizes:
             return self._sizes[name]
         needed, nodes = {name}, []
@@ -249,11 +159,13 @@ class SequenceReader:
                 feeds = {}
                 for value in inputs:
                     sizes = [size.dim_value or 1 for size in value.type.tensor_type.shape.dim]
+                    if value.name == MASK:
+                        sizes[-1:] = [past + 1]
                     if value.name.startswith(PAST):
                         free = [place for place, size in enumerate(value.type.tensor_type.shape.dim) if not size.dim_value]
                         sizes = [past if place == free[-1] else size for place, size in enumerate(sizes)] if free else sizes
                     kind = helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type)
-                    feeds[value.name] = np.zeros(sizes, kind)
+                    feeds[value.name] = np.full(sizes, {POSITIONS: past, MASK: 1}.get(value.name, 0), kind)
                 found.append(np.asarray(session.run(None, feeds)[0]))
         except RUNTIME_ERRORS as error:
             raise RefusalError(f"the sizes it depends on cannot be computed: {str(error).splitlines()[0]}") from None
@@ -264,8 +176,9 @@ class SequenceReader:
         """Whether the only element of ``name`` is the number of earlier tokens."""
         return all(value.size == 1 and value.ravel()[0] == past for past, value in enumerate(self.sizes(name)))
 
-    def is_zero(self, name: str) -> bool:
-        return all(not value.any() for value in self.sizes(name))
+    def hides_nothing(self, name: str) -> bool:
+        """Whether a mask leaves all earlier tokens: zeros that are added, or true everywhere."""
+        return all(value.all() if value.dtype == bool else not value.any() for value in self.sizes(name))
 
     def settled(self, name: str) -> np.ndarray:
         """A value that is the same for every P. Raises :class:`RefusalError`."""
@@ -293,23 +206,33 @@ class SequenceReader:
                 self.values[tensor.name] = numpy_helper.to_array(tensor)
             except (ValueError, TypeError, AttributeError, KeyError):
                 raise ModelError(f"{self.name}: initializer {tensor.name!r} is damaged") from None
-        tokens = [value for value in graph.input if value.name not in self.values and not value.name.startswith(PAST)]
+        tokens = [
+            value
+            for value in graph.input
+            if value.name not in self.values and value.name not in (MASK, POSITIONS) and not value.name.startswith(PAST)
+        ]
         if len(tokens) != 1:
             raise ModelError(f"{self.name}: a language model has one input beside its cache, not {[value.name for value in tokens]}")
         for value in graph.input:
             if value.name.startswith(PAST):
                 self.values[value.name] = self.cache(value)
+            elif value.name in (MASK, POSITIONS):
+                self.values[value.name] = Size(value.name)
         self.values[tokens[0].name] = Tokens()
+        outputs = {value.name for value in graph.output}
         for node in graph.node:
             try:
                 results = self.node(node)
+                self.values.update({name: value for name, value in zip(node.output, results, strict=False) if name and value is not None})
+                for name in node.output:
+                    if name in outputs:
+                        self.plain(name)
             except RefusalError as error:
                 return Problem(node.name or node.output[0], node.op_type, error.reason, error.hint)
             except MALFORMED:
                 return Problem(
                     node.name or node.output[0], node.op_type, "its operands and attributes do not fit together", "check the model"
                 )
-            self.values.update(zip(node.output, results, strict=False))
         return self.program(tokens[0])
 
     def cache(self, value: onnx.ValueInfoProto) -> Cache | Turning:
@@ -328,19 +251,41 @@ class SequenceReader:
         scale = self.tensor(f"{value.name}.scale", (2, shape[0], self.capacity))
         return Cache(tensor, scale, Fraction(0), shape, "1hnc")
 
-    def node(self, node: onnx.NodeProto) -> Sequence[Value]:
+    def node(self, node: onnx.NodeProto) -> Sequence[Value | None]:
         operands = [self.values.get(name) for name in node.input]
         dynamic = [operand for operand in operands if not isinstance(operand, (np.ndarray, type(None)))]
         if not dynamic:
             return run_node(node, [operand if isinstance(operand, np.ndarray) else None for operand in operands], self.opset)
         if node.op_type == "Shape" or all(isinstance(operand, Size) for operand in dynamic):
             return [Size(name) for name in node.output]
-        handlers = TURNS if any(isinstance(operand, Turning) for operand in dynamic) else HANDLERS
-        handler = handlers.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        if handler is None:
+        key = node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+        operands, handlers = self.rules(node, key, operands)
+        if key not in handlers:
             raise RefusalError("no rule lowers it in a language model", f"rules exist for {', '.join(sorted(handlers))}")
-        result = handler(self, node, operands)
+        result = handlers[key](self, node, operands)
         return result if isinstance(result, tuple) else [result]
+
+    def rules(self, node: onnx.NodeProto, key: str, operands: list[Value | None]) -> tuple[list[Value | None], dict[str, Handler]]:
+        """The operands, of steps that do not know the operator ``key`` what they mean by themselves; and the rules, those of a step if one is left."""
+        if key in ("Cast", "Identity"):
+            return operands, HANDLERS
+        operands = [
+            self.plain(name) if isinstance(operand, Step) and key not in STEPS[type(operand)] else operand
+            for name, operand in zip(node.input, operands, strict=True)
+        ]
+        kinds = [type(operand) for operand in operands if isinstance(operand, Step)]
+        kind = max(kinds, key=lambda kind: kind.rank, default=None)
+        return operands, HANDLERS if kind is None else STEPS[kind]
+
+    def plain(self, name: str) -> Value | None:
+        """What ``name`` stands for; a step that means something by itself as a block, which it stays."""
+        value = self.values.get(name)
+        if not isinstance(value, Step) or type(value) not in PLAIN:
+            return value
+        if value not in self._plain:
+            self._plain[value] = PLAIN[type(value)](self, value)
+        self.values[name] = self._plain[value]
+        return self._plain[value]
 
     @property
     def opset(self) -> int:
@@ -373,3 +318,12 @@ class SequenceReader:
             name=self.name, tensors=self.tensors, operations=tuple(self.operations), inputs=(given,), outputs=tuple(outputs),
             states=tuple(self.states),
         )  # fmt: skip
+
+
+@operator("Cast", "Identity")
+def _same(reader: SequenceReader, node: onnx.NodeProto, operands: list[Any]) -> Value:
+    """The same value, of any kind."""
+    kinds = _INTEGERS if isinstance(operands[0], Tokens) else _FLOATS
+    if node.op_type == "Cast" and attribute(node, "to", 0) not in kinds:
+        raise RefusalError("activations are only cast from one float type to another")
+    return operands[0]

@@ -3,7 +3,7 @@
 from tritloom.compiler.golden.host import block_values, dequantise_outputs, invert_host, quantise_inputs, random_feeds
 from tritloom.compiler.golden.integer import run
 from tritloom.compiler.golden.requantise import requantise, requantise_sum
-from tritloom.compiler.golden.stream import Stream
+from tritloom.compiler.golden.stream import Stream, stream_outputs, token_codes
 
 __all__ = [
     "Stream",
@@ -15,4 +15,6 @@ __all__ = [
     "requantise",
     "requantise_sum",
     "run",
+    "stream_outputs",
+    "token_codes",
 ]

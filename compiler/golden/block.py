@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from tritloom.compiler.golden.quest import hadamard, quantise_by_deviation
 from tritloom.compiler.ir.block import (
     Attend,
     BlockOperation,
@@ -18,6 +19,7 @@ from tritloom.compiler.ir.block import (
     Turn,
     View,
 )
+from tritloom.compiler.ir.quest import Hadamard, QuantiseByDeviation
 from tritloom.errors import ModelError
 from tritloom.hw.arch import blockfloat
 
@@ -27,7 +29,9 @@ Scale = tuple[np.ndarray, np.ndarray]
 """Mantissas and exponents, int64 (N, 1, H, W)."""
 
 ONE = (1 << 15, -15)
-CURVE_BITS, TURN_BITS = 6, 8
+TURN_BITS = 8
+NO_EXPONENT = -(1 << 30)
+"""Below every exponent."""
 
 
 def _constant(pair: tuple[int, int]) -> Scale:
@@ -44,7 +48,7 @@ def _scale(tensors: dict[str, np.ndarray], name: str) -> Scale:
 
 def _moved(scale: Scale, right: np.ndarray) -> Scale:
     """The scale of elements that were shifted to the right."""
-    return scale[0], np.where(scale[0] > 0, scale[1] + right, 0)
+    return scale[0], scale[1] + right
 
 
 def _tensor(scale: Scale, samples: int, pixels: tuple[int, int]) -> np.ndarray:
@@ -55,7 +59,8 @@ def _tensor(scale: Scale, samples: int, pixels: tuple[int, int]) -> np.ndarray:
 
 def _norm(operation: Norm, codes: np.ndarray, scale: Scale) -> tuple[np.ndarray, Scale]:
     """1. The channels are normalised to 15 bits, with ``centre`` ``C`` times their deviation from the mean is taken and normalised again;
-    2. ``u`` is the sum of the squares, ``30 + log2(C)`` bits, plus ``epsilon`` divided by the square of the input's scale, cut to an integer;
+    2. ``u`` is the sum of the squares, ``30 + log2(C)`` bits, without its lowest ones where it has more than 31, as a scale; ``epsilon`` divided by the square of the
+       input's scale is added by :func:`tritloom.hw.arch.blockfloat.scale_sum`;
     3. the result is the element times its gain, 31 bits and sign, and its scale ``1 / sqrt(u)``;
     4. a bias is added by :func:`tritloom.hw.arch.blockfloat.add_blocks` to the normalised products.
     """
@@ -66,11 +71,12 @@ def _norm(operation: Norm, codes: np.ndarray, scale: Scale) -> tuple[np.ndarray,
         elements, more = blockfloat.normalise(count * elements - elements.sum(axis=1, keepdims=True), 1)
         # Deviations are ``count`` times as large.
         unit = blockfloat.scale_product(_moved(unit, more), blockfloat.reciprocal(blockfloat.scale_of(np.array(count))))
-    power = (elements * elements).sum(axis=1, keepdims=True)
+    dropped = blockfloat.norm_shift(count)
+    power = blockfloat.scale_of((elements * elements).sum(axis=1, keepdims=True) >> dropped, dropped)
     if operation.epsilon[0]:
         inverse = blockfloat.reciprocal(unit)
-        mantissa, exponent = blockfloat.scale_product(blockfloat.scale_product(inverse, inverse), _constant(operation.epsilon))
-        power = np.minimum(power + blockfloat.shifted(mantissa, np.maximum(-exponent, -40)), (1 << 61) - 1)
+        square = blockfloat.scale_product(inverse, inverse)
+        power = blockfloat.scale_sum(power, blockfloat.scale_product(square, _constant(operation.epsilon)))
     root = blockfloat.root_reciprocal(power)
     products = elements * operation.gain.astype(np.int64)[:, None, None]
     if operation.bias is None:
@@ -117,46 +123,47 @@ def _turn(operation: Turn, tensors: dict[str, np.ndarray]) -> tuple[np.ndarray, 
 def _attend(operation: Attend, tensors: dict[str, np.ndarray]) -> tuple[np.ndarray, Scale]:
     """For each head, with the columns j from 0 to the token's position:
 
-    1. ``acc[j]`` is the product of query and key, 21 bits and more; ``l[j] = floor(acc[j] * m[j] * 2**e[j] + 1/2)`` with the product of the three scales, 16 bits; limited to 31 bits;
-    2. ``p[j] = power_of_two(max l - l[j])``, 16 bits;
-    3. ``w[j]``: ``p[j]`` times the mantissa of the value's scale, 32 bits, less 16 of them, shifted to the largest of the values' exponents;
-    4. the sum of ``w[j] * value[j]``, 32 bits and sign up to 256 columns, one bit more each time these double;
-    5. the sums are normalised to 15 bits and multiplied by ``1 / sum p`` (16 bits), then shifted to the largest exponent of all heads.
+    1. ``f[j]`` is the mantissa of column j of the keys, shifted to the right to the largest exponent ``E`` of these columns; ``g[j] = (f[j] * m) >> 16``, 16 bits, with the
+       mantissa ``m`` of the query's scale times ``logit``;
+    2. ``acc[j]`` is the product of query and key, 21 bits and more, normalised to 15 bits over the columns;
+       ``l[j] = floor(acc[j] * g[j] * 2**e + 1/2)`` with the exponent of all three, limited to 31 bits;
+    3. ``p[j] = power_of_two(l[j] - max l)``, 16 bits;
+    4. ``w[j] = (p[j] * v[j]) >> 16``, with the mantissas ``v`` of the values' columns shifted to their largest exponent as in 1;
+    5. the sum of ``w[j] * value[j]``, without its lowest bits where there are more than 512 columns: 32 bits and sign;
+    6. the sums are normalised to 15 bits and multiplied by ``1 / sum p`` (16 bits), then shifted to the largest exponent of all heads.
     """
     queries, keys, values = (tensors[name].astype(np.int64) for name in (operation.queries, operation.keys, operation.values))
     position = tensors[operation.position].astype(np.int64).reshape(-1, 1, 1)
-    samples, _, heads, _ = queries.shape
+    samples, heads, capacity = queries.shape[0], queries.shape[2], keys.shape[3]
     shared = heads // keys.shape[2]
     keys, values = (np.repeat(part, shared, axis=2) for part in (keys, values))
+    there = np.arange(capacity) <= position
 
     def columns(name: str) -> Scale:
-        mantissas, exponents = _scale(tensors, name)
-        return np.repeat(mantissas, shared, axis=2)[:, 0], np.repeat(exponents, shared, axis=2)[:, 0]
+        """Factors of the columns, (N, heads, columns), and their exponent, (N, heads, 1)."""
+        mantissas, exponents = (np.repeat(part[:, 0], shared, axis=1) for part in _scale(tensors, name))
+        largest = np.where(there, exponents, NO_EXPONENT).max(axis=2, keepdims=True)
+        return blockfloat.shifted(mantissas, np.where(there, largest - exponents, 0)), largest
 
-    there = np.arange(keys.shape[3]) <= position
-    acc = (queries * keys).sum(axis=1)
     own = blockfloat.scale_product(_scale(tensors, operation.queries_scale), _constant(operation.logit))
-    mantissas, exponents = blockfloat.scale_product((own[0][:, 0], own[1][:, 0]), columns(operation.keys_scale))
-    right = np.clip(-exponents, 1, 62)
-    logits = np.clip((acc * mantissas + (np.int64(1) << (right - 1))) >> right, -(1 << 30), (1 << 30) - 1)
+    factors, exponent = columns(operation.keys_scale)
+    factors = factors * own[0][:, 0] >> 16
+    acc, right = blockfloat.normalise(np.where(there, (queries * keys).sum(axis=1), 0), 2)
+    places = np.clip(-(own[1][:, 0] + exponent + 16 + right), 1, 62)
+    logits = np.clip((acc * factors + (np.int64(1) << (places - 1))) >> places, -(1 << 30), (1 << 30) - 1)
     highest = np.where(there, logits, -(1 << 30)).max(axis=2, keepdims=True)
-    powers = np.where(there, blockfloat.power_of_two(np.maximum(highest - logits, 0)), 0)
-    mantissas, exponents = columns(operation.values_scale)
-    taking = there & (mantissas > 0)
-    largest = np.where(taking, exponents, -(1 << 30)).max(axis=2, keepdims=True)
-    largest = np.where(taking.any(axis=2, keepdims=True), largest, 0)
-    weights = np.where(taking, blockfloat.shifted(powers * mantissas >> 16, np.where(taking, largest - exponents, 0)), 0)
-    mixed = (weights[:, None] * values).sum(axis=3)
-    mixed, right = blockfloat.normalise(mixed, 1)
+    powers = np.where(there, blockfloat.power_of_two(np.minimum(logits - highest, 0)), 0)
+    factors, exponent = columns(operation.values_scale)
+    weights = powers * factors >> 16
+    dropped = blockfloat.mixing_shift(capacity)
+    mixed, right = blockfloat.normalise((weights[:, None] * values).sum(axis=3) >> dropped, 1)
     total = blockfloat.reciprocal(blockfloat.scale_of(powers.sum(axis=2)))
-    exponent = total[1] + largest[:, :, 0] + 16 + right[:, 0]
-    some = (mixed != 0).any(axis=1)
-    common = np.where(some, exponent, -(1 << 30)).max(axis=1, keepdims=True)
-    common = np.where(some.any(axis=1, keepdims=True), common, 0)
-    products = blockfloat.shifted(mixed * total[0][:, None], np.where(some, common - exponent, 0)[:, None])
+    exponents = total[1] + exponent[:, :, 0] + 16 + dropped + right[:, 0]
+    common = exponents.max(axis=1, keepdims=True)
+    products = blockfloat.shifted(mixed * total[0][:, None], (common - exponents)[:, None])
     result = products.transpose(0, 2, 1).reshape(samples, -1, 1, 1)
-    scale = blockfloat.scale_of(np.broadcast_to(np.int64(1), common.shape), common)
-    return result, (scale[0].reshape(-1, 1, 1, 1), scale[1].reshape(-1, 1, 1, 1))
+    scale = blockfloat.scale_of(np.int64(1), common)
+    return result, (scale[0], scale[1].reshape(-1, 1, 1, 1))
 
 
 def _compute(operation: BlockOperation, tensors: dict[str, np.ndarray]) -> tuple[np.ndarray, Scale | None]:
@@ -173,6 +180,14 @@ def _compute(operation: BlockOperation, tensors: dict[str, np.ndarray]) -> tuple
         case Quantise():
             codes, largest = blockfloat.quantise_block(tensors[operation.input].astype(np.int64), 1)
             return codes, blockfloat.scale_product(_scale(tensors, operation.input_scale), largest)
+        case QuantiseByDeviation():
+            codes, deviation = quantise_by_deviation(
+                tensors[operation.input].astype(np.int64), operation.levels, _constant(operation.ratio)
+            )
+            return codes, blockfloat.scale_product(_scale(tensors, operation.input_scale), deviation)
+        case Hadamard():
+            elements, right = blockfloat.normalise(tensors[operation.input].astype(np.int64), 1)
+            return hadamard(elements, operation.size), _moved(_scale(tensors, operation.input_scale), right)
         case Rectify():
             return np.maximum(tensors[operation.input].astype(np.int64), 0), None
         case BlockProduct() | BlockSum():
@@ -190,7 +205,7 @@ def _compute(operation: BlockOperation, tensors: dict[str, np.ndarray]) -> tuple
             return blockfloat.add_blocks(left, scales[0], right, scales[1])
         case Curve():
             codes, scale = tensors[operation.input].astype(np.int64), _scale(tensors, operation.input_scale)
-            return _curve(codes, scale, operation.constant, operation.table, CURVE_BITS), None
+            return _curve(codes, scale, operation.constant, operation.table, blockfloat.CURVE_BITS), None
         case Turn():
             return _turn(operation, tensors)
         case Rotate():

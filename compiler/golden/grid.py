@@ -19,12 +19,10 @@ def align_block(values: np.ndarray, scale: tuple[np.ndarray, np.ndarray], consta
 
     1. ``a`` are the values normalised to 15 bits, ``m * 2**-k`` the product of their scale and ``constant``;
     2. ``floor((a * m + 2**(k - 1)) / 2**k)``, the product 31 bits and sign, limited to 16 bits. With ``k`` below 1 an ``a`` other than 0 lies beyond
-       them already, because ``m`` has its highest bit set: the product is limited as it is.
+       them already, because ``m`` has its highest bit set unless it is 0: the product is limited as it is.
     """
     elements, right = blockfloat.normalise(values, 1)
-    mantissas, exponents = scale
-    moved = mantissas, np.where(mantissas > 0, exponents + right, 0)
-    factor = blockfloat.scale_product(moved, (np.array(constant[0], np.int64), np.array(constant[1], np.int64)))
+    factor = blockfloat.scale_product((scale[0], scale[1] + right), (np.array(constant[0], np.int64), np.array(constant[1], np.int64)))
     places = np.clip(-factor[1], 0, _LARGEST_SHIFT)
     steps = (elements * factor[0] + ((np.int64(1) << places) >> 1)) >> places
     limit = 1 << (ALIGNED_BITS - 1)

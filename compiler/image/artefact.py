@@ -117,6 +117,8 @@ def decode_artefact(data: bytes, where: str) -> Artefact:
         for board in sorted({match[1] for name in entries if (match := _SCHEDULE_ENTRY.fullmatch(name))}):
             if no_core:
                 raise Malformed(f"schedule {board!r}: {no_core[0]}")
+            if program.states:
+                raise Malformed(f"schedule {board!r}: programs with states have none")
             files: dict[str, Any] = {}
             for name in SCHEDULE_FILES:
                 if f"schedules/{board}/{name}" not in entries:

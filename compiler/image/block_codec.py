@@ -23,6 +23,7 @@ from tritloom.compiler.ir.block import (
     View,
 )
 from tritloom.compiler.ir.program import Operation, Program, Tensor
+from tritloom.compiler.ir.quest import Hadamard, QuantiseByDeviation
 from tritloom.hw.arch.blockfloat import MANTISSA_BITS
 
 __all__ = ["block_kinds", "check_block", "scale_pair"]
@@ -78,6 +79,7 @@ def block_kinds(base: dict[str, Decoder], arrays: ArrayReader) -> dict[str, tupl
         "BlockProduct": (BlockProduct, pair),
         "BlockSum": (BlockSum, {**pair, "left_constant": scale_pair, "right_constant": scale_pair}),
         "Curve": (Curve, {**scaled, "constant": scale_pair, "table": table(1)}),
+        "Hadamard": (Hadamard, {**scaled, "size": lambda value: integer(value, 2, MOST_COLUMNS)}),
         "Lookup": (Lookup, {**own, "input": text, "table": table(2)}),
         "Norm": (Norm, {
             **scaled, "gain": table(1), "bias": optional(table(1)), "bias_scale": scale_pair, "centre": boolean,
@@ -85,6 +87,7 @@ def block_kinds(base: dict[str, Decoder], arrays: ArrayReader) -> dict[str, tupl
         }),
         "Position": (Position, {**own, "input": text, "capacity": lambda value: integer(value, 0, MOST_COLUMNS)}),
         "Quantise": (Quantise, scaled),
+        "QuantiseByDeviation": (QuantiseByDeviation, {**scaled, "levels": lambda value: integer(value, 2, 255), "ratio": scale_pair}),
         "Rectify": (Rectify, {**own, "input": text}),
         "Rotate": (Rotate, {**scaled, "position": text, "cosine": table(2), "sine": table(2), "interleaved": boolean}),
         "Store": (Store, {**own, "cache": text, "input": text, "position": text}),
@@ -139,8 +142,18 @@ def check_block(operation: BlockOperation, program: Program, output: Tensor, whe
         case Norm():
             need(shape(operation.input) == output.shape and len(operation.gain) == output.shape[0], "has gains for other channels")
             need(operation.bias is None or len(operation.bias) == output.shape[0], "has biases for other channels")
-        case Quantise() | Rectify() | Curve():
+        case Quantise() | QuantiseByDeviation() | Rectify() | Curve() | Hadamard():
             need(shape(operation.input) == output.shape, "changes the shape")
+            size = operation.size if isinstance(operation, Hadamard) else 1
+            need(size & (size - 1) == 0 and output.shape[0] % size == 0, "transforms blocks that do not fit")
+            highest = (
+                0
+                if not isinstance(operation, QuantiseByDeviation)
+                else operation.levels // 2
+                if operation.levels % 2
+                else operation.levels - 1
+            )
+            need(-highest >= output.low and highest <= output.high and (not highest or output.bits <= 8), "has levels beyond its tensor")
             need(not isinstance(operation, Curve) or len(operation.table) == CURVE_POINTS, f"has a table without {CURVE_POINTS} entries")
         case BlockProduct() | BlockSum():
             table = operation.table

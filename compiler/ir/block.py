@@ -24,8 +24,6 @@ __all__ = [
 class BlockOperation(GoldenOperation):
     """Base. ``output_scale`` names the scale tensor that is written beside ``output``, empty where there is none."""
 
-    obstacle: ClassVar[str] = "it has no vector unit"
-
     output_scale: str = ""
 
     @property
@@ -72,6 +70,10 @@ class Norm(BlockOperation):
     bias_scale: tuple[int, int] = (0, 0)
     centre: bool = False
     epsilon: tuple[int, int] = (0, 0)
+
+    @property
+    def missing(self) -> str:
+        return "its vector unit has no norm with a mean or a bias" if self.centre or self.bias is not None else ""
 
     @property
     def inputs(self) -> tuple[str, ...]:
@@ -170,6 +172,8 @@ class Turn(BlockOperation):
     The first half of the channels makes pairs with the second. ``angles`` is int32 (positions, C) in turns of ``2**16``. ``before`` (C, key heads, 1) is a block with the constant
     scale ``constant`` (mantissa, exponent); head h reads head ``h * key heads / heads`` of it. ``table`` holds ``tanh`` with 15 fraction bits, int16, from -4 to 4 in steps of 1/256.
     """
+
+    obstacle: ClassVar[str] = "its vector unit has no angles that depend on data"
 
     input: str
     input_scale: str = ""

@@ -21,7 +21,7 @@ FACTOR_BITS = 16
 class GridOperation(GoldenOperation):
     """Base: operations with one result and no scale tensor of it."""
 
-    obstacle: ClassVar[str] = "it has no vector unit"
+    obstacle: ClassVar[str] = "its vector unit has no instructions for integers on a fixed grid"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -37,9 +37,14 @@ PROBABILITY_BITS = 24
 
 @dataclass(frozen=True, kw_only=True)
 class GoldenOperation(Operation):
-    """Base of the operations that only golden can do. ``obstacle`` says what a core lacks."""
+    """Base of the operations beyond the array and its post unit. ``obstacle`` says what a core lacks, if it cannot run all of them."""
 
     obstacle: ClassVar[str] = ""
+
+    @property
+    def missing(self) -> str:
+        """What a core lacks for this one, empty if nothing."""
+        return self.obstacle
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +138,7 @@ class Softmax(VectorOperation):
 def obstacles(program: Program) -> tuple[str, ...]:
     """One sentence, without its full stop, for each operation of ``program`` that only golden can do, in order; none where a core can run it."""
     return tuple(
-        f"layer {operation.name!r} ({type(operation).__name__}) cannot run on a core yet: {operation.obstacle}"
+        f"layer {operation.name!r} ({type(operation).__name__}) cannot run on a core yet: {operation.missing}"
         for operation in program.walk()
-        if isinstance(operation, GoldenOperation)
+        if isinstance(operation, GoldenOperation) and operation.missing
     )

@@ -7,6 +7,7 @@ from tritloom.compiler.schedule.plan import (
     ScheduledLayer,
     accumulator_bits,
     check_core,
+    has_blocks,
     memory_needs,
     scaled_bits,
     schedule,
@@ -14,5 +15,5 @@ from tritloom.compiler.schedule.plan import (
 )
 
 __all__ = [
-    "Needs", "Placement", "Schedule", "ScheduledLayer", "accumulator_bits", "check_core", "memory_needs", "scaled_bits", "schedule", "sim_parameters", "tensor_from_bytes", "tensor_to_bytes",
+    "Needs", "Placement", "Schedule", "ScheduledLayer", "accumulator_bits", "check_core", "has_blocks", "memory_needs", "scaled_bits", "schedule", "sim_parameters", "tensor_from_bytes", "tensor_to_bytes",
 ]  # fmt: skip

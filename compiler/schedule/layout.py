@@ -3,7 +3,7 @@
 A tensor (C, H, W) is stored pixel by pixel in (H, W, C) order, one byte a code, each pixel padded to whole activation words, so
 that a kernel tap reads whole words. Raw 32-bit tensors take four little-endian bytes a channel. A tensor whose windows are
 always the whole tensor (the input of a dense layer) is *packed*: its pixels follow each other without padding and only its end is
-padded. Every tensor begins on a word. The bytes of the padding are never used and may hold anything. An input of few channels may be
+padded. Tensors of blocks that no array reads are padded to four bytes a pixel, and a state shares its memory with what it becomes by one column. Every tensor begins on a word. The bytes of the padding are never used and may hold anything. An input of few channels may be
 stored as patches instead (:mod:`tritloom.compiler.schedule.patches`): its pixels are those of another tensor with more channels.
 """
 
@@ -12,11 +12,15 @@ from math import prod
 
 import numpy as np
 
-from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Program, Rescale
+from tritloom.compiler.ir.block import BlockOperation, Store
+from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Operation, Program, Rescale
 from tritloom.compiler.schedule.patches import Patches, input_patches, patch_elements, stored_shape
 from tritloom.hw.arch.parameters import CoreParameters
 
-__all__ = ["Placement", "busiest_layer", "lifetimes", "place", "tensor_from_bytes", "tensor_to_bytes"]
+__all__ = ["Placement", "busiest_layer", "lifetimes", "place", "tensor_from_bytes", "tensor_to_bytes", "written"]
+
+_GROUP_BYTES = 4
+"""What the vector unit reads at once: its tensors need no other alignment."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +87,20 @@ def tensor_from_bytes(placement: Placement, data: bytes, parameters: CoreParamet
     return stored.reshape(placement.shape)
 
 
+def written(operation: Operation) -> tuple[str, ...]:
+    """The tensors that an operation writes."""
+    scale = operation.output_scale if isinstance(operation, BlockOperation) else ""
+    return (operation.output, scale) if scale else (operation.output,)
+
+
+def _in_place(program: Program) -> dict[str, str]:
+    """Tensors that are a state with one column changed, and the state: they share its memory."""
+    states = {state.tensor for state in program.states}
+    return {
+        operation.output: operation.cache for operation in program.operations if isinstance(operation, Store) and operation.cache in states
+    }
+
+
 def _packed(program: Program, tensor: str) -> bool:
     """Whether pixels may follow each other without padding: every whole-word access goes over the whole tensor."""
     shape = program.tensors[tensor].shape
@@ -98,22 +116,31 @@ def lifetimes(program: Program) -> dict[str, tuple[int, int]]:
     """First and last operation index that needs each tensor; inputs from -1, graph outputs to the end."""
     last = {name: -1 for name in program.tensors}
     first: dict[str, int] = {spec.tensor: -1 for spec in program.inputs}
+    end = len(program.operations)
     for index, operation in enumerate(program.operations):
-        first.setdefault(operation.output, index)
-        for name in (*operation.inputs, operation.output):
+        for name in written(operation):
+            first.setdefault(name, index)
+        for name in (*operation.inputs, *written(operation)):
             last[name] = index
-    last.update({spec.tensor: len(program.operations) for spec in program.outputs})
-    return {name: (first[name], last[name]) for name in program.tensors if name in first}
+    last.update({name: end for spec in program.outputs for name in (spec.tensor, spec.scale_tensor) if name})
+    for state in program.states:
+        first[state.tensor], last[state.tensor], last[state.following] = -1, end, end
+    shared = _in_place(program)
+    return {name: (first[shared.get(name, name)], last[shared.get(name, name)]) for name in program.tensors if name in first}
 
 
 def _layouts(program: Program, rows: int) -> tuple[dict[str, Placement], dict[str, int]]:
     """Pixel layout of every tensor, at address 0 as yet, and the bytes that it takes, a multiple of ``rows``."""
     patches = input_patches(program, rows)
     layouts = {}
+    in_blocks = any(isinstance(operation, BlockOperation) for operation in program.operations)
+    whole_words = {operation.input for operation in program.operations if isinstance(operation, Convolution)}
     for name in lifetimes(program):
         tensor = program.tensors[name]
         element = 4 if tensor.bits > 8 else 1
         unit = 1 if element == 1 and _packed(program, name) else rows
+        if in_blocks and name not in whole_words:
+            unit = _GROUP_BYTES
         layout = Placement(address=0, pixel_bytes=0, element_bytes=element, shape=tensor.shape, patches=patches.get(name))
         layouts[name] = replace(layout, pixel_bytes=-(-layout.stored_shape[0] * element // unit) * unit)
     return layouts, {name: -(-layout.bytes // rows) * rows for name, layout in layouts.items()}
@@ -135,7 +162,10 @@ def place(program: Program, rows: int) -> tuple[dict[str, Placement], int]:
     """
     alive, (layouts, sizes) = lifetimes(program), _layouts(program, rows)
     placed: dict[str, tuple[int, int]] = {}
+    shared = _in_place(program)
     for name in sorted(alive, key=lambda name: -sizes[name]):
+        if name in shared:
+            continue
         taken = sorted(
             (start, end)
             for other, (start, end) in placed.items()
@@ -149,5 +179,6 @@ def place(program: Program, rows: int) -> tuple[dict[str, Placement], int]:
             position = max(position, end)
         address = position if best is None else best
         placed[name] = (address, address + sizes[name])
+    placed.update({name: placed[state] for name, state in shared.items()})
     placements = {name: replace(layout, address=placed[name][0]) for name, layout in layouts.items()}
     return placements, max((end for _, end in placed.values()), default=0)

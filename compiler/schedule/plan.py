@@ -1,21 +1,25 @@
 """A program for one core: instructions, memory images, placements, cycle and multiply-accumulate counts."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from tritloom.compiler.ir.block import BlockOperation, Position
 from tritloom.compiler.ir.program import Add, Convolution, Program, Rescale, SumPool
 from tritloom.compiler.ir.vector import obstacles
-from tritloom.compiler.schedule.layout import Placement, busiest_layer, place
+from tritloom.compiler.schedule.blocks import BlockLowering, Generation, Memory
+from tritloom.compiler.schedule.layout import Placement, busiest_layer, place, written
 from tritloom.compiler.schedule.lower import Lowering, count_macs
 from tritloom.errors import ModelError
-from tritloom.hw.arch.isa import Instruction, Opcode, assemble
+from tritloom.hw.arch.isa import COUNTED, Instruction, Opcode, assemble
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.record import RECORD_BYTES
+from tritloom.hw.arch.scalar import Scalar
 from tritloom.hw.arch.timing import program_cycles
 
 __all__ = [
-    "SMALLER_INPUTS", "Needs", "Schedule", "ScheduledLayer", "accumulator_bits", "activation_shortage", "check_core", "complete", "memory_needs",
+    "SMALLER_INPUTS", "Needs", "Schedule", "ScheduledLayer", "accumulator_bits", "activation_shortage", "check_core", "complete", "has_blocks", "memory_needs",
     "scaled_bits", "schedule", "sim_parameters",
 ]  # fmt: skip
 
@@ -52,11 +56,13 @@ class Schedule:
     """What the memories of one core hold for a program.
 
     ``weights`` is uint8 (words, bytes of a weight word), ``records`` the bytes of the record memory; ``cycles`` counts a whole run,
-    HALT included, and equals the core's counter; ``macs`` counts each multiply-accumulate once.
+    HALT included, and equals the core's counter; ``macs`` counts each multiply-accumulate once. ``tables`` are address and bytes of what the activation memory
+    holds from the start. Of a program with states ``cycles`` are those of the last token that fits its caches, see :meth:`cycles_at`;
+    ``generation`` says where a language model's tokens are.
     """
 
     parameters: CoreParameters
-    instructions: tuple[Instruction, ...]
+    instructions: tuple[Instruction | Scalar, ...]
     layers: tuple[ScheduledLayer, ...]
     placements: dict[str, Placement]
     program_words: list[int]
@@ -64,6 +70,12 @@ class Schedule:
     records: bytes
     cycles: int
     macs: int
+    tables: tuple[tuple[int, bytes], ...] = ()
+    generation: Generation | None = None
+
+    def cycles_at(self, position: int) -> int:
+        """Clocks of a run behind ``position`` earlier tokens."""
+        return sum(program_cycles(_counted(self.instructions, position), self.parameters))
 
     @property
     def stopped_cycles(self) -> int:
@@ -89,7 +101,9 @@ class Needs:
 
 @dataclass(frozen=True, kw_only=True)
 class _Lowered:
-    instructions: list[list[Instruction]]
+    instructions: list[list[Instruction | Scalar]]
+    tables: tuple[tuple[int, bytes], ...]
+    generation: Generation | None
     placements: dict[str, Placement]
     weights: np.ndarray
     records: bytes
@@ -153,17 +167,56 @@ def _lower(program: Program, *, rows: int, columns: int, weight_encoding: str, p
     check_core(program)
     placements, activation_bytes = place(program, rows)
     lowering = Lowering(program=program, placements=placements, rows=rows, columns=columns, encoding=weight_encoding, post_lanes=post_lanes)
-    instructions = [lowering.lower(operation) for operation in program.operations]
+    memory = Memory(activation_bytes)
+    blocks = BlockLowering(program=program, placements=placements, memory=memory)
+    instructions = _instructions(program, lowering, blocks)
     weights, records = lowering.weights, lowering.records
     needs = Needs(
         weight_words=len(weights),
-        activation_words=activation_bytes // rows,
+        activation_words=-(-memory.end // rows),
         record_words=len(records) // (RECORD_BYTES * post_lanes),
         program_words=sum(instruction.words for group in instructions for instruction in group) + 1,
         accumulator_bits=accumulator_bits(program),
         scaled_bits=scaled_bits(program),
     )
-    return _Lowered(instructions=instructions, placements=placements, weights=weights, records=records, needs=needs)
+    return _Lowered(
+        instructions=instructions,
+        tables=tuple(memory.contents),
+        generation=blocks.generation,
+        placements=placements,
+        weights=weights,
+        records=records,
+        needs=needs,
+    )
+
+
+def has_blocks(program: Program) -> bool:
+    """Whether a program needs the vector unit."""
+    return any(isinstance(operation, BlockOperation) for operation in program.operations)
+
+
+def _instructions(program: Program, lowering: Lowering, blocks: BlockLowering) -> list[list[Instruction | Scalar]]:
+    """Instructions of each operation. What begins and ends a program with blocks belongs to its first and last one."""
+    groups: list[list[Instruction | Scalar]] = []
+    for operation in program.operations:
+        if isinstance(operation, BlockOperation):
+            groups.append(blocks.lower(operation))
+        else:
+            groups.append([*lowering.lower(operation), *blocks.measure(operation)])
+    if has_blocks(program):
+        groups[0] = [*blocks.begin(), *groups[0]]
+        groups[-1] = [*groups[-1], *blocks.go_on(), *blocks.advance(), *blocks.repeat()]
+    return groups
+
+
+def _counted(instructions: Sequence[Instruction | Scalar], last: int) -> list[Instruction | Scalar]:
+    """The instructions with ``last`` for the loops that take their count from a register."""
+    return [
+        replace(instruction, loops=tuple(replace(loop, last=last) if loop.last == COUNTED else loop for loop in instruction.loops))
+        if isinstance(instruction, Instruction) and instruction.counted
+        else instruction
+        for instruction in instructions
+    ]
 
 
 def memory_needs(program: Program, *, rows: int, columns: int, weight_encoding: str, post_lanes: int = 1) -> Needs:
@@ -191,7 +244,8 @@ def sim_parameters(program: Program) -> CoreParameters:
             )
         depths[field] = min(depth, limit)
     return CoreParameters(
-        rows=16, columns=16, accumulator_bits=32, post_lanes=SIM_LANES, weight_encoding="trit2", weight_storage="block", **depths
+        rows=16, columns=16, accumulator_bits=32, post_lanes=SIM_LANES, vector_lanes=int(has_blocks(program)), weight_encoding="trit2",
+        weight_storage="block", **depths,
     )  # fmt: skip
 
 
@@ -220,7 +274,11 @@ def _limit(field: str) -> int:
 
 
 def _check_fit(program: Program, needs: Needs, parameters: CoreParameters) -> None:
-    """Raise :class:`ModelError` with one sentence when a memory or the accumulator is too small."""
+    """Raise :class:`ModelError` with one sentence when a memory or the accumulator is too small, or the core lacks a vector unit that is needed."""
+    if has_blocks(program) and not parameters.vector_lanes:
+        raise ModelError(
+            f"model {program.name!r} computes scales at run time, but the core has no vector unit; use a core with vector_lanes of 1"
+        )
     for operation in program.operations:
         if isinstance(operation, (Convolution, SumPool)):
             bits = max(_signed_bits(operation.acc_low), _signed_bits(operation.acc_high))
@@ -268,7 +326,7 @@ def schedule(program: Program, parameters: CoreParameters) -> Schedule:
     )
     _check_fit(program, lowered.needs, parameters)
     return complete(
-        program, parameters, groups=lowered.instructions, placements=lowered.placements, weights=lowered.weights, records=lowered.records
+        program, parameters, groups=lowered.instructions, placements=lowered.placements, weights=lowered.weights, records=lowered.records, tables=lowered.tables, generation=lowered.generation,
     )  # fmt: skip
 
 
@@ -276,16 +334,19 @@ def complete(
     program: Program,
     parameters: CoreParameters,
     *,
-    groups: list[list[Instruction]],
+    groups: Sequence[Sequence[Instruction | Scalar]],
     placements: dict[str, Placement],
     weights: np.ndarray,
     records: bytes,
+    tables: tuple[tuple[int, bytes], ...] = (),
+    generation: Generation | None = None,
 ) -> Schedule:
     """Schedule from the instructions of each operation: program words, layers and counts follow from them."""
-    last_writer = {operation.output: index for index, operation in enumerate(program.operations)}
+    last_writer = {name: index for index, operation in enumerate(program.operations) for name in written(operation)}
     halt = Instruction(opcode=Opcode.HALT)
     instructions = (*(instruction for group in groups for instruction in group), halt)
-    clocks = program_cycles(instructions, parameters)
+    longest = max((operation.capacity - 1 for operation in program.operations if isinstance(operation, Position)), default=0)
+    clocks = program_cycles(_counted(instructions, longest), parameters)
     layers, pc, position = [], 0, 0
     for index, (operation, group) in enumerate(zip(program.operations, groups, strict=True)):
         cycles = sum(clocks[position : position + len(group)])
@@ -302,7 +363,7 @@ def complete(
                 macs=macs,
                 cycles=cycles,
                 utilisation=macs / (parameters.macs_per_cycle * cycles) if cycles else 0.0,
-                outputs=(operation.output,) if last_writer[operation.output] == index else (),
+                outputs=tuple(name for name in written(operation) if last_writer[name] == index),
             )
         )
         pc += words
@@ -316,4 +377,6 @@ def complete(
         records=records,
         cycles=sum(clocks),
         macs=sum(layer.macs for layer in layers),
+        tables=tables,
+        generation=generation,
     )

@@ -8,15 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from tritloom.hw.arch import isa, link, record, timing
+from tritloom.hw.arch import isa, link, record, scalar, timing, vector
 
 __all__ = ["isa_page"]
-
-_RESERVED = (
-    (0x40, 0x7F, "vector unit"),
-    (0x80, 0x9F, "scalar and branch instructions"),
-    (0xA0, 0xBF, "load and store"),
-)
 
 
 def _markdown(text: str) -> str:
@@ -66,6 +60,38 @@ def _record_fields() -> list[str]:
     )
 
 
+def _vector_sections() -> list[str]:
+    """The function of VECTOR, and the scalar instructions."""
+    function = _markdown(vector.__doc__ or "").strip().split("\n\n")
+    registers, rest = (scalar.__doc__ or "").split("=============  ==", 1)
+    rows = [line.split(None, 2) for line in rest.splitlines()[1:] if line and not line.startswith("=")]
+    text = _markdown(registers).strip().split("\n\n")
+    fields = [[f"{bit + width - 1}:{bit}" if width > 1 else bit, f"`{name}`"] for name, (bit, width) in vector.function_fields().items()]
+    kinds = (("second", vector.Second), ("factor", vector.Factor), ("low", vector.Low), ("statistic", vector.Statistic))
+    return [
+        "## Function of VECTOR", "", *[line for paragraph in function[1:] for line in (paragraph, "")], *_table(["bits", "field"], fields),
+        *_table(["field", "values"], [[f"`{name}`", ", ".join(f"{int(entry)} {entry.name}" for entry in kind)] for name, kind in kinds]),
+        "## Scalar instructions", "", *[line for paragraph in text[1:] for line in (paragraph, "")],
+        *_table(["register", "number", "use"], [[f"`{name}`", number, _markdown(use)] for name, number, use in rows]),
+        *_table(["opcode", "operation", "`target` becomes"], [[f"`{code:#04x}`", f"`{code.name}`", _markdown(scalar.MEANING[code])] for code in scalar.ScalarOpcode]),
+        *_table(["condition", "name"], [[int(condition), condition.name] for condition in scalar.Condition]),
+    ]  # fmt: skip
+
+
+def _vector_clocks() -> list[str]:
+    longer = {code: timing.scalar_clocks(code) for code in scalar.ScalarOpcode}
+    usual = min(longer.values())
+    others = ", ".join(f"{clocks + usual} for {code.name}" for code, clocks in longer.items() if clocks != usual)
+    stages = {kind: timing.VECTOR_STAGES[kind] + timing.VECTOR_PIPELINE + 2 for kind in vector.Second}
+    return [
+        f"A VECTOR issues an element a clock, every second clock where it reads two; its `finish` is {stages[vector.Second.NONE]} clocks with one operand,"
+        f" {stages[vector.Second.FACTOR]} with two and {stages[vector.Second.TABLE]} with a table, its `delay` {timing.vector_delay(vector.Second.NONE)},"
+        f" {timing.vector_delay(vector.Second.FACTOR)} and {timing.vector_delay(vector.Second.TABLE)}. A scalar instruction behind another one takes"
+        f" {2 * usual} clocks; {others}, and two more behind a BRANCH.",
+        "",
+    ]
+
+
 def isa_page() -> str:
     """Text of ``docs/isa.md``."""
     paragraphs = _markdown(isa.__doc__ or "").strip().split("\n\n")
@@ -74,20 +100,20 @@ def isa_page() -> str:
         f"# Instruction set, version {isa.ISA_VERSION}", "", "<!-- Written by python -m tritloom.hw.arch.document; do not edit. -->", "",
         paragraphs[1], "", *[line for paragraph in paragraphs[2:] for line in (paragraph, "")],
         "## Operations", "",
-        *_table(["opcode", "operation"], [[f"`{code:#04x}`", f"`{code.name}`"] for code in isa.Opcode]
-                + [[f"`{first:#04x}` to `{last:#04x}`", f"reserved: {use}"] for first, last, use in _RESERVED]),
+        *_table(["opcode", "operation"], [[f"`{code:#04x}`", f"`{code.name}`"] for code in isa.Opcode]),
         "## Header", "",
         f"{isa.HEADER_WORDS} words of {8 * isa.PROGRAM_WORD_BYTES} bits. The gateware keeps of every address only the bits that its memories need.", "", *_fields(isa.FIELDS),
         "## Loop", "", f"{isa.LOOP_WORDS} words for each loop, innermost first, at most {isa.MAX_LOOPS} loops.", "", *_fields(isa.LOOP_FIELDS),
         "## Requantisation record", "", *[line for paragraph in step[1:] for line in (paragraph, "")],
         f"A record is one word of {8 * record.RECORD_BYTES} bits, little endian:", "", *_record_fields(),
+        *_vector_sections(),
         "## State of the core", "",
         *_table(["state", "name"], [[int(state), state.name] for state in link.State]),
         *_table(["fault", "name"], [[int(fault), fault.name] for fault in link.Fault]),
         "After HALT the core is IDLE and `pc` is that of the HALT; after the last instruction that `limit` allows it is STOPPED and `pc` is that of the next",
         "one; at a word that is no instruction it is in FAULT and `pc` is that of the word. ABORT makes it IDLE at once: nothing more is written.", "",
         "## Clocks", "",
-        "Nothing in an instruction depends on data, so its duration is known before. With",
+        "But for the counts that it takes from registers nothing in an instruction depends on data, so its duration is known before. With",
         "",
         "- `words` the length of the instruction,",
         "- `length` the elements of a reduction, plus one for every time that the plane loop advances in it,",
@@ -108,6 +134,7 @@ def isa_page() -> str:
         "",
         f"where `delay` is what `start` of MATRIX is longer than {timing.FETCH_LATENCY + 1 + isa.FIELDS['o'].word}, at least 0. A HALT costs"
         f" max(0, {timing.FETCH_LATENCY + 3} + delay - finish of the instruction before), and {timing.FETCH_LATENCY + 2} when it is the first one.",
+        *_vector_clocks(),
         "The core's cycle counter shows the sum over a program; `tritloom.hw.arch.timing.instruction_cycles`",
         "is this formula, and the gateware is built with its constants.", "",
     ]  # fmt: skip

@@ -32,24 +32,36 @@ fall outside when ``padded`` are skipped (a reduction with none inside gives -12
 **ELEMENTWISE.** ``reduce_loops`` is 0. For each element: read the byte at ``a`` and, with ``two_operands``, the byte at ``b``;
 the post unit computes the code from ``records`` records at ``p`` (see :mod:`tritloom.hw.arch.record`) and writes it to byte ``o``.
 
-Opcodes 0x40 to 0x7F are reserved for the vector unit, 0x80 to 0x9F for scalar and branch instructions, 0xA0 to 0xBF for
-load and store; a core without them stops with the fault ``bad instruction``, as for any unknown opcode.
+**VECTOR.** For each element: read the elements ``a`` and ``b`` (byte addresses), and do with them what ``function`` says (:mod:`tritloom.hw.arch.vector`); the result of
+a reduction is written to ``o``. ``records`` is 1, ``p`` is not used.
+
+**Scalar instructions** (opcodes from 0x80 on, one word each) compute with registers of 32 bits, load, store and branch: :mod:`tritloom.hw.arch.scalar`. With
+``index_a``, ``index_b`` or ``index_o`` an instruction of any kind adds a register to its ``a``, ``b`` or ``o``; with ``counted`` the loops
+with a ``last`` of 65535 take register COUNT instead, and the loop behind such a one adds the registers STEP_A and STEP_B to its ``a_step`` and ``b_step``.
+
+A core without vector unit stops at VECTOR and scalar instructions with the fault ``bad instruction``, as for any unknown opcode, and has no registers.
 
 An instruction is fetched while the results of the previous one are finished, and begins when the last of them is written.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
+from tritloom.hw.arch.scalar import Scalar, ScalarOpcode
+
 __all__ = [
     "FIELDS", "HEADER_WORDS", "ISA_VERSION", "Instruction", "LOOP_FIELDS", "LOOP_WORDS", "Loop", "MAX_LOOPS", "NO_LOOP", "Opcode",
-    "PROGRAM_WORD_BYTES", "assemble", "disassemble", "loop_steps",
+    "COUNTED", "PROGRAM_WORD_BYTES", "assemble", "disassemble", "loop_steps",
 ]  # fmt: skip
 
-ISA_VERSION = 3
+ISA_VERSION = 4
 PROGRAM_WORD_BYTES = 8
 MAX_LOOPS = 7
+COUNTED = 65535
+"""``last`` of a loop of a ``counted`` instruction that takes register COUNT."""
+
 NO_LOOP = 15
 """Value of ``plane_loop`` and ``tile_loop`` when the instruction has no such loop."""
 
@@ -59,6 +71,7 @@ class Opcode(IntEnum):
     MATRIX = 0x01
     POOL = 0x02
     ELEMENTWISE = 0x03
+    VECTOR = 0x40
 
 
 @dataclass(frozen=True)
@@ -82,12 +95,17 @@ FIELDS: dict[str, Field] = {
     "two_operands": Field(0, 25, 1, False, "ELEMENTWISE adds a second operand"),
     "padded": Field(0, 26, 1, False, "check y and x against height and width"),
     "wide": Field(0, 27, 1, False, "use all lanes of the post unit"),
+    "index_a": Field(0, 28, 1, False, "add register INDEX_A to a"),
+    "index_b": Field(0, 29, 1, False, "add register INDEX_B to b"),
+    "index_o": Field(0, 30, 1, False, "add register INDEX_O to o"),
+    "counted": Field(0, 31, 1, False, "take counts from register COUNT"),
     "a": Field(0, 32, 32, False, "first byte address of operand A"),
-    "b": Field(1, 0, 32, False, "first weight word (MATRIX) or byte address of operand B (ELEMENTWISE)"),
+    "b": Field(1, 0, 32, False, "first weight word (MATRIX) or byte address of operand B"),
     "y": Field(1, 32, 16, True, "first row coordinate"),
     "x": Field(1, 48, 16, True, "first column coordinate"),
     "height": Field(2, 0, 16, False, "rows of the input"),
     "width": Field(2, 16, 16, False, "columns of the input"),
+    "function": Field(2, 0, 32, False, "VECTOR: what is computed, in place of height and width"),
     "last_columns": Field(2, 32, 8, False, "columns of the last tile"),
     "pad_value": Field(2, 40, 8, True, "code read outside the input"),
     "low": Field(2, 48, 8, True, "smallest code written"),
@@ -97,6 +115,8 @@ FIELDS: dict[str, Field] = {
     "o": Field(3, 32, 32, False, "first byte address of the result"),
 }
 HEADER_WORDS = 4
+
+_FLAGS = ("raw", "two_operands", "padded", "wide", "index_a", "index_b", "index_o", "counted")
 
 LOOP_FIELDS: dict[str, Field] = {
     "last": Field(0, 0, 16, False, "iterations minus one"),
@@ -136,6 +156,10 @@ class Instruction:
     two_operands: bool = False
     padded: bool = False
     wide: bool = False
+    index_a: bool = False
+    index_b: bool = False
+    index_o: bool = False
+    counted: bool = False
     a: int = 0
     b: int = 0
     o: int = 0
@@ -145,6 +169,7 @@ class Instruction:
     x: int = 0
     height: int = 0
     width: int = 0
+    function: int = 0
     last_columns: int = 0
     pad_value: int = 0
     low: int = -128
@@ -185,35 +210,52 @@ def _unpack(fields: dict[str, Field], words: list[int]) -> dict[str, int]:
     return values
 
 
-def assemble(program: list[Instruction]) -> list[int]:
+def _fields_of(opcode: int) -> dict[str, Field]:
+    """Header fields that an instruction has."""
+    other = {"height", "width"} if opcode == Opcode.VECTOR else {"function"}
+    return {name: place for name, place in FIELDS.items() if name not in other}
+
+
+def assemble(program: Sequence[Instruction | Scalar]) -> list[int]:
     """Encode instructions into program words, 64-bit integers. Raises :class:`ValueError` for a value that does not fit its field."""
     words: list[int] = []
     for index, instruction in enumerate(program):
         where = f"instruction {index} ({instruction.opcode.name})"
+        if isinstance(instruction, Scalar):
+            words.append(instruction.encode())
+            continue
         if instruction.opcode == Opcode.HALT:
             words.append(int(Opcode.HALT))
             continue
         if not 1 <= len(instruction.loops) <= MAX_LOOPS:
             raise ValueError(f"{where}: loops must be from 1 to {MAX_LOOPS}, not {len(instruction.loops)}")
-        values = {name: getattr(instruction, name) for name in FIELDS if name != "loops"}
-        words += _pack(FIELDS, {**values, "loops": len(instruction.loops)}, HEADER_WORDS, where)
+        fields = _fields_of(instruction.opcode)
+        values = {name: getattr(instruction, name) for name in fields if name != "loops"}
+        words += _pack(fields, {**values, "loops": len(instruction.loops)}, HEADER_WORDS, where)
         for loop in instruction.loops:
             words += _pack(LOOP_FIELDS, {name: getattr(loop, name) for name in LOOP_FIELDS}, LOOP_WORDS, where)
     return words
 
 
-def disassemble(words: list[int]) -> list[Instruction]:
+def disassemble(words: Sequence[int]) -> list[Instruction | Scalar]:
     """Inverse of :func:`assemble`. Raises :class:`ValueError` at an unknown opcode or a cut instruction."""
-    program, position = [], 0
+    program: list[Instruction | Scalar] = []
+    position = 0
     while position < len(words):
         opcode = words[position] & 0xFF
+        if opcode in set(ScalarOpcode):
+            program.append(Scalar.decode(words[position]))
+            position += 1
+            continue
         if opcode not in set(Opcode):
             raise ValueError(f"word {position}: unknown opcode {opcode:#04x}")
         if opcode == Opcode.HALT:
             program.append(Instruction(opcode=Opcode.HALT))
             position += 1
             continue
-        header: dict[str, Any] = _unpack(FIELDS, [*words[position : position + HEADER_WORDS], *[0] * HEADER_WORDS][:HEADER_WORDS])
+        header: dict[str, Any] = _unpack(
+            _fields_of(opcode), [*words[position : position + HEADER_WORDS], *[0] * HEADER_WORDS][:HEADER_WORDS]
+        )
         count = header.pop("loops")
         end = position + HEADER_WORDS + LOOP_WORDS * count
         if end > len(words) or not 1 <= count <= MAX_LOOPS:
@@ -221,7 +263,7 @@ def disassemble(words: list[int]) -> list[Instruction]:
         loops = tuple(
             Loop(**_unpack(LOOP_FIELDS, words[start : start + LOOP_WORDS])) for start in range(position + HEADER_WORDS, end, LOOP_WORDS)
         )
-        flags = {name: bool(header.pop(name)) for name in ("raw", "two_operands", "padded", "wide")}
+        flags = {name: bool(header.pop(name)) for name in _FLAGS}
         program.append(Instruction(opcode=Opcode(header.pop("opcode")), loops=loops, **flags, **header))
         position = end
     return program

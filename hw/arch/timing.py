@@ -1,6 +1,6 @@
 """Clocks of the core: the latencies that the gateware is built with, and the exact duration of every instruction.
 
-An instruction is fetched while the results of the one before are finished, issues its elements once the last of those is
+A compute instruction is fetched while the results of the one before are finished, issues its elements once the last of those is
 written, and ends with its own last write; nothing in it depends on data. With the element
 of stage 0 as clock 0, its activation and weight words are in the operand registers' inputs at stage
 :data:`OPERAND_STAGE`. The post unit's commands begin one clock after the *start stage* of the reduction's last element:
@@ -14,10 +14,12 @@ from math import prod
 from tritloom.hw.arch.isa import FIELDS, Instruction, Opcode
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.reduction import reduction_latency
+from tritloom.hw.arch.scalar import Scalar, ScalarOpcode
+from tritloom.hw.arch.vector import Second, VectorFunction
 
 __all__ = [
-    "FETCH_LATENCY", "NEST_LATENCY", "OPERAND_STAGE", "REQUANTISE_LATENCY", "VALUE_LATENCY", "WRITE_LATENCY", "fetch_delay", "instruction_cycles",
-    "program_cycles", "start_stage",
+    "DIVIDE_CLOCKS", "FETCH_LATENCY", "LOAD_CLOCKS", "NEST_LATENCY", "OPERAND_STAGE", "REQUANTISE_LATENCY", "ROOT_CLOCKS", "VALUE_LATENCY", "VECTOR_PIPELINE",
+    "VECTOR_STAGES", "WRITE_LATENCY", "fetch_delay", "instruction_cycles", "program_cycles", "scalar_clocks", "start_stage", "vector_delay",
 ]  # fmt: skip
 
 FETCH_LATENCY = 2
@@ -37,6 +39,34 @@ REQUANTISE_LATENCY = 10
 
 WRITE_LATENCY = 1
 """Clocks from a code, maximum or raw accumulator to the write port."""
+
+VECTOR_STAGES = {
+    second: OPERAND_STAGE + 2 + (0 if second == Second.NONE else 5 if second in (Second.TABLE, Second.POWER) else 1) for second in Second
+}
+"""Stage in which the operands of the vector unit meet. An element is taken from its word in two clocks; a second one comes a clock later, or,
+when its address is a table's, another two clocks for the address, two for the memory and one for the element."""
+
+VECTOR_PIPELINE = 9
+"""Clocks from the meeting of a vector element's operands to the limited result."""
+
+DIVIDE_CLOCKS, ROOT_CLOCKS, LOAD_CLOCKS = 32, 16, 4
+"""Bits of a quotient and of a root, one a clock; clocks from the address of a LOAD to its value."""
+
+
+def scalar_clocks(opcode: ScalarOpcode) -> int:
+    """Clock of a scalar instruction, its first being 0, in which its result goes to the register."""
+    longer = {
+        ScalarOpcode.MULTIPLY: 1,
+        ScalarOpcode.DIVIDE: DIVIDE_CLOCKS + 1,
+        ScalarOpcode.ROOT: ROOT_CLOCKS + 1,
+        ScalarOpcode.LOAD: LOAD_CLOCKS,
+    }
+    return 2 + longer.get(opcode, 0)
+
+
+def vector_delay(second: Second) -> int:
+    """What :func:`fetch_delay` is for the other instructions: when the last address ``o`` of a VECTOR has been used."""
+    return VECTOR_STAGES[second] + VECTOR_PIPELINE - 1 - 1 - FETCH_LATENCY - FIELDS["o"].word
 
 
 def start_stage(opcode: Opcode, parameters: CoreParameters) -> int:
@@ -78,6 +108,9 @@ def _issue(instruction: Instruction, parameters: CoreParameters) -> int:
     the commands of the reduction before it allow.
     """
     counts = [loop.last + 1 for loop in instruction.loops]
+    if instruction.opcode == Opcode.VECTOR:
+        reads = VectorFunction.decode(instruction.function).reads
+        return (prod(counts) - 1) * reads + 1
     inner, outer = counts[: instruction.reduce_loops], counts[instruction.reduce_loops :]
     length = prod(inner)
     if instruction.opcode == Opcode.MATRIX and instruction.plane_loop < len(inner):
@@ -90,25 +123,42 @@ def _issue(instruction: Instruction, parameters: CoreParameters) -> int:
 
 def _finish(instruction: Instruction, parameters: CoreParameters) -> int:
     """Clocks from the last element to the last write."""
+    if instruction.opcode == Opcode.VECTOR:
+        return VECTOR_STAGES[VectorFunction.decode(instruction.function).second] + VECTOR_PIPELINE + 2
     _, tail, _ = _spacing(instruction, parameters)
     direct = instruction.opcode == Opcode.POOL or (instruction.opcode == Opcode.MATRIX and instruction.raw)
     latency = VALUE_LATENCY + WRITE_LATENCY + (0 if direct else REQUANTISE_LATENCY)
     return start_stage(instruction.opcode, parameters) + tail + latency
 
 
-def instruction_cycles(instruction: Instruction, parameters: CoreParameters, previous: Instruction | None = None) -> int:
-    """Clocks from the last write of the ``previous`` instruction to that of ``instruction``; from START where it is the first one.
+def _hidden(previous: Instruction | Scalar | None, parameters: CoreParameters) -> int:
+    """Clocks of the next instruction's fetch that are over when ``previous`` ends."""
+    if previous is None:
+        return 0
+    if isinstance(previous, Scalar):
+        return -1 if previous.opcode == ScalarOpcode.BRANCH else 1
+    delay = fetch_delay(parameters)
+    if previous.opcode == Opcode.VECTOR:
+        delay = vector_delay(VectorFunction.decode(previous.function).second)
+    return _finish(previous, parameters) - 1 - delay
 
-    Their sum is what the core's counter shows when it stops.
+
+def instruction_cycles(instruction: Instruction | Scalar, parameters: CoreParameters, previous: Instruction | Scalar | None = None) -> int:
+    """Clocks from the end of the ``previous`` instruction to that of ``instruction``; from START where it is the first one. A compute instruction ends
+    with its last write, a scalar one with its result.
+
+    Their sum is what the core's counter shows when it stops. Loops that take register COUNT must have their number in ``instruction``.
     """
-    hidden = 0 if previous is None else _finish(previous, parameters) - 1 - fetch_delay(parameters)
+    hidden = _hidden(previous, parameters)
+    if isinstance(instruction, Scalar):
+        return max(0, FETCH_LATENCY + 1 - hidden) + scalar_clocks(instruction.opcode)
     if instruction.opcode == Opcode.HALT:
         return max(0, FETCH_LATENCY + 2 - hidden)
     fetching = max(0, FETCH_LATENCY + instruction.words + NEST_LATENCY - hidden)
     return fetching + _issue(instruction, parameters) - 1 + _finish(instruction, parameters)
 
 
-def program_cycles(instructions: Sequence[Instruction], parameters: CoreParameters) -> list[int]:
+def program_cycles(instructions: Sequence[Instruction | Scalar], parameters: CoreParameters) -> list[int]:
     """Clocks of each instruction when the core starts with the first one and goes on to the last; see :func:`instruction_cycles`."""
     pairs = zip([None, *instructions], instructions, strict=False)
     return [instruction_cycles(instruction, parameters, previous) for previous, instruction in pairs]

@@ -36,6 +36,8 @@ class OperandAddresses(wiring.Component):
         The element lies inside the input, or the instruction is not padded.
     second : :py:`Out(1)`
         ``activation`` is the address of a second operand.
+    table : out
+        Register ``b`` as a byte address.
     """
 
     def __init__(self, parameters: CoreParameters) -> None:
@@ -43,7 +45,7 @@ class OperandAddresses(wiring.Component):
         super().__init__({
             "bus": In(InstructionBus()), "step": In(1), "index": In(LOOP_INDEX_BITS), "two_operands": In(1),
             "activation": Out(address_bits(p.activation_bytes)), "weight": Out(address_bits(p.weight_words)),
-            "inside": Out(1), "second": Out(1),
+            "inside": Out(1), "second": Out(1), "table": Out(address_bits(p.activation_bytes)),
         })  # fmt: skip
 
     @property
@@ -71,6 +73,7 @@ class OperandAddresses(wiring.Component):
         m.d.comb += [
             self.activation.eq(Mux(self.second, second, registers["a"])),
             self.weight.eq(registers["b"]),
+            self.table.eq(registers["b"]),
         ]
 
         padded = field_register(m, self.bus, "padded")

@@ -114,9 +114,15 @@ def test_a_mask_must_leave_something_of_every_pixel() -> None:
 
 
 def test_golden_only_operations_have_obstacles() -> None:
+    """Whatever the vector unit has no instructions for."""
     kinds, waiting = [], [GoldenOperation]
     while waiting:
         below = (kind := waiting.pop()).__subclasses__()
         waiting += below
         kinds += [] if below else [kind]
-    assert len(kinds) >= 23 and all(kind.obstacle for kind in kinds)
+    there = {kind.__name__ for kind in kinds if not kind.obstacle}
+    assert there == {
+        "Attend", "BlockProduct", "BlockSum", "Curve", "Hadamard", "Lookup", "Norm", "Position", "Quantise", "QuantiseByDeviation", "Rectify", "Rotate",
+        "Store", "View",
+    }  # fmt: skip
+    assert {kind.__name__ for kind in kinds} >= there | {"Align", "ClampedSum", "Loop", "Normalise", "Softmax", "Turn"}

@@ -12,6 +12,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "compiler"))
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 
 from decoder_cases import random_weights, small
+from decoder_forms import ATTENTIONS, GATES, NORMS, ROTATIONS, Form, fused
+from decoder_forms import Graph as Forms
 from frontend_models import Graph
 from loop_cases import recursive, ring
 
@@ -107,10 +109,16 @@ def _nested() -> bytes:
     return model.SerializeToString()
 
 
-def _decoder(block: str) -> bytes:
-    """A language model with a cache of 12 tokens: written-out quantisers, rotations, attention, states."""
+def _decoder(block: str, kind: str = "ternary", *forms: Form) -> bytes:
+    """A language model with a cache of 12 tokens: written-out quantisers, rotations, attention, states; ``forms`` of other exporters."""
     decoder = small(block, context=12)
-    return decoder_model("decoder", decoder, random_weights(decoder, "ternary", 0), {}).SerializeToString()
+    model = decoder_model("decoder", decoder, random_weights(decoder, kind, 0), {})
+    if not forms:
+        return model.SerializeToString()
+    graph = Forms(model)
+    for form in forms:
+        form(graph)
+    return graph.bytes()
 
 
 def _arrays() -> list[bytes]:
@@ -128,10 +136,18 @@ def corpus(target: str) -> list[bytes]:
     """Whole files for one of :data:`TARGETS`, the same ones each time."""
     if target == "npz":
         return _arrays()
-    models = [_convolutions(), _qonnx(), _float(), _moves(), _decoder("bitnet"), _decoder("drna"), ring(ticks=3), recursive(), _nested()]
+    decoders = [
+        _decoder("bitnet"),
+        _decoder("drna"),
+        _decoder("llama", "2"),
+        _decoder("llama", "ternary", fused, NORMS["Pow, Div"], ROTATIONS["Slice"], GATES["Gelu by Erf"], ATTENTIONS["repeated keys"]),
+        _decoder("llama", "ternary", NORMS["SkipSimplifiedLayerNormalization"], ATTENTIONS["GroupQueryAttention"]),
+    ]
+    loops = [ring(ticks=3), recursive()]
+    models = [_convolutions(), _qonnx(), _float(), _moves(), *decoders, *loops, _nested()]
     if target == "onnx":
         return models
     samples = {"x": np.random.default_rng(1).normal(size=(9, 6)).astype(np.float32)}
     compiled = [compile(models[0], name="net"), compile(models[1], name="net"), compile(models[2], name="net", calibration=samples)]
-    compiled += [compile(model, name="net") for model in models[4:8]]
+    compiled += [compile(model, name="net") for model in (*decoders[:3], *loops)]
     return [encode_artefact(model.artefact) for model in compiled]

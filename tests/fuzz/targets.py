@@ -57,7 +57,7 @@ def _onnx(data: bytes) -> None:
     if not report.supported:
         raise Finding("check refuses what lower accepts")
     program = lowered.program
-    if obstacles(program):
+    if obstacles(program) or program.states:
         stored = encode_artefact(Artefact(source=data, program=program, schedules={}, settings={"unscheduled": "golden only"}))
     else:
         plan = schedule(program, sim_parameters(program))

@@ -61,7 +61,7 @@ def test_golden_follows_onnx_runtime(block, kv_heads, rotation):
 
 def test_packaged_models_compile():
     for name in ("charlm_bitnet", "charlm_drna_repaired"):
-        generator = TextGenerator(tritloom.compile(zoo.path(name)))
+        generator = TextGenerator(tritloom.InferenceSession(tritloom.compile(zoo.path(name))))
         assert generator.context == 192 and len(generator.vocabulary) == 103
         text = "".join(generator.vocabulary[token] for token in generator.generate(generator.tokens("The "), count=3))
         assert len(text) == 3 and text.isprintable()
@@ -121,7 +121,7 @@ def test_a_file_gives_the_same_text(tmp_path, block):
 
 
 def test_longest_tokens_first_and_back():
-    generator = TextGenerator(compiled())
+    generator = TextGenerator(tritloom.InferenceSession(compiled()))
     assert generator.tokens("abba") == [12, 1, 0]
     assert generator.context == 12
     with pytest.raises(UserError, match="does not know the character 'z'"):
@@ -130,7 +130,7 @@ def test_longest_tokens_first_and_back():
 
 def test_greedy_text_is_the_argmax_of_the_logits():
     model = compiled()
-    generator = TextGenerator(model)
+    generator = TextGenerator(tritloom.InferenceSession(model))
     given = [3, 1]
     made = list(generator.generate(given, count=6))
     logits = golden_logits(model, np.array([*given, *made]))
@@ -138,7 +138,7 @@ def test_greedy_text_is_the_argmax_of_the_logits():
 
 
 def test_draws_repeat_with_their_seed():
-    generator = TextGenerator(compiled())
+    generator = TextGenerator(tritloom.InferenceSession(compiled()))
     texts = [list(generator.generate([0], count=8, temperature=2.0, seed=seed)) for seed in (1, 1, 2)]
     assert texts[0] == texts[1] != texts[2]
 
@@ -164,7 +164,7 @@ def test_choosing_a_token():
 )
 def test_wrong_requests(arguments, message):
     with pytest.raises(UserError, match=message):
-        TextGenerator(compiled()).generate(**arguments)
+        TextGenerator(tritloom.InferenceSession(compiled())).generate(**arguments)
 
 
 def test_the_verb(tmp_path, capsys):
@@ -176,7 +176,7 @@ def test_the_verb(tmp_path, capsys):
         main(["chat", str(path), "--prompt", "ab", "--tokens", "5", "--context", "12", "--json"])
     assert caught.value.code == 0
     answer = json.loads(capsys.readouterr().out)
-    expected = list(TextGenerator(compiled()).generate([12], count=5))
+    expected = list(TextGenerator(tritloom.InferenceSession(compiled())).generate([12], count=5))
     assert answer["text"] == "".join(VOCABULARY[token] for token in expected)
     for words, sentence in (
         (["chat", str(path), "--on", "verilator"], "no core runs language models yet"),
@@ -241,7 +241,7 @@ def _cast(graph):
 def test_another_rotation_is_refused():
     model = exported("drna", 0)[0]
     _other_turn(model.graph)
-    with pytest.raises(ModelError, match="it is no step of a rotation by the key before"):
+    with pytest.raises(ModelError, match="it is no step of a rotation"):
         tritloom.compile(model.SerializeToString())
 
 
@@ -265,7 +265,7 @@ def test_what_is_refused_is_named(change, message):
 
 
 def test_caches_are_no_longer_than_the_tables_unless_asked():
-    assert TextGenerator(compiled(context=None)).context == 12
+    assert TextGenerator(tritloom.InferenceSession(compiled(context=None))).context == 12
 
 
 def test_tables_shorter_than_the_caches():

@@ -1,0 +1,157 @@
+"""Decoders on a core: the vector unit's twin and the gateware in Verilator against golden, every tensor of every token, and the clocks."""
+
+import numpy as np
+import pytest
+from test_decoder_compiled import TOKENS, compiled
+
+import tritloom
+from tritloom.compiled import CompiledModel
+from tritloom.compiler.golden import Stream
+from tritloom.compiler.schedule import Schedule, has_blocks, schedule, sim_parameters, tensor_from_bytes, tensor_to_bytes
+from tritloom.errors import ModelError, UserError
+from tritloom.generation import TextGenerator
+from tritloom.hw.arch.link import Space
+from tritloom.hw.arch.parameters import CoreParameters
+from tritloom.hw.model import CoreModel
+
+
+class Twin:
+    """A schedule loaded on the NumPy twin."""
+
+    def __init__(self, model: CompiledModel, made: Schedule) -> None:
+        self.program, self.schedule, self.core = model.program, made, CoreModel(made.parameters)
+        self.core.write(Space.PROGRAM, 0, np.array(made.program_words, "<u8").tobytes())
+        self.core.write(Space.WEIGHTS, 0, np.ascontiguousarray(made.weights).tobytes())
+        for address, table in made.tables:
+            self.core.write(Space.ACTIVATIONS, address, table)
+
+    def tensor(self, name: str) -> np.ndarray:
+        place = self.schedule.placements[name]
+        return tensor_from_bytes(place, self.core.read(place.address, place.bytes), self.schedule.parameters)
+
+    def give(self, token: int) -> None:
+        place = self.schedule.placements[self.program.inputs[0].tensor]
+        self.core.write(Space.ACTIVATIONS, place.address, tensor_to_bytes(place, np.full((1, 1, 1), token), self.schedule.parameters))
+
+    def trace(self, token: int) -> dict[str, np.ndarray]:
+        self.give(token)
+        tensors = {}
+        for layer in self.schedule.layers:
+            self.core.run(layer.pc, layer.instructions)
+            tensors.update({name: self.tensor(name) for name in layer.outputs})
+        return tensors
+
+
+def assert_equal(expected: dict[str, np.ndarray], found: dict[str, np.ndarray], where: str) -> None:
+    for name, values in found.items():
+        assert np.array_equal(values, expected[name][0]), f"{where}: tensor {name} differs"
+
+
+@pytest.mark.parametrize(
+    "block,kv_heads,rotation,core",
+    [
+        ("bitnet", 1, "half", {}),
+        ("bitnet", 4, "interleaved", {"rows": 8, "columns": 3, "post_lanes": 1}),
+        ("llama", 2, "half", {"rows": 4, "columns": 5, "post_lanes": 1}),
+        ("llama", 2, "interleaved", {"rows": 32, "columns": 8, "weight_encoding": "trit5"}),
+    ],
+)
+def test_every_tensor_of_the_twin_equals_golden(block, kv_heads, rotation, core) -> None:
+    model = compiled(block, 3, kv_heads=kv_heads, rotation=rotation)
+    assert not model.golden_only and has_blocks(model.program)
+    sizes = {field: 1 << 14 for field in ("weight_words", "activation_words", "program_words")}
+    shape = {**sim_parameters(model.program).to_json(), **sizes, **core}
+    made = schedule(model.program, CoreParameters.from_json(shape))
+    twin, stream = Twin(model, made), Stream(model.program)
+    seen = set()
+    for index, token in enumerate(TOKENS.tolist()):
+        stream.step(np.array([token]))
+        found = twin.trace(token)
+        assert_equal(stream.tensors, found, f"token {index}")
+        seen |= set(found)
+    assert seen == {
+        name for operation in model.program.operations for name in (operation.output, getattr(operation, "output_scale", "")) if name
+    }
+
+
+def test_tokens_of_zeros() -> None:
+    """Embeddings, and with them norms, keys and values, that are nothing at all: exponents must not take the others with them."""
+    model = compiled("bitnet", 5)
+    (lookup,) = [operation for operation in model.program.operations if type(operation).__name__ == "Lookup"]
+    lookup.table[3] = 0
+    twin, stream = Twin(model, schedule(model.program, sim_parameters(model.program))), Stream(model.program)
+    for index, token in enumerate([3, 1, 3, 3, 2, 0]):
+        stream.step(np.array([token]))
+        assert_equal(stream.tensors, twin.trace(token), f"token {index}")
+
+
+def test_clocks_of_a_token() -> None:
+    """What a schedule says at each position is what the twin's whole run takes, which adds the same for every earlier token."""
+    model = compiled("llama", 1, kv_heads=2)
+    made = schedule(model.program, sim_parameters(model.program))
+    twin = Twin(model, made)
+    said = [made.cycles_at(position) for position in range(5)]
+    for cycles in said:
+        twin.give(4)
+        twin.core.run()
+        assert twin.core.cycles == cycles
+    assert len(set(np.diff(said))) == 1 and said[1] > said[0]
+    assert made.generation is not None and made.cycles == made.cycles_at(made.generation.capacity - 1)
+
+
+@pytest.mark.parametrize("prompt,count", [([2], 1), ([2, 5, 1], 6), ([0, 1, 2, 3], 8)])
+def test_a_core_generates_by_itself(prompt, count) -> None:
+    """In one run from the prompt to the last token, as golden's likeliest ones."""
+    model = compiled("bitnet", 2)
+    made = schedule(model.program, sim_parameters(model.program))
+    twin, place = Twin(model, made), made.generation
+    assert place is not None
+    twin.core.write(Space.ACTIVATIONS, place.tokens, np.array(prompt, "<u4").tobytes())
+    twin.core.write(Space.ACTIVATIONS, place.prompt, len(prompt).to_bytes(4, "little"))
+    twin.core.write(Space.ACTIVATIONS, place.total, (len(prompt) + count - 1).to_bytes(4, "little"))
+    twin.core.run()
+    words = np.frombuffer(twin.core.read(place.tokens, 4 * (len(prompt) + count)), "<u4").tolist()
+    expected = list(TextGenerator(tritloom.InferenceSession(model)).generate(prompt, count=count))
+    assert words == [*prompt, *expected]
+    assert twin.core.cycles > sum(made.cycles_at(position) for position in range(len(prompt) + count - 1)) - 20 * count
+
+
+def test_what_no_core_can_do_is_said() -> None:
+    model = compiled("drna", 3)
+    assert any("angles that depend on data" in sentence for sentence in model.golden_only)
+    with pytest.raises(ModelError, match="run the model in golden"):
+        schedule(model.program, sim_parameters(compiled("bitnet").program))
+    bitnet = compiled("bitnet")
+    plain = CoreParameters.from_json({**sim_parameters(bitnet.program).to_json(), "vector_lanes": 0})
+    with pytest.raises(ModelError, match="no vector unit"):
+        schedule(bitnet.program, plain)
+
+
+def test_gateware_equals_golden() -> None:
+    """Verilator's core: all tensors of some tokens, tokens that it generates, and its clock counter."""
+    model = compiled("llama", 3, kv_heads=2, rotation="interleaved")
+    session = tritloom.InferenceSession(model, providers=["verilator"])
+    stream, golden = session.stream(), Stream(model.program)
+    for token in TOKENS.tolist()[:5]:
+        golden.step(np.array([token]))
+        stream.trace(np.array([token]))
+        assert_equal(golden.tensors, {name: values[0] for name, values in stream.tensors.items()}, f"token {token}")
+    made = model.schedule()
+    stream = session.stream()
+    for position in range(3):
+        before = stream.cycles
+        assert np.array_equal(stream.step(TOKENS[position : position + 1])["logits"], _logits(model, position))
+        assert stream.cycles - before == made.cycles_at(position)
+    generator = TextGenerator(session)
+    assert list(generator.generate([2, 5], count=9)) == list(TextGenerator(tritloom.InferenceSession(model)).generate([2, 5], count=9))
+    assert generator.cycles is not None and generator.cycles > 9 * made.cycles_at(0)
+    (logits,) = session.run(["logits"], {"input_ids": np.stack([TOKENS[:4], TOKENS[4:8]])})
+    (expected,) = tritloom.InferenceSession(model).run(["logits"], {"input_ids": np.stack([TOKENS[:4], TOKENS[4:8]])})
+    assert np.array_equal(logits, expected)
+    with pytest.raises(UserError, match="has no stream"):
+        tritloom.InferenceSession(tritloom.models.zoo.path("digits_mlp_twn")).stream()
+
+
+def _logits(model: CompiledModel, position: int) -> np.ndarray:
+    stream = Stream(model.program)
+    return [stream.step(TOKENS[index : index + 1])["logits"] for index in range(position + 1)][-1]
