@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from test_decoder_compiled import TOKENS, compiled
+from test_decoder_quest import exported as quest_decoder
 
 import tritloom
 from tritloom.compiled import CompiledModel
@@ -72,6 +73,16 @@ def test_every_tensor_of_the_twin_equals_golden(block, kv_heads, rotation, core)
     assert seen == {
         name for operation in model.program.operations for name in (operation.output, getattr(operation, "output_scale", "")) if name
     }
+
+
+@pytest.mark.parametrize(("bits", "block"), [("1", "llama"), ("1.585", "bitnet"), ("2", "llama"), ("4", "bitnet")])
+def test_quest_decoders(bits, block) -> None:
+    """The Hadamard transform, and codes of an odd and of even numbers of levels."""
+    model = tritloom.compile(quest_decoder(bits, block)[0].SerializeToString(), context=12)
+    twin, stream = Twin(model, schedule(model.program, sim_parameters(model.program))), Stream(model.program)
+    for index, token in enumerate(TOKENS.tolist()[:6]):
+        stream.step(np.array([token]))
+        assert_equal(stream.tensors, twin.trace(token), f"token {index}")
 
 
 def test_tokens_of_zeros() -> None:
@@ -148,6 +159,11 @@ def test_gateware_equals_golden() -> None:
     (logits,) = session.run(["logits"], {"input_ids": np.stack([TOKENS[:4], TOKENS[4:8]])})
     (expected,) = tritloom.InferenceSession(model).run(["logits"], {"input_ids": np.stack([TOKENS[:4], TOKENS[4:8]])})
     assert np.array_equal(logits, expected)
+    found = tritloom.verify(model, on=["golden", "verilator"], samples=4, seed=1)
+    assert found.exact and found.samples == 4 and {comparison.candidate for comparison in found.comparisons} == {"verilator"}
+    assert "of 4 places" in found.details["onnx"]
+    with pytest.raises(UserError, match="random tokens"):
+        tritloom.verify(model, feeds={"input_ids": TOKENS[None]})
     with pytest.raises(UserError, match="has no stream"):
         tritloom.InferenceSession(tritloom.models.zoo.path("digits_mlp_twn")).stream()
 
