@@ -52,6 +52,8 @@ __all__ = ["BlockLowering", "Generation", "Memory"]
 WORD_BYTES = 4
 _SIZES = {1: 0, 2: 1, 4: 2}
 _LARGEST_OUT_SHIFT = 62
+_LARGEST_FACTOR = (1 << 16) - 1
+"""Of the scalar unit's products."""
 
 PEAK, RIGHT = 1, 2
 VALUE, OTHER, SPARE, SPARE_2, DEVIATION = (3, 4), (5, 6), 7, 8, (9, 10)
@@ -295,6 +297,13 @@ class BlockLowering:
         if right is not None:
             emitter.add(pair[1], pair[1], right=right)
 
+    def index(self, operation: Operation, emitter: Emitter, register: int, number: str, stride: int) -> None:
+        """A register becomes the number in a tensor times a stride in bytes."""
+        if stride > _LARGEST_FACTOR:
+            raise ModelError(f"layer {operation.name!r} steps by {stride} bytes; the core multiplies addresses by at most {_LARGEST_FACTOR}")
+        emitter.load(PEAK, self.address(number))
+        emitter.scalar(ScalarOpcode.MULTIPLY, register, PEAK, stride)
+
     # ---- operations ---------------------------------------------------------------------------------------------------
 
     def _position(self, operation: Position, emitter: Emitter) -> None:
@@ -305,8 +314,9 @@ class BlockLowering:
 
     def _lookup(self, operation: Lookup, emitter: Emitter) -> None:
         table = np.asarray(operation.table)
-        emitter.load(PEAK, self.address(operation.input))
-        emitter.scalar(ScalarOpcode.MULTIPLY, INDEX_A, PEAK, 2 * table.shape[1])
+        if len(table) > _LARGEST_FACTOR:
+            raise ModelError(f"layer {operation.name!r} has {len(table)} rows; the core finds one of at most {_LARGEST_FACTOR}")
+        self.index(operation, emitter, INDEX_A, operation.input, 2 * table.shape[1])
         function = VectorFunction(a_size=1, statistic=Statistic.MAGNITUDE)
         axes = [Axis(count=table.shape[1], strides={"a": 2, "o": 4})]
         emitter.vector(function, axes, a=self.table(table, 2), o=self.address(operation.output), index_a=True)
@@ -556,8 +566,7 @@ class BlockLowering:
         half = cosine.shape[1]
         # A row holds what the first and the second element of a pair are multiplied by, for the first result and for the second one.
         table = self.table(np.stack([cosine, -sine, sine, cosine], axis=1), 2)
-        emitter.load(PEAK, self.address(operation.position))
-        emitter.scalar(ScalarOpcode.MULTIPLY, INDEX_B, PEAK, 8 * half)
+        self.index(operation, emitter, INDEX_B, operation.position, 8 * half)
         element = self._placements[name].element_bytes
         pair, following = (element, 2 * element) if operation.interleaved else (half * element, element)
         results = (4, 8) if operation.interleaved else (4 * half, 4)
@@ -581,8 +590,7 @@ class BlockLowering:
         source, target = self._placements[operation.input], self._placements[operation.output]
         if target.address != self._placements[operation.cache].address:
             raise ModelError(f"layer {operation.name!r}: the core changes a cache in place, but {operation.cache!r} is no state")
-        emitter.load(PEAK, self.address(operation.position))
-        emitter.scalar(ScalarOpcode.MULTIPLY, INDEX_O, PEAK, target.pixel_bytes)
+        self.index(operation, emitter, INDEX_O, operation.position, target.pixel_bytes)
         width = source.element_bytes
         axes = [
             Axis(count=source.shape[0], strides={"a": width, "o": width}),

@@ -10,6 +10,7 @@ from tritloom.compiled import CompiledModel
 from tritloom.compiler.golden import Stream
 from tritloom.compiler.schedule import Schedule, has_blocks, schedule, sim_parameters, tensor_from_bytes, tensor_to_bytes
 from tritloom.errors import ModelError, UserError
+from tritloom.estimation import estimate
 from tritloom.generation import TextGenerator
 from tritloom.hw.arch.link import Space
 from tritloom.hw.arch.parameters import CoreParameters
@@ -107,6 +108,8 @@ def test_clocks_of_a_token() -> None:
         twin.core.run()
         assert twin.core.cycles == cycles
     assert len(set(np.diff(said))) == 1 and said[1] > said[0]
+    found = estimate(model)
+    assert (found.first_token, found.further_token, found.cycles) == (said[0], said[1] - said[0], made.cycles)
     assert made.generation is not None and made.cycles == made.cycles_at(made.generation.capacity - 1)
 
 
