@@ -138,7 +138,7 @@ class InferenceSession:
         for row in tokens:
             stream = self._backend.stream()
             rows.append([stream.step(token[None]) for token in row])
-            self._cycles += stream.cycles
+            self._cycles += stream.cycles or 0
         return {spec.name: np.stack([np.concatenate([step[spec.name] for step in row]) for row in rows]) for spec in program.outputs}
 
     @property
