@@ -21,8 +21,9 @@ class LayerEstimate:
 
 @dataclass(frozen=True)
 class Estimate:
-    """``cycles`` is what the core counts for one inference. ``cells`` are estimated LUTs, ``clock_mhz`` the board's usual clock;
-    both are ``None`` for the simulated board."""
+    """``cycles`` is what the core counts for one inference, of a language model for the last token that its caches hold. ``cells`` are estimated LUTs, ``clock_mhz`` the
+    board's usual clock; both are ``None`` for the simulated board. ``first_token`` and ``further_token`` are the cycles of a language model's first token, and how many more
+    each token takes than the one before; ``None`` for another model."""
 
     board: str
     cycles: int
@@ -30,6 +31,8 @@ class Estimate:
     layers: tuple[LayerEstimate, ...]
     cells: int | None
     clock_mhz: float | None
+    first_token: int | None = None
+    further_token: int | None = None
 
     @property
     def inferences_per_second(self) -> float | None:
@@ -41,6 +44,15 @@ def estimate(model: CompiledModel, *, board: str = DEFAULT_BOARD) -> Estimate:
     found = get_board(board)
     plan = model.schedule(board)
     layers = tuple(LayerEstimate(layer.name, layer.cycles, layer.macs, float(layer.utilisation)) for layer in plan.layers)
-    if found.family == "none":
-        return Estimate(found.name, plan.cycles, plan.macs, layers, None, None)
-    return Estimate(found.name, plan.cycles, plan.macs, layers, logic_cells(found, plan.parameters), found.typical_mhz)
+    simulated = found.family == "none"
+    first = plan.cycles_at(0) if model.program.states else None
+    return Estimate(
+        board=found.name,
+        cycles=plan.cycles,
+        macs=plan.macs,
+        layers=layers,
+        cells=None if simulated else logic_cells(found, plan.parameters),
+        clock_mhz=None if simulated else found.typical_mhz,
+        first_token=first,
+        further_token=None if first is None else plan.cycles_at(1) - first,
+    )

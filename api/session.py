@@ -127,7 +127,7 @@ class InferenceSession:
         tokens = np.asarray(input_feed[given.name]) if set(input_feed) == {given.name} else None
         if tokens is None or tokens.ndim != 2 or tokens.dtype.kind not in "iu":
             raise UserError(f"a language model takes {given.name!r} alone, integers of shape (sequences, tokens): its caches begin empty")
-        context = program.tensors[program.states[0].tensor].high + 1
+        context = self.context
         if not 1 <= tokens.shape[1] <= context:
             raise UserError(f"{given.name!r} has {tokens.shape[1]} tokens; from 1 to {context} fit the caches (--context)")
         if self._provider == "golden":
@@ -138,8 +138,14 @@ class InferenceSession:
         for row in tokens:
             stream = self._backend.stream()
             rows.append([stream.step(token[None]) for token in row])
-            self._cycles += stream.cycles
+            self._cycles += stream.cycles or 0
         return {spec.name: np.stack([np.concatenate([step[spec.name] for step in row]) for row in rows]) for spec in program.outputs}
+
+    @property
+    def context(self) -> int:
+        """Tokens that the caches of a language model hold; 0 for another model."""
+        program = self._model.program
+        return program.tensors[program.states[0].tensor].high + 1 if program.states else 0
 
     def stream(self) -> "Stream | CoreStream":
         """A sequence of a language model, token by token, from empty caches; one at a time."""

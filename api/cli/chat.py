@@ -71,7 +71,9 @@ def chat(
         cycles = generator.cycles / computed
         mhz = get_board(board).typical_mhz or None
         found.update(cycles_per_token=round(cycles, 1), clock_mhz=mhz, tokens_per_second=mhz and round(mhz * 1e6 / cycles, 1))
-        clock = "" if mhz is None else f", {mhz * 1e6 / cycles:.0f} tokens a second at the {mhz:g} MHz that cores on {board} typically reach"
+        clock = (
+            "" if mhz is None else f", {mhz * 1e6 / cycles:.0f} tokens a second at the {mhz:g} MHz that cores on {board} typically reach"
+        )
         console.say(f"{cycles:.0f} clocks a token{clock}")
     console.result(found)
 

@@ -68,6 +68,8 @@ def estimate(
     rows = [(layer.name, layer.cycles, layer.macs, f"{layer.utilisation:.1%}") for layer in found.layers]
     console.table(f"{compiled.program.name} on {found.board}", ("layer", "cycles", "multiply-accumulates", "utilisation"), rows)
     console.say(f"{found.cycles} cycles an inference, {found.macs} multiply-accumulates")
+    if found.first_token is not None:
+        console.say(f"of a token: {found.first_token} cycles for the first one, {found.further_token} more for each token before it")
     if found.clock_mhz is not None and found.inferences_per_second is not None:
         console.say(f"{found.inferences_per_second:.0f} inferences a second at {found.clock_mhz:g} MHz, not yet placed and routed")
     if found.cells is not None:

@@ -38,7 +38,7 @@ from tritloom.compiler.ir.block import Position, View
 from tritloom.compiler.ir.program import InputSpec, Operation, OutputSpec, Program, State, Tensor
 from tritloom.errors import ModelError
 
-__all__ = ["MALFORMED", "POSITION", "SequenceReader", "is_sequence_model"]
+__all__ = ["MALFORMED", "MASK", "POSITION", "POSITIONS", "SequenceReader", "is_sequence_model"]
 
 MALFORMED = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
 """What NumPy raises when a damaged model gives an operator operands of impossible shapes or types."""

@@ -162,7 +162,7 @@ def _attend(operation: Attend, tensors: dict[str, np.ndarray]) -> tuple[np.ndarr
     common = exponents.max(axis=1, keepdims=True)
     products = blockfloat.shifted(mixed * total[0][:, None], (common - exponents)[:, None])
     result = products.transpose(0, 2, 1).reshape(samples, -1, 1, 1)
-    scale = blockfloat.scale_of(np.int64(1), common)
+    scale = blockfloat.scale_of(np.ones_like(common), common)
     return result, (scale[0], scale[1].reshape(-1, 1, 1, 1))
 
 

@@ -59,3 +59,7 @@ class Stream:
         self._states = {state.tensor: tensors[state.following] for state in self._program.states}
         self.tensors = tensors
         return stream_outputs(self._program, tensors)
+
+    def trace(self, tokens: np.ndarray) -> dict[str, np.ndarray]:
+        """As :meth:`step`, which keeps every tensor anyway."""
+        return self.step(tokens)

@@ -146,6 +146,10 @@ def _decode_placements(value: Any, program: Program, parameters: CoreParameters)
     return placements
 
 
+def _takes_registers(instruction: Instruction) -> bool:
+    return instruction.opcode == Opcode.VECTOR or instruction.index_a or instruction.index_b or instruction.index_o or instruction.counted
+
+
 def _decode_instructions(data: bytes, parameters: CoreParameters) -> list[Instruction]:
     """Instructions before the closing HALT."""
     size = PROGRAM_WORD_BYTES
@@ -158,7 +162,10 @@ def _decode_instructions(data: bytes, parameters: CoreParameters) -> list[Instru
         raise Malformed(f"program.bin: {error}") from None
     if assemble(instructions) != words:
         raise Malformed("program.bin has bits that no instruction uses")
-    *body, last = instructions
+    plain = [instruction for instruction in instructions if isinstance(instruction, Instruction) and not _takes_registers(instruction)]
+    if len(plain) < len(instructions):
+        raise Malformed("program.bin has instructions of the vector unit or ones that take registers, which no stored program has")
+    *body, last = plain
     if last.opcode != Opcode.HALT or any(instruction.opcode == Opcode.HALT for instruction in body):
         raise Malformed("program.bin does not end at its only HALT")
     return body

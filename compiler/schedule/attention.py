@@ -1,17 +1,12 @@
 """Attention of one token on the vector unit, step by step as :mod:`tritloom.compiler.golden.block` defines it."""
 
-from typing import TYPE_CHECKING
-
-from tritloom.compiler.ir.block import Attend, BlockOperation
+from tritloom.compiler.ir.block import Attend
+from tritloom.compiler.schedule.blocks import LARGEST_OUT_SHIFT, BlockLowering
 from tritloom.compiler.schedule.emit import Emitter
 from tritloom.compiler.schedule.nest import Axis
-from tritloom.errors import ModelError
 from tritloom.hw.arch import blockfloat
 from tritloom.hw.arch.scalar import ADDEND, COUNT, FACTOR, OUT_SHIFT, SHIFT, STATISTIC, STEP_A, STEP_B, ScalarOpcode
 from tritloom.hw.arch.vector import NOT_WRITTEN, OUT_SHIFT_REGISTER, Factor, Second, Statistic, VectorFunction
-
-if TYPE_CHECKING:
-    from tritloom.compiler.schedule.blocks import BlockLowering
 
 __all__ = ["attend"]
 
@@ -24,15 +19,13 @@ _KEPT_BYTES = 12
 _COUNTED = 0
 
 
-def attend(lowering: "BlockLowering", operation: BlockOperation, emitter: Emitter) -> None:
-    """Instructions of an :class:`Attend`. Raises :class:`ModelError` for another operation."""
-    if not isinstance(operation, Attend):
-        raise ModelError(f"layer {operation.name!r}: the core has no instructions for {type(operation).__name__}; run the model in golden")
+def attend(lowering: BlockLowering, operation: Attend, emitter: Emitter) -> None:
+    """Instructions of an :class:`Attend`."""
     _Attention(lowering, operation, emitter).lower()
 
 
 class _Attention:
-    def __init__(self, lowering: "BlockLowering", operation: Attend, emitter: Emitter) -> None:
+    def __init__(self, lowering: BlockLowering, operation: Attend, emitter: Emitter) -> None:
         self._lowering, self._operation, self._emitter = lowering, operation, emitter
         self._channels, self._key_heads, self._capacity = lowering.placement(operation.keys).shape
         self._heads = lowering.placement(operation.queries).shape[1]
@@ -99,7 +92,7 @@ class _Attention:
         e.add(SPARE, SPARE, right=RIGHT)
         e.scalar(ScalarOpcode.SUBTRACT, SPARE, SPARE, -16)
         e.scalar(ScalarOpcode.MAXIMUM, SPARE, SPARE, 1)
-        e.scalar(ScalarOpcode.MINIMUM, OUT_SHIFT, SPARE, 62)
+        e.scalar(ScalarOpcode.MINIMUM, OUT_SHIFT, SPARE, LARGEST_OUT_SHIFT)
         logits = VectorFunction(
             shifted=True, second=Second.FACTOR, factor=Factor.OPERAND, out_shift=OUT_SHIFT_REGISTER, rounded=True, bits=30,
             statistic=Statistic.LARGEST,
@@ -153,7 +146,7 @@ class _Attention:
             e.load(FACTOR, kept + 4)
             e.load(EXPONENT, kept + 8)
             e.scalar(ScalarOpcode.SUBTRACT, SPARE, EXPONENT, right=COMMON)
-            e.scalar(ScalarOpcode.MINIMUM, OUT_SHIFT, SPARE, 62)
+            e.scalar(ScalarOpcode.MINIMUM, OUT_SHIFT, SPARE, LARGEST_OUT_SHIFT)
             place = 4 * self._channels * head
             e.vector(function, axes, a=self._mixed + place, o=lowering.address(operation.output) + place)
             if head:

@@ -8,6 +8,7 @@ import numpy as np
 from tritloom.compiler.ir.block import BlockOperation, Position
 from tritloom.compiler.ir.program import Add, Convolution, Program, Rescale, SumPool
 from tritloom.compiler.ir.vector import obstacles
+from tritloom.compiler.schedule.block_operations import lower_block
 from tritloom.compiler.schedule.blocks import BlockLowering, Generation, Memory
 from tritloom.compiler.schedule.layout import Placement, busiest_layer, place, written
 from tritloom.compiler.schedule.lower import Lowering, count_macs
@@ -200,7 +201,7 @@ def _instructions(program: Program, lowering: Lowering, blocks: BlockLowering) -
     groups: list[list[Instruction | Scalar]] = []
     for operation in program.operations:
         if isinstance(operation, BlockOperation):
-            groups.append(blocks.lower(operation))
+            groups.append(lower_block(blocks, operation))
         else:
             groups.append([*lowering.lower(operation), *blocks.measure(operation)])
     if has_blocks(program):

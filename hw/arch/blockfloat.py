@@ -126,7 +126,7 @@ def add_blocks(
     """
     exponent = np.maximum(left_scale[1], right_scale[1]) + 1
     total = shifted(left * left_scale[0], exponent - left_scale[1]) + shifted(right * right_scale[0], exponent - right_scale[1])
-    return total, (np.int64(1 << (MANTISSA_BITS - 1)), exponent - (MANTISSA_BITS - 1))
+    return total, (np.full_like(exponent, 1 << (MANTISSA_BITS - 1)), exponent - (MANTISSA_BITS - 1))
 
 
 def cosine(turns: np.ndarray) -> np.ndarray:

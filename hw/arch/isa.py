@@ -202,7 +202,7 @@ def _pack(fields: dict[str, Field], values: dict[str, int], words: int, where: s
     return packed
 
 
-def _unpack(fields: dict[str, Field], words: list[int]) -> dict[str, int]:
+def _unpack(fields: dict[str, Field], words: Sequence[int]) -> dict[str, int]:
     values = {}
     for name, place in fields.items():
         value = (words[place.word] >> place.bit) & ((1 << place.width) - 1)

@@ -111,9 +111,13 @@ class ScalarUnit(wiring.Component):
         # Clock 1 and 2: operands. The address of LOAD and STORE has the immediate always.
         stages = Signal(4)
         m.d.sync += stages.eq(Mux(self.flush, 0, (stages << 1) | self.start))
-        left, right, second = Signal(32, reset_less=True), Signal(32, reset_less=True), Signal(32)
-        m.d.sync += [left.eq(seen(self.instruction.left, read_left.data)), right.eq(seen(read_right.addr, read_right.data))]
-        m.d.comb += second.eq(Mux(self.instruction.by_immediate, self.instruction.immediate, right))
+        left, right, second = Signal(32, reset_less=True), Signal(32, reset_less=True), Signal(32, reset_less=True)
+        from_right = seen(read_right.addr, read_right.data)
+        m.d.sync += [
+            left.eq(seen(self.instruction.left, read_left.data)),
+            right.eq(from_right),
+            second.eq(Mux(self.instruction.by_immediate, self.instruction.immediate, from_right)),
+        ]
 
         # Clock 2: results of one clock.
         places, backwards = second[:5], Signal()

@@ -1,5 +1,6 @@
 """What is called with each damaged file. Nothing but tritloom's own errors may come out of :func:`run`, each one sentence."""
 
+import contextlib
 import math
 import os
 import tempfile
@@ -58,6 +59,9 @@ def _onnx(data: bytes) -> None:
         raise Finding("check refuses what lower accepts")
     program = lowered.program
     if obstacles(program) or program.states:
+        if program.states:
+            with contextlib.suppress(TritloomError):
+                schedule(program, sim_parameters(program))
         stored = encode_artefact(Artefact(source=data, program=program, schedules={}, settings={"unscheduled": "golden only"}))
     else:
         plan = schedule(program, sim_parameters(program))

@@ -3,12 +3,14 @@
 import numpy as np
 import pytest
 from test_decoder_compiled import TOKENS, compiled
+from test_decoder_quest import exported as quest_decoder
 
 import tritloom
 from tritloom.compiled import CompiledModel
 from tritloom.compiler.golden import Stream
 from tritloom.compiler.schedule import Schedule, has_blocks, schedule, sim_parameters, tensor_from_bytes, tensor_to_bytes
 from tritloom.errors import ModelError, UserError
+from tritloom.estimation import estimate
 from tritloom.generation import TextGenerator
 from tritloom.hw.arch.link import Space
 from tritloom.hw.arch.parameters import CoreParameters
@@ -74,6 +76,16 @@ def test_every_tensor_of_the_twin_equals_golden(block, kv_heads, rotation, core)
     }
 
 
+@pytest.mark.parametrize(("bits", "block"), [("1", "llama"), ("1.585", "bitnet"), ("2", "llama"), ("4", "bitnet")])
+def test_quest_decoders(bits, block) -> None:
+    """The Hadamard transform, and codes of an odd and of even numbers of levels."""
+    model = tritloom.compile(quest_decoder(bits, block)[0].SerializeToString(), context=12)
+    twin, stream = Twin(model, schedule(model.program, sim_parameters(model.program))), Stream(model.program)
+    for index, token in enumerate(TOKENS.tolist()[:6]):
+        stream.step(np.array([token]))
+        assert_equal(stream.tensors, twin.trace(token), f"token {index}")
+
+
 def test_tokens_of_zeros() -> None:
     """Embeddings, and with them norms, keys and values, that are nothing at all: exponents must not take the others with them."""
     model = compiled("bitnet", 5)
@@ -96,6 +108,8 @@ def test_clocks_of_a_token() -> None:
         twin.core.run()
         assert twin.core.cycles == cycles
     assert len(set(np.diff(said))) == 1 and said[1] > said[0]
+    found = estimate(model)
+    assert (found.first_token, found.further_token, found.cycles) == (said[0], said[1] - said[0], made.cycles)
     assert made.generation is not None and made.cycles == made.cycles_at(made.generation.capacity - 1)
 
 
@@ -148,6 +162,11 @@ def test_gateware_equals_golden() -> None:
     (logits,) = session.run(["logits"], {"input_ids": np.stack([TOKENS[:4], TOKENS[4:8]])})
     (expected,) = tritloom.InferenceSession(model).run(["logits"], {"input_ids": np.stack([TOKENS[:4], TOKENS[4:8]])})
     assert np.array_equal(logits, expected)
+    found = tritloom.verify(model, on=["golden", "verilator"], samples=4, seed=1)
+    assert found.exact and found.samples == 4 and {comparison.candidate for comparison in found.comparisons} == {"verilator"}
+    assert "of 4 places" in found.details["onnx"]
+    with pytest.raises(UserError, match="random tokens"):
+        tritloom.verify(model, feeds={"input_ids": TOKENS[None]})
     with pytest.raises(UserError, match="has no stream"):
         tritloom.InferenceSession(tritloom.models.zoo.path("digits_mlp_twn")).stream()
 
