@@ -493,7 +493,7 @@ def test_a_small_file_does_not_unfold_to_a_large_program():
 
 SIM = "schedules/sim/"
 SCHEDULE_CASES = [
-    ("parameters.json", lambda v: v.update(isa=1), "instruction set version 1 is unknown, this version knows 3"),
+    ("parameters.json", lambda v: v.update(isa=1), "instruction set version 1 is unknown, this version knows 4"),
     ("parameters.json", lambda v: v.update(rows=5), "rows must be a power of two"),
     ("parameters.json", lambda v: v.update(extra=5), "has not exactly the fields"),
     ("parameters.json", lambda v: v.update(accumulator_bits=16), "needs accumulators of 18 bits, the core has 16"),
@@ -527,7 +527,9 @@ def test_schedules_that_do_not_fit_their_program_are_refused(name, change, match
         ("records.bin", lambda data: data[:14] + b"\x7e\x00" + data[16:], "records.bin has no record at 0"),
         ("program.bin", lambda data: data[:-8], "does not end at its only HALT|is cut"),
         ("program.bin", lambda data: data + data[-8:], "does not end at its only HALT"),
-        ("program.bin", lambda data: data[:-8] + b"\x40" + bytes(7), "unknown opcode 0x40"),
+        ("program.bin", lambda data: data[:-8] + b"\x3f" + bytes(7), "unknown opcode 0x3f"),
+        ("program.bin", lambda data: b"\x80" + bytes(7) + data, "which no stored program has"),
+        ("program.bin", lambda data: data[:3] + bytes([data[3] | 0x80]) + data[4:], "which no stored program has"),
         ("program.bin", lambda data: data[:-8] + b"\x00\x01" + bytes(6), "has bits that no instruction uses"),
         ("program.bin", lambda data: data[:-8] + data[8 * 19 : 8 * 29] + data[-8:], "layers.json counts 8 instructions, program.bin has 9"),
         ("program.bin", lambda data: data[:-1], "program.bin has"),
