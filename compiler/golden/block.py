@@ -163,7 +163,7 @@ def _attend(operation: Attend, tensors: dict[str, np.ndarray]) -> tuple[np.ndarr
     products = blockfloat.shifted(mixed * total[0][:, None], (common - exponents)[:, None])
     result = products.transpose(0, 2, 1).reshape(samples, -1, 1, 1)
     scale = blockfloat.scale_of(np.ones_like(common), common)
-    return result, (scale[0], scale[1].reshape(-1, 1, 1, 1))
+    return result, (scale[0].reshape(-1, 1, 1, 1), scale[1].reshape(-1, 1, 1, 1))
 
 
 def _compute(operation: BlockOperation, tensors: dict[str, np.ndarray]) -> tuple[np.ndarray, Scale | None]:
