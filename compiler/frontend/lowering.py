@@ -36,7 +36,7 @@ from tritloom.compiler.frontend.sequence import is_sequence_model
 from tritloom.compiler.frontend.settings import Settings
 from tritloom.compiler.ir.loop import Loop
 from tritloom.compiler.ir.program import Convolution, HostOp, Operation, Program
-from tritloom.compiler.ir.vector import GoldenOperation
+from tritloom.compiler.ir.vector import GoldenOperation, obstacles
 from tritloom.compiler.passes import PASSES
 from tritloom.compiler.quantize.weights import IntegerWeights
 from tritloom.errors import UserError
@@ -199,7 +199,7 @@ def check(data: bytes, *, name: str = "model") -> CheckReport:
         "dialect": dialect_of(proto),
         "parameters": parameters_of(proto),
     }
-    facts["operators"] = _operators(model, [GOLDEN] if own_reader and program is not None else [])
+    facts["operators"] = _operators(model, _places(program) if own_reader and program is not None else None)
     layers = [] if program is None else _layers(program)
     facts["macs"] = None if program is None else sum(layer["macs"] for layer in layers)
     facts["precision"] = precision_of(weighted, program)
@@ -247,15 +247,20 @@ def _dimensions(value: onnx_ir.Value) -> list[int | str]:
     return [] if value.shape is None else [size if isinstance(size, int) else str(size) for size in value.shape]
 
 
-def _operators(model: onnx_ir.Model, others: list[str]) -> list[dict[str, Any]]:
-    """The operators of a model by domain and name: how many nodes, and where they may run; ``others`` where the table of operators does not know them."""
+def _places(program: Program) -> list[str]:
+    """Where a program that has a reader of its own runs: on a core if all of it does."""
+    return [GOLDEN] if obstacles(program) else [CORE]
+
+
+def _operators(model: onnx_ir.Model, places: list[str] | None) -> list[dict[str, Any]]:
+    """The operators of a model by domain and name: how many nodes, and where they may run, by the table of operators unless ``places`` are given."""
     counts = Counter(operator_key(node) for node in model.graph)
     return [
         {
             "domain": domain,
             "operator": name,
             "nodes": count,
-            "runs": list(OPERATORS[domain, name].runs) if (domain, name) in OPERATORS else others,
+            "runs": places or (list(OPERATORS[domain, name].runs) if (domain, name) in OPERATORS else []),
         }
         for (domain, name), count in sorted(counts.items())
     ]
@@ -291,5 +296,7 @@ def _layer(operation: Operation, program: Program, trips: int) -> dict[str, Any]
         macs = int(np.prod(operation.weights.shape)) * output.shape[1] * output.shape[2] * trips
     shape = program.tensors[operation.inputs[0]].shape
     kind = "Dense" if isinstance(operation, Convolution) and operation.is_dense(shape) else type(operation).__name__
-    runs = GOLDEN if isinstance(operation, GoldenOperation) else CORE
+    # No core repeats the body of a loop.
+    in_loop = all(operation is not other for other in program.operations)
+    runs = GOLDEN if in_loop or (isinstance(operation, GoldenOperation) and operation.missing) else CORE
     return {"name": operation.name, "op": kind, "input": list(shape), "output": list(output.shape), "macs": macs, "runs": runs}

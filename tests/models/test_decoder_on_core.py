@@ -7,6 +7,7 @@ from test_decoder_quest import exported as quest_decoder
 
 import tritloom
 from tritloom.compiled import CompiledModel
+from tritloom.compiler.frontend import check
 from tritloom.compiler.golden import Stream
 from tritloom.compiler.schedule import Schedule, has_blocks, schedule, sim_parameters, tensor_from_bytes, tensor_to_bytes
 from tritloom.errors import ModelError, UserError
@@ -128,6 +129,13 @@ def test_a_core_generates_by_itself(prompt, count) -> None:
     expected = list(TextGenerator(tritloom.InferenceSession(model)).generate(prompt, count=count))
     assert words == [*prompt, *expected]
     assert twin.core.cycles > sum(made.cycles_at(position) for position in range(len(prompt) + count - 1)) - 20 * count
+
+
+def test_check_says_what_runs_where() -> None:
+    for block, everything in (("llama", True), ("drna", False)):
+        report = check(compiled(block, 1).source, name="small")
+        assert (report.facts["runs"]["golden only"] == {}) == everything
+        assert {tuple(entry["runs"]) for entry in report.facts["operators"]} == {("core",) if everything else ("golden only",)}
 
 
 def test_what_no_core_can_do_is_said() -> None:
