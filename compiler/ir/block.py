@@ -72,10 +72,6 @@ class Norm(BlockOperation):
     epsilon: tuple[int, int] = (0, 0)
 
     @property
-    def missing(self) -> str:
-        return "its vector unit has no norm with a mean or a bias" if self.centre or self.bias is not None else ""
-
-    @property
     def inputs(self) -> tuple[str, ...]:
         return tuple(name for name in (self.input, self.input_scale) if name)
 

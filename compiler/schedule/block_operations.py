@@ -66,13 +66,18 @@ def _lookup(lowering: BlockLowering, operation: Lookup, emitter: Emitter) -> Non
 
 def _power(lowering: BlockLowering, emitter: Emitter, name: str, pixel: int) -> None:
     """Registers RIGHT and SHIFT for a pixel, and in VALUE the sum of its squares as a scale."""
-    dropped = blockfloat.norm_shift(lowering.placement(name).shape[0])
     lowering.normalise(emitter, name, pixel)
     emitter.move(SHIFT, RIGHT)
+    _squares(emitter, lowering.address(name, pixel), lowering.size(name), lowering.placement(name).shape[0])
+
+
+def _squares(emitter: Emitter, address: int, size: int, count: int) -> None:
+    """In VALUE the sum of squares of elements that register SHIFT normalises, as a scale."""
+    dropped = blockfloat.norm_shift(count)
     squares = VectorFunction(
-        a_size=lowering.size(name), o_size=NOT_WRITTEN, shifted=True, factor=Factor.ITSELF, out_shift=dropped, statistic=Statistic.SUM
+        a_size=size, o_size=NOT_WRITTEN, shifted=True, factor=Factor.ITSELF, out_shift=dropped, statistic=Statistic.SUM
     )
-    emitter.vector(squares, lowering.channels(name, reduces=True, a=name), a=lowering.address(name, pixel))
+    emitter.vector(squares, [Axis(count=count, reduces=True, strides={"a": 1 << size})], a=address)
     emitter.scale_of(VALUE, STATISTIC, None, SPARE, dropped)
 
 
@@ -151,26 +156,74 @@ def _quantise_by_deviation(lowering: BlockLowering, operation: QuantiseByDeviati
 
 
 def _norm(lowering: BlockLowering, operation: Norm, emitter: Emitter) -> None:
-    if operation.centre or operation.bias is not None:
-        raise ModelError(f"layer {operation.name!r}: the core has no centring and no bias in a norm; run the model in golden")
-    name, out = operation.input, operation.output
+    name, out, count = operation.input, operation.output, lowering.placement(operation.input).shape[0]
     gain = lowering.table(operation.gain, 2)
     for pixel in range(lowering.pixels(name)):
-        _power(lowering, emitter, name, pixel)
+        source, size = lowering.address(name, pixel), lowering.size(name)
+        lowering.normalise(emitter, name, pixel)
+        emitter.move(SHIFT, RIGHT)
+        if operation.centre:
+            source, size = _deviations(lowering, emitter, source, size, count), 2
+        _squares(emitter, source, size, count)
         if operation.epsilon[0]:
             lowering.scale(emitter, OTHER, operation.input_scale, pixel, RIGHT)
+            if operation.centre:
+                inverse = blockfloat.reciprocal(blockfloat.scale_of(np.array(count)))
+                emitter.product_constant(OTHER, OTHER, (int(inverse[0]), int(inverse[1])), SPARE)
             emitter.reciprocal(OTHER, OTHER, SPARE)
             _square(emitter, OTHER)
             emitter.product_constant(OTHER, OTHER, operation.epsilon, SPARE)
             emitter.sum(VALUE, VALUE, OTHER, (SPARE, SPARE_2))
         emitter.root_reciprocal(VALUE, VALUE, (SPARE, SPARE_2))
-        emitter.store_pair(VALUE, lowering.address(operation.output_scale, pixel))
+        target = lowering.address(out, pixel) if operation.bias is None else lowering.scratch("products", WORD_BYTES * count)
         products = VectorFunction(
-            a_size=lowering.size(name), b_size=1, shifted=True, second=Second.FACTOR, factor=Factor.OPERAND, statistic=Statistic.MAGNITUDE
+            a_size=size, b_size=1, shifted=True, second=Second.FACTOR, factor=Factor.OPERAND, statistic=Statistic.MAGNITUDE
         )
-        axes = lowering.channels(name, a=name, o=out, b_bytes=2)
-        emitter.vector(products, axes, a=lowering.address(name, pixel), b=gain, o=lowering.address(out, pixel))
+        emitter.vector(products, [Axis(count=count, strides={"a": 1 << size, "b": 2, "o": 4})], a=source, b=gain, o=target)
+        if operation.bias is not None:
+            emitter.scalar(ScalarOpcode.LENGTH, RIGHT, STATISTIC, blockfloat.BLOCK_BITS)
+            emitter.add(VALUE[1], VALUE[1], right=RIGHT)
+            emitter.set(SPARE_2, 0)
+            emitter.set_pair(OTHER, operation.bias_scale)
+            bias = lowering.table(operation.bias, 2), 1, SPARE_2, OTHER
+            _add(emitter, ((target, 2, RIGHT, VALUE), bias), lowering.address(out, pixel), count)
         lowering.keep_peak(emitter, out, pixel)
+        emitter.store_pair(VALUE, lowering.address(operation.output_scale, pixel))
+
+
+def _deviations(lowering: BlockLowering, emitter: Emitter, source: int, size: int, count: int) -> int:
+    """Address of ``count`` times the deviations from the mean of elements that register SHIFT normalises; SHIFT is theirs then, and added to RIGHT."""
+    target = lowering.scratch("deviations", WORD_BYTES * count)
+    each = [Axis(count=count, strides={"a": 1 << size, "o": 4})]
+    emitter.vector(VectorFunction(a_size=size, o_size=NOT_WRITTEN, shifted=True, statistic=Statistic.SUM), each, a=source)
+    emitter.scalar(ScalarOpcode.SUBTRACT, ADDEND, STATISTIC, 0)
+    emitter.set(FACTOR, count)
+    function = VectorFunction(a_size=size, shifted=True, factor=Factor.REGISTER, addend=True, statistic=Statistic.MAGNITUDE)
+    emitter.vector(function, each, a=source, o=target)
+    emitter.scalar(ScalarOpcode.LENGTH, SHIFT, STATISTIC, blockfloat.BLOCK_BITS)
+    emitter.scalar(ScalarOpcode.LENGTH, SPARE, STATISTIC, blockfloat.BLOCK_BITS)
+    emitter.add(RIGHT, RIGHT, right=SPARE)
+    return target
+
+
+def _add(emitter: Emitter, parts: tuple[tuple[int, int, int, Pair], tuple[int, int, int, Pair]], target: int, count: int) -> None:
+    """:func:`tritloom.hw.arch.blockfloat.add_blocks` of two parts: address, size, register of the shift that normalises, and scale. Its scale goes to VALUE."""
+    (*_, left), (*_, right) = parts
+    exponent, places = PEAK, SPARE
+    emitter.scalar(ScalarOpcode.MAXIMUM, exponent, left[1], right=right[1])
+    emitter.add(exponent, exponent, 1)
+    for index, (first, size, shift, pair) in enumerate(parts):
+        emitter.move(SHIFT, shift)
+        emitter.move(FACTOR, pair[0])
+        emitter.scalar(ScalarOpcode.SUBTRACT, places, pair[1], right=exponent)
+        emitter.scalar(ScalarOpcode.MINIMUM, OUT_SHIFT, places, LARGEST_OUT_SHIFT)
+        function = VectorFunction(
+            a_size=size, shifted=True, factor=Factor.REGISTER, out_shift=OUT_SHIFT_REGISTER, second=Second.ADDEND if index else Second.NONE,
+            statistic=Statistic.MAGNITUDE,
+        )  # fmt: skip
+        emitter.vector(function, [Axis(count=count, strides={"a": 1 << size, "b": 4 * index, "o": 4})], a=first, b=target * index, o=target)
+    emitter.set(VALUE[0], 1 << 15)
+    emitter.add(VALUE[1], exponent, -15)
 
 
 def _quantise(lowering: BlockLowering, operation: Quantise, emitter: Emitter) -> None:
@@ -255,35 +308,16 @@ def _product(lowering: BlockLowering, operation: BlockProduct, emitter: Emitter)
 
 
 def _sum(lowering: BlockLowering, operation: BlockSum, emitter: Emitter) -> None:
-    out, places = operation.output, SPARE
+    out = operation.output
     for pixel in range(lowering.pixels(operation.left)):
         address, right, size = _right(lowering, operation, emitter, pixel)
         emitter.product_constant(right, right, operation.right_constant, SPARE)
         lowering.normalise(emitter, operation.left, pixel)
         lowering.scale(emitter, VALUE, operation.left_scale, pixel, RIGHT)
         emitter.product_constant(VALUE, VALUE, operation.left_constant, SPARE)
-        exponent = PEAK
-        emitter.scalar(ScalarOpcode.MAXIMUM, exponent, VALUE[1], right=right[1])
-        emitter.add(exponent, exponent, 1)
-        parts = (
-            (lowering.address(operation.left, pixel), lowering.size(operation.left), RIGHT, VALUE),
-            (address, size, SPARE_2, right),
-        )
-        for index, (first, width, shift, pair) in enumerate(parts):
-            emitter.move(SHIFT, shift)
-            emitter.move(FACTOR, pair[0])
-            emitter.scalar(ScalarOpcode.SUBTRACT, places, pair[1], right=exponent)
-            emitter.scalar(ScalarOpcode.MINIMUM, OUT_SHIFT, places, LARGEST_OUT_SHIFT)
-            function = VectorFunction(
-                a_size=width, shifted=True, factor=Factor.REGISTER, out_shift=OUT_SHIFT_REGISTER,
-                second=Second.ADDEND if index else Second.NONE, statistic=Statistic.MAGNITUDE,
-            )  # fmt: skip
-            target = lowering.address(out, pixel)
-            axes = [Axis(count=lowering.placement(out).shape[0], strides={"a": 1 << width, "b": 4 * index, "o": 4})]
-            emitter.vector(function, axes, a=first, b=target * index, o=target)
+        left = lowering.address(operation.left, pixel), lowering.size(operation.left), RIGHT, VALUE
+        _add(emitter, (left, (address, size, SPARE_2, right)), lowering.address(out, pixel), lowering.placement(out).shape[0])
         lowering.keep_peak(emitter, out, pixel)
-        emitter.set(VALUE[0], 1 << 15)
-        emitter.add(VALUE[1], exponent, -15)
         emitter.store_pair(VALUE, lowering.address(operation.output_scale, pixel))
 
 

@@ -1,5 +1,7 @@
 """Decoders on a core: the vector unit's twin and the gateware in Verilator against golden, every tensor of every token, and the clocks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from test_decoder_compiled import TOKENS, compiled
@@ -9,6 +11,7 @@ import tritloom
 from tritloom.compiled import CompiledModel
 from tritloom.compiler.frontend import check
 from tritloom.compiler.golden import Stream
+from tritloom.compiler.ir.block import Norm
 from tritloom.compiler.schedule import Schedule, has_blocks, schedule, sim_parameters, tensor_from_bytes, tensor_to_bytes
 from tritloom.errors import ModelError, UserError
 from tritloom.estimation import estimate
@@ -82,6 +85,26 @@ def test_quest_decoders(bits, block) -> None:
     """The Hadamard transform, and codes of an odd and of even numbers of levels."""
     model = tritloom.compile(quest_decoder(bits, block)[0].SerializeToString(), context=12)
     twin, stream = Twin(model, schedule(model.program, sim_parameters(model.program))), Stream(model.program)
+    for index, token in enumerate(TOKENS.tolist()[:6]):
+        stream.step(np.array([token]))
+        assert_equal(stream.tensors, twin.trace(token), f"token {index}")
+
+
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_layer_norms(with_bias) -> None:
+    """Norms with a mean, with and without a bias, in place of a decoder's own ones."""
+    model, rng = compiled("bitnet", 4), np.random.default_rng(4)
+
+    def centred(operation):
+        if not isinstance(operation, Norm):
+            return operation
+        bias = rng.integers(-30000, 30000, operation.gain.shape).astype(np.int16) if with_bias else None
+        return replace(operation, centre=True, bias=bias, bias_scale=(40000, -34) if with_bias else (0, 0))
+
+    program = replace(model.program, operations=tuple(map(centred, model.program.operations)))
+    changed = CompiledModel(replace(model.artefact, program=program))
+    assert not changed.golden_only
+    twin, stream = Twin(changed, schedule(program, sim_parameters(program))), Stream(program)
     for index, token in enumerate(TOKENS.tolist()[:6]):
         stream.step(np.array([token]))
         assert_equal(stream.tensors, twin.trace(token), f"token {index}")
