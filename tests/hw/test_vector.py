@@ -100,14 +100,14 @@ def random_vector(rng: random.Random) -> list[Instruction | Scalar]:
     return [*program, vector(function, strided(strides, counts), reduce_loops=reduces, a=a, b=b, o=target)]
 
 
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", range(1))
 def test_scalar_instructions(seed) -> None:
     rng = random.Random(seed)
     program = [*random_scalars(rng, 25), *dump()]
     check(CORE, random_memories(CORE, np.random.default_rng(seed)), program)
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_vector_instructions(seed) -> None:
     rng = random.Random(seed)
     program: list[Instruction | Scalar] = []
@@ -119,7 +119,7 @@ def test_vector_instructions(seed) -> None:
     check(CORE, random_memories(CORE, np.random.default_rng(seed)), [*program, *dump()])
 
 
-@pytest.mark.parametrize("count", [1, 2, 7])
+@pytest.mark.parametrize("count", [1, 7])
 def test_fields_from_registers(count) -> None:
     """Addresses, counts and steps: a sum over rows whose number is known at run time, and a copy of as many."""
     sums = VectorFunction(a_size=0, b_size=0, second=Second.FACTOR, factor=Factor.OPERAND, statistic=Statistic.MAGNITUDE)
@@ -187,7 +187,7 @@ def test_branches() -> None:
     assert status == (State.IDLE, Fault.NONE, model.pc, model.cycles)
 
 
-@pytest.mark.parametrize("limit", [1, 7])
+@pytest.mark.parametrize("limit", [7])
 def test_stops_after_scalar_instructions(limit) -> None:
     status, data, model = run_on_core(loop_program(), limit=limit)
     assert status == (State.STOPPED, Fault.NONE, model.pc, model.cycles)
@@ -207,8 +207,8 @@ def test_abort_in_the_middle() -> None:
             await bench.ctx.tick().repeat(40)
             await bench.exchange(LinkOpcode.ABORT)
             assert (await bench.status())[0] == State.IDLE
-            before = await bench.read(0, CORE.activation_bytes)
-            assert await bench.read(0, CORE.activation_bytes) == before
+            before = await bench.read(HALF, 400)
+            assert await bench.read(HALF, 400) == before
             await bench.start(pc=sum(instruction.words for instruction in program[: program.index(HALT) + 1]))
             results["status"] = await bench.wait()
 
