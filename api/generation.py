@@ -85,7 +85,7 @@ class TextGenerator:
 
     def _generated(self, prompt: Sequence[int], count: int, temperature: float, top_k: int, rng: np.random.Generator) -> Iterator[int]:
         stream = self._session.stream()
-        if isinstance(stream, CoreStream) and temperature == 0:
+        if isinstance(stream, CoreStream) and stream.generates and temperature == 0:
             for token in stream.generate(prompt, count):
                 self.cycles = stream.cycles
                 yield token

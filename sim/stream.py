@@ -55,6 +55,11 @@ class CoreStream:
         self.tensors = {name: values[None] for name, values in tensors.items()}
         return stream_outputs(self._program, self.tensors)
 
+    @property
+    def generates(self) -> bool:
+        """Whether the core can choose tokens by itself."""
+        return self._schedule.generation is not None
+
     def generate(self, prompt: Sequence[int], count: int) -> Iterator[int]:
         """``count`` tokens behind ``prompt``, each the likeliest one, chosen by the core: it runs :data:`TOGETHER` tokens at a time on its own.
 

@@ -153,7 +153,7 @@ class _Attention:
                 e.scalar(ScalarOpcode.MAXIMUM, SPARE_2, SPARE_2, right=STATISTIC)
             else:
                 e.move(SPARE_2, STATISTIC)
-        e.store(SPARE_2, lowering.peak(operation.output, 0))
+        lowering.keep_peak(e, operation.output, 0, SPARE_2)
         e.set(OWN[0], 1 << 15)
         e.add(OWN[1], COMMON, -15)
         e.store_pair(OWN, lowering.address(operation.output_scale))

@@ -55,6 +55,8 @@ def _position(lowering: BlockLowering, operation: Position, emitter: Emitter) ->
 
 def _lookup(lowering: BlockLowering, operation: Lookup, emitter: Emitter) -> None:
     table = np.asarray(operation.table)
+    if lowering.pixels(operation.output) > 1:
+        raise ModelError(f"layer {operation.name!r} looks up several tokens at once; the core takes one token a run")
     if len(table) > LARGEST_FACTOR:
         raise ModelError(f"layer {operation.name!r} has {len(table)} rows; the core finds one of at most {LARGEST_FACTOR}")
     lowering.index(operation, emitter, INDEX_A, operation.input, 2 * table.shape[1])
@@ -105,7 +107,7 @@ def _hadamard(lowering: BlockLowering, operation: Hadamard, emitter: Emitter) ->
                 if not offset:
                     emitter.move(SPARE, STATISTIC)
             emitter.scalar(ScalarOpcode.MAXIMUM, SPARE, SPARE, right=STATISTIC)
-        emitter.store(SPARE, lowering.peak(out, pixel))
+        lowering.keep_peak(emitter, out, pixel, SPARE)
         lowering.scale(emitter, VALUE, operation.input_scale, pixel, RIGHT)
         emitter.store_pair(VALUE, lowering.address(operation.output_scale, pixel))
 

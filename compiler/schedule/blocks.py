@@ -106,6 +106,7 @@ class BlockLowering:
         self.generation = self._generation()
         """Where the tokens of a language model are, ``None`` for another program."""
         self._peaks: dict[str, int] = {}
+        self._measured: set[tuple[str, int]] = set()
         self._scratch: dict[str, tuple[int, int]] = {}
 
     def begin(self) -> list[Instruction | Scalar]:
@@ -124,15 +125,12 @@ class BlockLowering:
             emitter.store(PEAK, token)
         return emitter.instructions
 
-    def measure(self, operation: Operation) -> list[Instruction | Scalar]:
+    def measured(self, operation: Operation) -> list[Instruction | Scalar]:
         """Peaks of a tensor that the array has written, where an operation on blocks reads it."""
-        emitter = Emitter(f"layer {operation.name!r}")
-        name = operation.output
+        emitter, name = Emitter(f"layer {operation.name!r}"), operation.output
         if any(isinstance(reader, BlockOperation) and name in reader.inputs for reader in self._program.operations):
             for pixel in range(self.pixels(name)):
-                function = VectorFunction(o_size=NOT_WRITTEN, statistic=Statistic.MAGNITUDE)
-                emitter.vector(function, self.channels(name, a=name), a=self.address(name, pixel))
-                self.keep_peak(emitter, name, pixel)
+                self.measure(emitter, name, pixel)
         return emitter.instructions
 
     def _load_token_place(self, emitter: Emitter, offset: int) -> None:
@@ -249,12 +247,21 @@ class BlockLowering:
             self._peaks[name] = self._memory.reserve(WORD_BYTES * self.pixels(name))
         return self._peaks[name] + WORD_BYTES * pixel
 
-    def keep_peak(self, emitter: Emitter, name: str, pixel: int) -> None:
-        """The statistic of the instruction before becomes a pixel's peak."""
-        emitter.store(STATISTIC, self.peak(name, pixel))
+    def keep_peak(self, emitter: Emitter, name: str, pixel: int, register: int = STATISTIC) -> None:
+        """A register, the statistic of the instruction before, becomes a pixel's peak."""
+        emitter.store(register, self.peak(name, pixel))
+        self._measured.add((name, pixel))
+
+    def measure(self, emitter: Emitter, name: str, pixel: int) -> None:
+        """The peak of a pixel by a pass of its own."""
+        function = VectorFunction(a_size=self.size(name), o_size=NOT_WRITTEN, statistic=Statistic.MAGNITUDE)
+        emitter.vector(function, self.channels(name, a=name), a=self.address(name, pixel))
+        self.keep_peak(emitter, name, pixel)
 
     def normalise(self, emitter: Emitter, name: str, pixel: int, right: int = RIGHT) -> None:
         """Registers PEAK and ``right``: the largest magnitude, and by how much the elements are shifted."""
+        if (name, pixel) not in self._measured:
+            self.measure(emitter, name, pixel)
         emitter.load(PEAK, self.peak(name, pixel))
         emitter.scalar(ScalarOpcode.LENGTH, right, PEAK, blockfloat.BLOCK_BITS)
 

@@ -203,7 +203,7 @@ def _instructions(program: Program, lowering: Lowering, blocks: BlockLowering) -
         if isinstance(operation, BlockOperation):
             groups.append(lower_block(blocks, operation))
         else:
-            groups.append([*lowering.lower(operation), *blocks.measure(operation)])
+            groups.append([*lowering.lower(operation), *blocks.measured(operation)])
     if has_blocks(program):
         groups[0] = [*blocks.begin(), *groups[0]]
         groups[-1] = [*groups[-1], *blocks.go_on(), *blocks.advance(), *blocks.repeat()]

@@ -11,7 +11,7 @@ import tritloom
 from tritloom.compiled import CompiledModel
 from tritloom.compiler.frontend import check
 from tritloom.compiler.golden import Stream
-from tritloom.compiler.ir.block import Norm
+from tritloom.compiler.ir.block import BlockSum, Norm, Quantise
 from tritloom.compiler.schedule import Schedule, has_blocks, schedule, sim_parameters, tensor_from_bytes, tensor_to_bytes
 from tritloom.errors import ModelError, UserError
 from tritloom.estimation import estimate
@@ -106,6 +106,21 @@ def test_layer_norms(with_bias) -> None:
     assert not changed.golden_only
     twin, stream = Twin(changed, schedule(program, sim_parameters(program))), Stream(program)
     for index, token in enumerate(TOKENS.tolist()[:6]):
+        stream.step(np.array([token]))
+        assert_equal(stream.tensors, twin.trace(token), f"token {index}")
+
+
+def test_codes_in_a_sum() -> None:
+    """The largest magnitude of a tensor that no instruction has counted on the way is looked for where it is needed."""
+    model = compiled("bitnet", 6)
+    first = next(operation for operation in model.program.operations if isinstance(operation, BlockSum))
+    codes = next(operation for operation in model.program.operations if isinstance(operation, Quantise))
+    changed = replace(first, left=codes.output, left_scale=codes.output_scale)
+    operations = tuple(changed if operation is first else operation for operation in model.program.operations)
+    program = replace(model.program, operations=operations)
+    twin = Twin(CompiledModel(replace(model.artefact, program=program)), schedule(program, sim_parameters(program)))
+    stream = Stream(program)
+    for index, token in enumerate(TOKENS.tolist()[:4]):
         stream.step(np.array([token]))
         assert_equal(stream.tensors, twin.trace(token), f"token {index}")
 
