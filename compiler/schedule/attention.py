@@ -74,7 +74,7 @@ class _Attention:
         e, operation, lowering = self._emitter, self._operation, self._lowering
         each = [Axis(count=_COUNTED, strides={"a": 4, "o": 4})]
         pairs = [Axis(count=_COUNTED, strides={"a": 4, "b": 4, "o": 4})]
-        lowering.scale(e, OWN, operation.queries_scale, head)
+        e.load_pair(OWN, lowering.address(operation.queries_scale, head))
         e.product_constant(OWN, OWN, operation.logit, SPARE)
         e.move(FACTOR, OWN[0])
         e.counted(VectorFunction(factor=Factor.REGISTER, out_shift=16), each, a=self._key_factors, o=self._factors)
@@ -153,7 +153,7 @@ class _Attention:
                 e.scalar(ScalarOpcode.MAXIMUM, SPARE_2, SPARE_2, right=STATISTIC)
             else:
                 e.move(SPARE_2, STATISTIC)
-        lowering.keep_peak(e, operation.output, 0, SPARE_2)
+        lowering.keep_peak(e, operation.output, SPARE_2)
         e.set(OWN[0], 1 << 15)
         e.add(OWN[1], COMMON, -15)
         e.store_pair(OWN, lowering.address(operation.output_scale))

@@ -13,7 +13,7 @@ from tritloom.compiler.ir.block import (
     Position,
 )
 from tritloom.compiler.ir.program import Operation, Program
-from tritloom.compiler.schedule.emit import ZERO, Emitter, Pair
+from tritloom.compiler.schedule.emit import LARGEST_FACTOR, ZERO, Emitter, Pair, Place
 from tritloom.compiler.schedule.layout import Placement
 from tritloom.compiler.schedule.nest import Axis
 from tritloom.errors import ModelError
@@ -28,7 +28,7 @@ from tritloom.hw.arch.scalar import (
 )
 from tritloom.hw.arch.vector import NOT_WRITTEN, Statistic, VectorFunction
 
-__all__ = ["ELEMENT_SIZES", "LARGEST_FACTOR", "LARGEST_OUT_SHIFT", "WORD_BYTES", "BlockLowering", "Generation", "Memory"]
+__all__ = ["ELEMENT_SIZES", "LARGEST_OUT_SHIFT", "WORD_BYTES", "BlockLowering", "Generation", "Memory"]
 
 WORD_BYTES = 4
 ELEMENT_SIZES = {1: 0, 2: 1, 4: 2}
@@ -36,9 +36,6 @@ ELEMENT_SIZES = {1: 0, 2: 1, 4: 2}
 
 LARGEST_OUT_SHIFT = 62
 """Beyond it nothing but the sign of a result would be left."""
-
-LARGEST_FACTOR = (1 << 16) - 1
-"""Of the scalar unit's products."""
 
 PEAK, RIGHT = 1, 2
 SPARE, SPARE_2 = 7, 8
@@ -105,13 +102,15 @@ class BlockLowering:
         self._program, self._placements, self._memory = program, placements, memory
         self.generation = self._generation()
         """Where the tokens of a language model are, ``None`` for another program."""
+        self.word = 0
+        """Program word of the next instruction; who puts the parts together keeps it."""
         self._peaks: dict[str, int] = {}
-        self._measured: set[tuple[str, int]] = set()
+        self._measured: set[str] = set()
         self._scratch: dict[str, tuple[int, int]] = {}
 
     def begin(self) -> list[Instruction | Scalar]:
         """What every program starts with: where several tokens are asked for, the next one is that of its number."""
-        emitter = Emitter("the start")
+        emitter = self.emitter("the start")
         emitter.set(ZERO, 0)
         if self.generation is not None:
             place, token = self.generation, self.address(self._program.inputs[0].tensor)
@@ -127,11 +126,15 @@ class BlockLowering:
 
     def measured(self, operation: Operation) -> list[Instruction | Scalar]:
         """Peaks of a tensor that the array has written, where an operation on blocks reads it."""
-        emitter, name = Emitter(f"layer {operation.name!r}"), operation.output
+        emitter, name = self.emitter(f"layer {operation.name!r}"), operation.output
         if any(isinstance(reader, BlockOperation) and name in reader.inputs for reader in self._program.operations):
-            for pixel in range(self.pixels(name)):
-                self.measure(emitter, name, pixel)
+            for _ in emitter.each_pixel(self.pixels(name)):
+                self.measure(emitter, name)
         return emitter.instructions
+
+    def emitter(self, where: str) -> Emitter:
+        """For the next instructions."""
+        return Emitter(where, self.word)
 
     def _load_token_place(self, emitter: Emitter, offset: int) -> None:
         """Registers SPARE_2, the address of the token ``offset`` behind the present one, and PEAK, that token."""
@@ -143,7 +146,7 @@ class BlockLowering:
 
     def go_on(self) -> list[Instruction | Scalar]:
         """Behind the last operation: the likeliest token follows where the prompt has ended, and the program begins again while tokens are asked for."""
-        emitter = Emitter("the end")
+        emitter = self.emitter("the end")
         if self.generation is None:
             return []
         place, logits = self.generation, self._program.outputs[0]
@@ -165,7 +168,7 @@ class BlockLowering:
 
     def repeat(self) -> list[Instruction | Scalar]:
         """At the very end: back to the first word while the next token has a number below the total."""
-        emitter = Emitter("the end")
+        emitter = self.emitter("the end")
         if self.generation is None:
             return []
         emitter.load(PEAK, self.address(self.generation.position))
@@ -177,7 +180,7 @@ class BlockLowering:
 
     def advance(self) -> list[Instruction | Scalar]:
         """The states that do not change in place take their following values."""
-        emitter = Emitter("the end")
+        emitter = self.emitter("the end")
         for state in self._program.states:
             source, target = self._placements[state.following], self._placements[state.tensor]
             if source.address == target.address:
@@ -219,6 +222,10 @@ class BlockLowering:
         place = self._placements[name]
         return place.address + pixel * place.pixel_bytes
 
+    def place(self, name: str) -> Place:
+        """The first channel of every pixel."""
+        return Place(self.address(name), self._placements[name].pixel_bytes)
+
     def size(self, name: str) -> int:
         """Logarithm of the bytes of an element."""
         return ELEMENT_SIZES[self._placements[name].element_bytes]
@@ -241,42 +248,48 @@ class BlockLowering:
     def table(self, values: np.ndarray, width: int) -> int:
         return self._memory.table(values, width)
 
-    def peak(self, name: str, pixel: int) -> int:
-        """Address of the peak of a pixel."""
+    def _peak(self, name: str) -> Place:
+        """The peaks of all pixels."""
         if name not in self._peaks:
             self._peaks[name] = self._memory.reserve(WORD_BYTES * self.pixels(name))
-        return self._peaks[name] + WORD_BYTES * pixel
+        return Place(self._peaks[name], WORD_BYTES)
 
-    def keep_peak(self, emitter: Emitter, name: str, pixel: int, register: int = STATISTIC) -> None:
-        """A register, the statistic of the instruction before, becomes a pixel's peak."""
-        emitter.store(register, self.peak(name, pixel))
-        self._measured.add((name, pixel))
+    def keep_peak(self, emitter: Emitter, name: str, register: int = STATISTIC) -> None:
+        """A register, the statistic of the instruction before, becomes the pixel's peak; so it must for each pixel of ``name``."""
+        emitter.store(register, self._peak(name))
+        self._measured.add(name)
 
-    def measure(self, emitter: Emitter, name: str, pixel: int) -> None:
-        """The peak of a pixel by a pass of its own."""
+    def forget_peak(self, name: str) -> None:
+        """``name`` was written by something that knows no peaks."""
+        self._measured.discard(name)
+
+    def measure(self, emitter: Emitter, name: str) -> None:
+        """The pixel's peak by a pass of its own."""
         function = VectorFunction(a_size=self.size(name), o_size=NOT_WRITTEN, statistic=Statistic.MAGNITUDE)
-        emitter.vector(function, self.channels(name, a=name), a=self.address(name, pixel))
-        self.keep_peak(emitter, name, pixel)
+        emitter.vector(function, self.channels(name, a=name), a=self.place(name))
+        self.keep_peak(emitter, name)
 
-    def normalise(self, emitter: Emitter, name: str, pixel: int, right: int = RIGHT) -> None:
-        """Registers PEAK and ``right``: the largest magnitude, and by how much the elements are shifted."""
-        if (name, pixel) not in self._measured:
-            self.measure(emitter, name, pixel)
-        emitter.load(PEAK, self.peak(name, pixel))
+    def normalise(self, emitter: Emitter, name: str, right: int = RIGHT) -> None:
+        """Registers PEAK and ``right``: the largest magnitude of the pixel, and by how much its elements are shifted."""
+        # What lacks peaks at the first pixel lacks them at the others, where their instructions are written out.
+        if name not in self._measured or name in emitter.measuring:
+            emitter.measuring.add(name)
+            self.measure(emitter, name)
+        emitter.load(PEAK, self._peak(name))
         emitter.scalar(ScalarOpcode.LENGTH, right, PEAK, blockfloat.BLOCK_BITS)
 
-    def scale(self, emitter: Emitter, pair: Pair, name: str, pixel: int, right: int | None = None) -> None:
-        """The scale of a pixel, of elements that were shifted to the right by a register; 1 where the tensor has none."""
+    def scale(self, emitter: Emitter, pair: Pair, name: str, right: int | None = None) -> None:
+        """The scale of the pixel, of elements that were shifted to the right by a register; 1 where the tensor has none."""
         if name:
-            emitter.load_pair(pair, self.address(name, pixel))
+            emitter.load_pair(pair, self.place(name))
         else:
             emitter.set_pair(pair, (1 << 15, -15))
         if right is not None:
             emitter.add(pair[1], pair[1], right=right)
 
-    def index(self, operation: Operation, emitter: Emitter, register: int, number: str, stride: int) -> None:
-        """A register becomes the number in a tensor times a stride in bytes."""
+    def index(self, operation: Operation, emitter: Emitter, register: int, number: Place, stride: int) -> None:
+        """A register becomes the number at a place times a stride in bytes."""
         if stride > LARGEST_FACTOR:
             raise ModelError(f"layer {operation.name!r} steps by {stride} bytes; the core multiplies addresses by at most {LARGEST_FACTOR}")
-        emitter.load(PEAK, self.address(number))
+        emitter.load(PEAK, number)
         emitter.scalar(ScalarOpcode.MULTIPLY, register, PEAK, stride)

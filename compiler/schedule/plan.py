@@ -10,6 +10,7 @@ from tritloom.compiler.ir.program import Add, Convolution, Program, Rescale, Sum
 from tritloom.compiler.ir.vector import obstacles
 from tritloom.compiler.schedule.block_operations import lower_block
 from tritloom.compiler.schedule.blocks import BlockLowering, Generation, Memory
+from tritloom.compiler.schedule.clocks import run_cycles
 from tritloom.compiler.schedule.layout import Placement, busiest_layer, place, written
 from tritloom.compiler.schedule.lower import Lowering, count_macs
 from tritloom.errors import ModelError
@@ -17,7 +18,6 @@ from tritloom.hw.arch.isa import COUNTED, Instruction, Opcode, assemble
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.record import RECORD_BYTES
 from tritloom.hw.arch.scalar import Scalar
-from tritloom.hw.arch.timing import program_cycles
 
 __all__ = [
     "SMALLER_INPUTS", "Needs", "Schedule", "ScheduledLayer", "accumulator_bits", "activation_shortage", "check_core", "complete", "has_blocks", "memory_needs",
@@ -76,16 +76,16 @@ class Schedule:
 
     def cycles_at(self, position: int) -> int:
         """Clocks of a run behind ``position`` earlier tokens."""
-        return sum(program_cycles(_counted(self.instructions, position), self.parameters))
+        return sum(run_cycles(_counted(self.instructions, position), self.parameters))
 
     @property
     def stopped_cycles(self) -> int:
         """Clocks of a run that stops after every layer: the fetch of a layer's first instruction is not hidden then."""
-        ends = [0]
+        starts, number = [], 0
         for layer in self.layers:
-            ends.append(ends[-1] + layer.instructions)
-        parts = [self.instructions[begin:end] for begin, end in zip(ends, [*ends[1:], len(self.instructions)], strict=True)]
-        return sum(sum(program_cycles(part, self.parameters)) for part in parts)
+            starts.append(number)
+            number += layer.instructions
+        return sum(run_cycles(self.instructions, self.parameters, stops={*starts, number}))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,14 +199,25 @@ def has_blocks(program: Program) -> bool:
 def _instructions(program: Program, lowering: Lowering, blocks: BlockLowering) -> list[list[Instruction | Scalar]]:
     """Instructions of each operation. What begins and ends a program with blocks belongs to its first and last one."""
     groups: list[list[Instruction | Scalar]] = []
+
+    def put(instructions: Sequence[Instruction | Scalar]) -> None:
+        """At the end of the last group."""
+        groups[-1] += instructions
+        blocks.word += sum(instruction.words for instruction in instructions)
+
     for operation in program.operations:
+        groups.append([])
+        if has_blocks(program) and len(groups) == 1:
+            put(blocks.begin())
         if isinstance(operation, BlockOperation):
-            groups.append(lower_block(blocks, operation))
+            put(lower_block(blocks, operation))
         else:
-            groups.append([*lowering.lower(operation), *blocks.measured(operation)])
+            put(lowering.lower(operation))
+            put(blocks.measured(operation))
     if has_blocks(program):
-        groups[0] = [*blocks.begin(), *groups[0]]
-        groups[-1] = [*groups[-1], *blocks.go_on(), *blocks.advance(), *blocks.repeat()]
+        put(blocks.go_on())
+        put(blocks.advance())
+        put(blocks.repeat())
     return groups
 
 
@@ -347,7 +358,7 @@ def complete(
     halt = Instruction(opcode=Opcode.HALT)
     instructions = (*(instruction for group in groups for instruction in group), halt)
     longest = max((operation.capacity - 1 for operation in program.operations if isinstance(operation, Position)), default=0)
-    clocks = program_cycles(_counted(instructions, longest), parameters)
+    clocks = run_cycles(_counted(instructions, longest), parameters)
     layers, pc, position = [], 0, 0
     for index, (operation, group) in enumerate(zip(program.operations, groups, strict=True)):
         cycles = sum(clocks[position : position + len(group)])

@@ -92,14 +92,15 @@ class Condition(IntEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class Scalar:
-    """One scalar instruction. ``right`` is ``None`` where ``immediate`` is used."""
+    """One scalar instruction. ``right`` is ``None`` where ``immediate`` is used. ``trips`` above 0, of a BRANCH back, is how often the instructions from its
+    destination to itself run one time after the other: a promise of who wrote the program, for counting clocks; it is not encoded."""
 
     opcode: ScalarOpcode
     target: int = 0
     left: int = 0
     right: int | None = None
     immediate: int = 0
-    comment: str = field(default="", compare=False)
+    trips: int = field(default=0, compare=False)
 
     @property
     def words(self) -> int:
