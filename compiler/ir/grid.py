@@ -5,7 +5,6 @@ Elements have up to 32 bits. Sums, differences, comparisons and logic are all on
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 
@@ -20,8 +19,6 @@ FACTOR_BITS = 16
 @dataclass(frozen=True, kw_only=True)
 class GridOperation(GoldenOperation):
     """Base: operations with one result and no scale tensor of it."""
-
-    obstacle: ClassVar[str] = "its vector unit has no instructions for integers on a fixed grid"
 
 
 @dataclass(frozen=True, kw_only=True)

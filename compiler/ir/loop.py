@@ -5,7 +5,6 @@ a loop-carried tensor. Loops may stand in the bodies of loops.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 
@@ -35,8 +34,6 @@ class Loop(GoldenOperation):
 
     ``condition`` names a tensor (1, 1, 1) that the body knows: a trip behind which it is 0 is the last one of this sample. With an empty name there are ``limit`` trips.
     """
-
-    obstacle: ClassVar[str] = "its sequencer repeats no part of a program"
 
     limit: int
     condition: str = ""

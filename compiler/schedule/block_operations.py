@@ -19,10 +19,12 @@ from tritloom.compiler.ir.block import (
     Store,
     View,
 )
+from tritloom.compiler.ir.grid import GridOperation
 from tritloom.compiler.ir.quest import Hadamard, QuantiseByDeviation
 from tritloom.compiler.schedule.attention import attend
 from tritloom.compiler.schedule.blocks import ELEMENT_SIZES, LARGEST_OUT_SHIFT, WORD_BYTES, BlockLowering
 from tritloom.compiler.schedule.emit import LARGEST_FACTOR, Emitter, Pair, Place
+from tritloom.compiler.schedule.grid_operations import GRID_HANDLERS
 from tritloom.compiler.schedule.layout import Placement
 from tritloom.compiler.schedule.nest import Axis, affine_prefix
 from tritloom.errors import ModelError
@@ -40,8 +42,8 @@ _Part = tuple[Place, int, int, Pair]
 """An operand of a sum: place, size, register of the shift that normalises, and scale."""
 
 
-def lower_block(lowering: BlockLowering, operation: BlockOperation) -> list[Instruction | Scalar]:
-    """Instructions of one operation. Raises :class:`ModelError` for one that the core cannot do."""
+def lower_block(lowering: BlockLowering, operation: BlockOperation | GridOperation) -> list[Instruction | Scalar]:
+    """Instructions of one operation on blocks, or on integers of a fixed grid. Raises :class:`ModelError` for one that the core cannot do."""
     emitter = lowering.emitter(f"layer {operation.name!r}")
     if type(operation) not in _HANDLERS:
         raise ModelError(f"layer {operation.name!r}: the core has no instructions for {type(operation).__name__}; run the model in golden")
@@ -401,16 +403,19 @@ def _view(lowering: BlockLowering, operation: View, emitter: Emitter) -> None:
     # Whether every pixel takes its elements equally far from where the one before takes them.
     regular = apart >= 0 and (np.diff(flat, axis=1) == apart).all()
     for pixel in emitter.each_pixel(flat.shape[1], written_out=not regular):
-        rest = np.stack([flat[:, pixel], np.arange(target.shape[0]) * target.element_bytes], axis=1)
-        loops, covered = affine_prefix(rest)
-        if covered < len(rest):
-            raise ModelError(
-                f"layer {operation.name!r} gathers its elements in several runs; the core takes a regular transpose or reshape"
-            )
-        axes = [Axis(count=count, strides={"a": int(stride[0]), "o": int(stride[1])}) for count, stride in loops]
-        first = Place(int(flat[0, 0]), apart) if regular else Place(int(rest[0, 0]))
-        emitter.vector(function, axes, a=first, o=lowering.place(operation.output))
-        lowering.keep_peak(emitter, operation.output)
+        rest = np.stack([flat[:, 0 if regular else pixel], np.arange(target.shape[0]) * target.element_bytes], axis=1)
+        first = True
+        while len(rest):
+            loops, covered = affine_prefix(rest)
+            axes = [Axis(count=count, strides={"a": int(stride[0]), "o": int(stride[1])}) for count, stride in loops]
+            place = lowering.place(operation.output).behind(int(rest[0, 1]))
+            emitter.vector(function, axes, a=Place(int(rest[0, 0]), apart if regular else 0), o=place)
+            if first:
+                emitter.move(SPARE, STATISTIC)
+            else:
+                emitter.scalar(ScalarOpcode.MAXIMUM, SPARE, SPARE, right=STATISTIC)
+            first, rest = False, rest[covered:]
+        lowering.keep_peak(emitter, operation.output, SPARE)
     if operation.output_scale:
         lowering.scale(emitter, VALUE, operation.input_scale)
         for _ in emitter.each_pixel(lowering.pixels(operation.output)):
@@ -444,4 +449,5 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     Store: _store,
     View: _view,
     Attend: attend,
+    **GRID_HANDLERS,
 }

@@ -245,8 +245,17 @@ class BlockLowering:
             self._scratch[name] = address, size
         return address
 
+    def reserve(self, size: int) -> int:
+        """Address of space that nothing else uses."""
+        return self._memory.reserve(size)
+
     def table(self, values: np.ndarray, width: int) -> int:
         return self._memory.table(values, width)
+
+    def range(self, name: str) -> tuple[int, int]:
+        """The smallest and the largest element that can occur."""
+        tensor = self._program.tensors[name]
+        return tensor.low, tensor.high
 
     def _peak(self, name: str) -> Place:
         """The peaks of all pixels."""

@@ -11,7 +11,7 @@ __all__ = ["executions", "run_cycles"]
 
 
 def _loops(instructions: Sequence[Instruction | Scalar], first_word: int) -> list[tuple[int, int, int]]:
-    """Index of the first and of the last instruction of each loop, and its trips."""
+    """Index of the first and of the last instruction of each whole loop, and its trips."""
     starts, word = {}, first_word
     for index, instruction in enumerate(instructions):
         starts[word] = index
@@ -19,12 +19,12 @@ def _loops(instructions: Sequence[Instruction | Scalar], first_word: int) -> lis
     return [
         (starts[instruction.immediate], index, instruction.trips)
         for index, instruction in enumerate(instructions)
-        if isinstance(instruction, Scalar) and instruction.trips
+        if isinstance(instruction, Scalar) and instruction.trips and instruction.immediate in starts
     ]
 
 
 def executions(instructions: Sequence[Instruction | Scalar], *, first_word: int = 0) -> list[int]:
-    """How often each instruction runs, ``instructions`` being whole loops from program word ``first_word`` on."""
+    """How often each instruction runs where ``instructions``, from program word ``first_word`` on, run once; loops that begin before them do not count."""
     times = [1] * len(instructions)
     for first, last, trips in _loops(instructions, first_word):
         for index in range(first, last + 1):

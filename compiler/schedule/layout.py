@@ -13,11 +13,13 @@ from math import prod
 import numpy as np
 
 from tritloom.compiler.ir.block import BlockOperation, Store
-from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Operation, Program, Rescale
+from tritloom.compiler.ir.grid import GridOperation
+from tritloom.compiler.ir.program import Add, Convolution, Copy, MaxPool, Program, Rescale
+from tritloom.compiler.schedule.flat import LoopTop, regions
 from tritloom.compiler.schedule.patches import Patches, input_patches, patch_elements, stored_shape
 from tritloom.hw.arch.parameters import CoreParameters
 
-__all__ = ["Placement", "busiest_layer", "lifetimes", "place", "tensor_from_bytes", "tensor_to_bytes", "written"]
+__all__ = ["Placement", "busiest_layer", "lifetimes", "place", "tensor_from_bytes", "tensor_to_bytes"]
 
 _GROUP_BYTES = 4
 """What the vector unit reads at once: its tensors need no other alignment."""
@@ -87,12 +89,6 @@ def tensor_from_bytes(placement: Placement, data: bytes, parameters: CoreParamet
     return stored.reshape(placement.shape)
 
 
-def written(operation: Operation) -> tuple[str, ...]:
-    """The tensors that an operation writes."""
-    scale = operation.output_scale if isinstance(operation, BlockOperation) else ""
-    return (operation.output, scale) if scale else (operation.output,)
-
-
 def _in_place(program: Program) -> dict[str, str]:
     """Tensors that are a state with one column changed, and the state: they share its memory."""
     states = {state.tensor for state in program.states}
@@ -113,15 +109,24 @@ def _packed(program: Program, tensor: str) -> bool:
 
 
 def lifetimes(program: Program) -> dict[str, tuple[int, int]]:
-    """First and last operation index that needs each tensor; inputs from -1, graph outputs to the end."""
+    """First and last operation index of a flattened program that needs each tensor; inputs from -1, graph outputs to the end."""
     last = {name: -1 for name in program.tensors}
     first: dict[str, int] = {spec.tensor: -1 for spec in program.inputs}
     end = len(program.operations)
     for index, operation in enumerate(program.operations):
-        for name in written(operation):
+        for name in operation.outputs:
             first.setdefault(name, index)
-        for name in (*operation.inputs, *written(operation)):
+        for name in (*operation.inputs, *operation.outputs):
             last[name] = index
+    for begin, stop in regions(program):
+        body = program.operations[begin : stop + 1]
+        top = body[0]
+        assert isinstance(top, LoopTop)
+        for name in {name for operation in body for name in operation.inputs if first.get(name, -1) < begin}:
+            last[name] = max(last[name], stop)
+        # The top reads what the trip before has left, and what it writes must not lie there.
+        for name in (carried.after for carried in top.loop.carried):
+            first[name], last[name] = min(first[name], begin), max(last[name], stop)
     last.update({name: end for spec in program.outputs for name in (spec.tensor, spec.scale_tensor) if name})
     for state in program.states:
         first[state.tensor], last[state.tensor], last[state.following] = -1, end, end
@@ -133,7 +138,7 @@ def _layouts(program: Program, rows: int) -> tuple[dict[str, Placement], dict[st
     """Pixel layout of every tensor, at address 0 as yet, and the bytes that it takes, a multiple of ``rows``."""
     patches = input_patches(program, rows)
     layouts = {}
-    in_blocks = any(isinstance(operation, BlockOperation) for operation in program.operations)
+    in_blocks = any(isinstance(operation, BlockOperation | GridOperation) for operation in program.operations)
     whole_words = {operation.input for operation in program.operations if isinstance(operation, Convolution)}
     for name in lifetimes(program):
         tensor = program.tensors[name]

@@ -1,17 +1,21 @@
 """A program for one core: instructions, memory images, placements, cycle and multiply-accumulate counts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tritloom.compiler.ir.block import BlockOperation, Position
+from tritloom.compiler.ir.grid import GridOperation
+from tritloom.compiler.ir.loop import Loop
 from tritloom.compiler.ir.program import Add, Convolution, Program, Rescale, SumPool
 from tritloom.compiler.ir.vector import obstacles
 from tritloom.compiler.schedule.block_operations import lower_block
 from tritloom.compiler.schedule.blocks import BlockLowering, Generation, Memory
-from tritloom.compiler.schedule.clocks import run_cycles
-from tritloom.compiler.schedule.layout import Placement, busiest_layer, place, written
+from tritloom.compiler.schedule.clocks import executions, run_cycles
+from tritloom.compiler.schedule.flat import LoopEnd, LoopPart, LoopTop, flattened
+from tritloom.compiler.schedule.layout import Placement, busiest_layer, place
+from tritloom.compiler.schedule.loops import LoopLowering
 from tritloom.compiler.schedule.lower import Lowering, count_macs
 from tritloom.errors import ModelError
 from tritloom.hw.arch.isa import COUNTED, Instruction, Opcode, assemble
@@ -36,8 +40,9 @@ SIM_SMALLEST = {"weight_words": 1024, "activation_words": 1024, "record_words": 
 class ScheduledLayer:
     """The instructions of one operation and what they cost.
 
-    ``operation`` is its index in the program, ``pc`` its first program word, ``words`` their length, ``instructions`` their number.
-    ``outputs`` names the tensors that are complete when the last one has run, and readable until another layer reuses their bytes.
+    ``operation`` is its index in the program, a loop being three operations around its body; ``pc`` is its first program word, ``words`` their length, ``instructions`` their
+    number, ``steps`` how many run, with those that repeat. It runs ``times`` times at most, and ``cycles`` are those of all of them. Behind it the core goes on with the next
+    layer, or with number ``back``, the top of a loop. ``outputs`` names the tensors that are complete when the last one has run, and readable until another layer reuses their bytes.
     ``utilisation`` is ``macs / (rows * columns * cycles)``.
     """
 
@@ -50,6 +55,9 @@ class ScheduledLayer:
     cycles: int
     utilisation: float
     outputs: tuple[str, ...]
+    steps: int
+    times: int = 1
+    back: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +66,7 @@ class Schedule:
 
     ``weights`` is uint8 (words, bytes of a weight word), ``records`` the bytes of the record memory; ``cycles`` counts a whole run,
     HALT included, and equals the core's counter; ``macs`` counts each multiply-accumulate once. ``tables`` are address and bytes of what the activation memory
-    holds from the start. Of a program with states ``cycles`` are those of the last token that fits its caches, see :meth:`cycles_at`;
+    holds from the start. Of a program with loops ``cycles`` are those of as many trips as there may be, see :meth:`cycles_of`; of a program with states ``cycles`` are those of the last token that fits its caches, see :meth:`cycles_at`;
     ``generation`` says where a language model's tokens are.
     """
 
@@ -77,6 +85,17 @@ class Schedule:
     def cycles_at(self, position: int) -> int:
         """Clocks of a run behind ``position`` earlier tokens."""
         return sum(run_cycles(_counted(self.instructions, position), self.parameters))
+
+    def cycles_of(self, trips: Mapping[str, int]) -> int:
+        """Clocks of a run in which the loops with these names make so many trips each time."""
+        instructions = list(self.instructions)
+        for name, count in trips.items():
+            layer = next(layer for layer in self.layers if layer.name == name and layer.back is not None)
+            number = sum(before.instructions for before in self.layers[: self.layers.index(layer) + 1]) - 1
+            branch = instructions[number]
+            assert isinstance(branch, Scalar)
+            instructions[number] = replace(branch, trips=count)
+        return sum(run_cycles(instructions, self.parameters))
 
     @property
     def stopped_cycles(self) -> int:
@@ -121,7 +140,7 @@ def check_core(program: Program) -> None:
 def accumulator_bits(program: Program) -> int:
     """Width of the signed accumulator that every layer's proven bounds need, at least 16."""
     bits = 16
-    for operation in program.operations:
+    for operation in program.walk():
         if isinstance(operation, (Convolution, SumPool)):
             bits = max(bits, _signed_bits(operation.acc_low), _signed_bits(operation.acc_high))
     return bits
@@ -130,7 +149,7 @@ def accumulator_bits(program: Program) -> int:
 def scaled_bits(program: Program) -> int:
     """Width of ``multiplier * accumulator + bias`` that the records of every layer need on the accumulators that reach them, at least 34."""
     bits = 34
-    for operation in program.operations:
+    for operation in program.walk():
         tensors = [program.tensors[name] for name in operation.inputs]
         if isinstance(operation, Convolution):
             steps, low, high = [operation.step] if operation.step is not None else [], operation.acc_low, operation.acc_high
@@ -165,6 +184,7 @@ def _signed_bits(value: int) -> int:
 
 
 def _lower(program: Program, *, rows: int, columns: int, weight_encoding: str, post_lanes: int) -> _Lowered:
+    """Of a flattened program."""
     check_core(program)
     placements, activation_bytes = place(program, rows)
     lowering = Lowering(program=program, placements=placements, rows=rows, columns=columns, encoding=weight_encoding, post_lanes=post_lanes)
@@ -193,12 +213,13 @@ def _lower(program: Program, *, rows: int, columns: int, weight_encoding: str, p
 
 def has_blocks(program: Program) -> bool:
     """Whether a program needs the vector unit."""
-    return any(isinstance(operation, BlockOperation) for operation in program.operations)
+    return any(isinstance(operation, BlockOperation | GridOperation | Loop) for operation in program.walk())
 
 
 def _instructions(program: Program, lowering: Lowering, blocks: BlockLowering) -> list[list[Instruction | Scalar]]:
     """Instructions of each operation. What begins and ends a program with blocks belongs to its first and last one."""
     groups: list[list[Instruction | Scalar]] = []
+    loops = LoopLowering(blocks)
 
     def put(instructions: Sequence[Instruction | Scalar]) -> None:
         """At the end of the last group."""
@@ -209,7 +230,9 @@ def _instructions(program: Program, lowering: Lowering, blocks: BlockLowering) -
         groups.append([])
         if has_blocks(program) and len(groups) == 1:
             put(blocks.begin())
-        if isinstance(operation, BlockOperation):
+        if isinstance(operation, LoopPart):
+            put(loops.lower(operation))
+        elif isinstance(operation, BlockOperation | GridOperation):
             put(lower_block(blocks, operation))
         else:
             put(lowering.lower(operation))
@@ -233,7 +256,7 @@ def _counted(instructions: Sequence[Instruction | Scalar], last: int) -> list[In
 
 def memory_needs(program: Program, *, rows: int, columns: int, weight_encoding: str, post_lanes: int = 1) -> Needs:
     """Memories and accumulator width that ``program`` needs on an array of this shape; nothing is checked against a core."""
-    return _lower(program, rows=rows, columns=columns, weight_encoding=weight_encoding, post_lanes=post_lanes).needs
+    return _lower(flattened(program), rows=rows, columns=columns, weight_encoding=weight_encoding, post_lanes=post_lanes).needs
 
 
 def sim_parameters(program: Program) -> CoreParameters:
@@ -266,7 +289,7 @@ SMALLER_INPUTS = "declare smaller inputs with --shape where the model allows it"
 
 def activation_shortage(program: Program, rows: int, needed: int, available: int, where: str) -> str:
     """A clause about an activation memory that is too small: bytes needed and there, and the layer that asks for most."""
-    layer, most = busiest_layer(program, rows)
+    layer, most = busiest_layer(flattened(program), rows)
     return (
         f"model {program.name!r} needs {needed} bytes of activation memory (layer {layer!r} has {most} in use at once), "
         f"{needed - available} more than the {available} that {where}"
@@ -291,7 +314,7 @@ def _check_fit(program: Program, needs: Needs, parameters: CoreParameters) -> No
         raise ModelError(
             f"model {program.name!r} computes scales at run time, but the core has no vector unit; use a core with vector_lanes of 1"
         )
-    for operation in program.operations:
+    for operation in program.walk():
         if isinstance(operation, (Convolution, SumPool)):
             bits = max(_signed_bits(operation.acc_low), _signed_bits(operation.acc_high))
             if bits > parameters.accumulator_bits:
@@ -329,6 +352,7 @@ def schedule(program: Program, parameters: CoreParameters) -> Schedule:
     Raises :class:`ModelError` with one sentence when a memory or the accumulator is too small (which, needed, available, what to do), or an
     operation does not fit the instruction set or runs in golden only. The result depends on the arguments only.
     """
+    program = flattened(program)
     lowered = _lower(
         program,
         rows=parameters.rows,
@@ -353,17 +377,20 @@ def complete(
     tables: tuple[tuple[int, bytes], ...] = (),
     generation: Generation | None = None,
 ) -> Schedule:
-    """Schedule from the instructions of each operation: program words, layers and counts follow from them."""
-    last_writer = {name: index for index, operation in enumerate(program.operations) for name in written(operation)}
+    """Schedule of a flattened program from the instructions of each operation: program words, layers and counts follow from them."""
+    last_writer = {name: index for index, operation in enumerate(program.operations) for name in operation.outputs}
     halt = Instruction(opcode=Opcode.HALT)
     instructions = (*(instruction for group in groups for instruction in group), halt)
     longest = max((operation.capacity - 1 for operation in program.operations if isinstance(operation, Position)), default=0)
     clocks = run_cycles(_counted(instructions, longest), parameters)
+    times = executions(instructions)
     layers, pc, position = [], 0, 0
+    tops = {operation.name: index for index, operation in enumerate(program.operations) if isinstance(operation, LoopTop)}
     for index, (operation, group) in enumerate(zip(program.operations, groups, strict=True)):
         cycles = sum(clocks[position : position + len(group)])
+        repeated = times[position] if group else 1
         position += len(group)
-        macs = count_macs(program, operation)
+        macs = repeated * count_macs(program, operation)
         words = sum(instruction.words for instruction in group)
         layers.append(
             ScheduledLayer(
@@ -375,7 +402,10 @@ def complete(
                 macs=macs,
                 cycles=cycles,
                 utilisation=macs / (parameters.macs_per_cycle * cycles) if cycles else 0.0,
-                outputs=tuple(name for name in written(operation) if last_writer[name] == index),
+                outputs=tuple(name for name in operation.outputs if last_writer[name] == index),
+                steps=sum(executions(group, first_word=pc)),
+                times=repeated,
+                back=tops[operation.name] if isinstance(operation, LoopEnd) else None,
             )
         )
         pc += words
