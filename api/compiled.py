@@ -15,6 +15,7 @@ from tritloom.compiler.frontend import Lowered, Lowering, Sizes, with_sizes
 from tritloom.compiler.frontend.reader import parse_proto
 from tritloom.compiler.frontend.settings import Settings
 from tritloom.compiler.image import Artefact, artefact_digest, decode_artefact, encode_artefact
+from tritloom.compiler.ir.loop import has_loops
 from tritloom.compiler.ir.program import Program
 from tritloom.compiler.ir.vector import obstacles
 from tritloom.compiler.quantize.calibration import DEFAULT_CALIBRATION, DEFAULT_PERCENTILE
@@ -121,7 +122,7 @@ class CompiledModel:
         return CompiledModel(replace(self._artefact, schedules={**self._artefact.schedules, name: chosen}))
 
 
-_SCHEDULED_LATER = "a program with states is scheduled when it runs"
+_SCHEDULED_LATER = "a program with states or loops is scheduled when it runs"
 
 
 def compile(
@@ -198,7 +199,7 @@ def compile(
     samples = read_samples(calibration)
     lowered = Lowering(data, name=title, calibration=samples).lower(settings)
     compiled = assemble(data, lowered, settings, samples)
-    if not compiled.golden_only and not compiled.program.states:
+    if not compiled.golden_only and not compiled.program.states and not has_loops(compiled.program):
         return compiled.with_schedule(found.name)
     reason = compiled.golden_only[0] if compiled.golden_only else _SCHEDULED_LATER
     artefact = compiled.artefact

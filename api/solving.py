@@ -1,15 +1,16 @@
 """Puzzles solved by a compiled recursive network, supervision step by supervision step."""
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
-from tritloom.compiled import CompiledModel
+from tritloom.compiled import DEFAULT_BOARD, CompiledModel
 from tritloom.compiler import golden
 from tritloom.compiler.ir.loop import Loop
 from tritloom.errors import UserError
+from tritloom.sim.backends import open_backend
 
 __all__ = ["PuzzleSolver", "Step"]
 
@@ -26,18 +27,24 @@ class Step:
 
 
 class PuzzleSolver:
-    """A recursive network in golden.
+    """A recursive network in golden or on a simulated core.
 
     Parameters
     ----------
     model
         Compiled from a model with the input ``puzzle`` (1, cells), and the outputs ``logits`` (1, cells, symbols), ``halt`` and ``steps`` of one outer ``Loop``, as
         ``tritloom train`` writes them; ``size * size`` cells of the symbols 0 (empty) to ``size``.
+    on, board
+        What computes, of :data:`tritloom.session.PROVIDERS`, and on which board's core.
+    progress
+        Called with a few words while a simulator is built.
 
-    Raises :class:`UserError` for a model of another kind.
+    Raises :class:`UserError` for a model of another kind, :class:`MissingToolError` where the tools are not there.
     """
 
-    def __init__(self, model: CompiledModel) -> None:
+    def __init__(
+        self, model: CompiledModel, *, on: str = "golden", board: str = DEFAULT_BOARD, progress: Callable[[str], None] | None = None
+    ) -> None:
         program = model.program
         outputs = {spec.name: spec for spec in program.outputs}
         outer = [operation for operation in program.operations if isinstance(operation, Loop)]
@@ -56,10 +63,12 @@ class PuzzleSolver:
         if rest or shape != [self.size**2, self.size + 1]:
             raise UserError(f"the model's puzzles are no Sudoku: {cells} cells, logits of shape {shape}; use 'tritloom run'")
         self.most_steps = outer[0].limit
-        self._program, self._loop = program, outer[0]
+        self._model, self._board, self._program, self._loop = model, board, program, outer[0]
+        plan = None if on == "golden" else model.schedule(board)
+        self._backend = open_backend(on, program, plan, board=board, digest=bytes.fromhex(model.digest), progress=progress)
 
     def steps(self, puzzle: np.ndarray) -> Iterator[Step]:
-        """The supervision steps of a puzzle, integers (size, size) from 0 to size, until the network halts; every step is computed from the first one anew.
+        """The supervision steps of a puzzle, integers (size, size) from 0 to size, until the network halts; in golden every step is computed from the first one anew.
 
         Raises :class:`UserError` for what is no puzzle.
         """
@@ -67,14 +76,13 @@ class PuzzleSolver:
         if grid.shape != (self.size, self.size) or grid.dtype.kind not in "iu":
             raise UserError(f"a puzzle must have {self.size} rows of {self.size} integers, not {grid.dtype} {grid.shape}")
         codes = golden.quantise_inputs(self._program, {"puzzle": grid.reshape(1, -1)})
-        for number in range(1, self.most_steps + 1):
-            operations = tuple(
-                replace(operation, limit=number) if operation is self._loop else operation for operation in self._program.operations
-            )
-            program = replace(self._program, operations=operations)
-            tensors = golden.run(program, codes, keep=[spec.tensor for spec in program.outputs])
-            found = golden.dequantise_outputs(program, tensors)
-            halt = float(found["halt"].ravel()[0])
-            yield Step(number, found["logits"][0].argmax(-1).reshape(grid.shape), halt)
-            if halt > 0:
-                return
+        for number, tensors in enumerate(self._backend.trips(codes, self._loop.name), start=1):
+            found = golden.dequantise_outputs(self._program, tensors)
+            yield Step(number, found["logits"][0].argmax(-1).reshape(grid.shape), float(found["halt"].ravel()[0]))
+
+    def cycles(self, steps: int) -> int:
+        """Clocks of a core that solves a puzzle in so many steps by itself."""
+        return self._model.schedule(self._board).cycles_of({self._loop.name: steps})
+
+    def close(self) -> None:
+        self._backend.close()

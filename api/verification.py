@@ -9,20 +9,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from onnx import helper, numpy_helper
 
 from tritloom.compiled import DEFAULT_BOARD, CompiledModel, Source, open_model
 from tritloom.compiler import golden
-from tritloom.compiler.frontend.reader import parse_proto
 from tritloom.compiler.frontend.sequence import MASK, POSITIONS
-from tritloom.compiler.ir.loop import Loop
-from tritloom.compiler.ir.program import OutputSpec, Program, Tensor
+from tritloom.compiler.ir.loop import has_loops
 from tritloom.errors import UserError
 from tritloom.session import PROVIDERS, InferenceSession
 from tritloom.sim.backends import open_backend
-from tritloom.sim.compare import Difference, TensorComparison, compare_tensors, first_difference, top1_agreement
+from tritloom.sim.compare import Difference, TensorComparison, compare_tensors, first_difference, joined
 from tritloom.sim.disagreements import Disagreement, trace_disagreements
 from tritloom.sim.witness import run_witness
+from tritloom.witnessing import against_witness, agreement, on_grid
 
 __all__ = ["DEFAULT_SAMPLES", "Verification", "verify"]
 
@@ -105,11 +103,6 @@ def verify(
         if feeds is not None:
             raise UserError("a language model is verified on random tokens; leave the inputs out and say how many with --samples")
         return verify_tokens(compiled, on, board, samples or DEFAULT_SAMPLES, seed, tell)
-    if any(spec.scale_tensor for spec in program.outputs):
-        raise UserError(
-            "a model that scales its activations at run time cannot be verified yet: no core runs it, and golden's own rounding of every token differs from "
-            "the float model's; compare the outputs of 'tritloom run' with ONNX Runtime's"
-        )
     if feeds is None:
         feeds = golden.random_feeds(program, samples or DEFAULT_SAMPLES, seed)
     elif samples is not None:
@@ -123,18 +116,22 @@ def verify(
     details: dict[str, str] = {}
     for name in dict.fromkeys(on):
         if name != "golden":
-            got, details[name] = _trace(compiled, name, board, codes, count, tell)
-            comparisons += compare_tensors(program, {key: expected[key] for key in expected if key not in codes}, got, candidate=name)
+            found, details[name] = _compare(compiled, name, board, codes, expected, tell)
+            comparisons += found
     tell("outside witness", 0, count)
     # ONNX Runtime wants every declared input, also those that nothing reads.
     unread = {name: unread.get(name, np.zeros((count, *shape))) for name, shape in compiled.unread_inputs.items()}
-    given = {**_on_grid(program, feeds, codes), **unread}
-    against = _against_witness(compiled, given, expected)
+    given = {**on_grid(program, feeds, codes), **unread}
+    if any(spec.scale_tensor for spec in program.outputs):
+        details["onnx"] = agreement(compiled, given, expected)
+        tell("outside witness", count, count)
+        return Verification(count, tuple(comparisons), {name: text for name, text in details.items() if text})
+    against = against_witness(compiled, given, expected)
     differing = sorted({sample for comparison in against for sample in comparison.differing})
     # The quantisers of a loop's body lie inside its node, where a witness shows nothing.
-    found = trace_disagreements(program, compiled.source, given, expected, differing) if differing and not _has_loops(program) else []
+    traced = trace_disagreements(program, compiled.source, given, expected, differing) if differing and not has_loops(program) else []
     tell("outside witness", count, count)
-    return Verification(count, (*comparisons, *against), {name: text for name, text in details.items() if text}, tuple(found))
+    return Verification(count, (*comparisons, *against), {name: text for name, text in details.items() if text}, tuple(traced))
 
 
 def verify_tokens(compiled: CompiledModel, on: Sequence[str], board: str, count: int, seed: int, tell: Progress) -> Verification:
@@ -176,12 +173,13 @@ def verify_tokens(compiled: CompiledModel, on: Sequence[str], board: str, count:
     return Verification(count, tuple(comparisons), details)
 
 
-def _trace(
-    compiled: CompiledModel, name: str, board: str, codes: dict[str, np.ndarray], count: int, tell: Progress
-) -> tuple[dict[str, np.ndarray], str]:
-    """Every tensor of a candidate, and its details."""
+def _compare(
+    compiled: CompiledModel, name: str, board: str, codes: dict[str, np.ndarray], expected: dict[str, np.ndarray], tell: Progress
+) -> tuple[list[TensorComparison], str]:
+    """A candidate against golden on every tensor, of loops in every trip, and the candidate's details."""
     parts: list[dict[str, np.ndarray]] = []
-    digest, schedule = bytes.fromhex(compiled.digest), compiled.schedule(board)
+    program, digest, schedule = compiled.program, bytes.fromhex(compiled.digest), compiled.schedule(board)
+    count = len(next(iter(codes.values())))
     # A backend counts the samples of one chunk; here all of them are counted.
     opening = True
 
@@ -189,121 +187,20 @@ def _trace(
         if opening:
             tell(text, 0, 0)
 
-    with open_backend(name, compiled.program, schedule, board=board, digest=digest, progress=progress) as backend:
+    looped, samples = has_loops(program), []
+    with open_backend(name, program, schedule, board=board, digest=digest, progress=progress) as backend:
         opening = False
         tell(name, 0, count)
-        for start in range(0, count, CHUNK):
-            parts.append(backend.trace({tensor: array[start : start + CHUNK] for tensor, array in codes.items()}))
-            tell(name, min(start + CHUNK, count), count)
-    return {tensor: np.concatenate([part[tensor] for part in parts]) for tensor in parts[0]}, backend.details
-
-
-def _on_grid(program: Program, feeds: Mapping[str, np.ndarray], codes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Feeds for the witness: an input whose grid the model itself does not state is moved to the grid it was given."""
-    moved = {}
-    for spec in program.inputs:
-        array = np.asarray(feeds[spec.name])
-        tensor = program.tensors[spec.tensor]
-        if tensor.source == "calibration" and len(spec.prologue) == 1:
-            flat = codes[spec.tensor].reshape(len(array), -1)
-            reals = _reals(tensor, flat, np.arange(flat.shape[1]))
-            if spec.index is not None:
-                # Elements that the model leaves out stay what they are.
-                placed = array.reshape(len(array), -1).astype(np.float64)
-                placed[:, spec.index.ravel()] = reals
-                reals = placed
-            array = reals.reshape(array.shape).astype(array.dtype)
-        moved[spec.name] = array
-    return moved
-
-
-def _grid(tensor: Tensor, elements: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Scale and zero point, float64, of elements given by their flat (C, H, W) index."""
-    channels = elements // (tensor.shape[1] * tensor.shape[2])
-    scale = np.array([float(value) for value in tensor.scale])
-    zero = np.array(tensor.zero_point, dtype=np.float64)
-    return scale[channels % len(scale)], zero[channels % len(zero)]
-
-
-def _reals(tensor: Tensor, codes: np.ndarray, elements: np.ndarray) -> np.ndarray:
-    scale, zero = _grid(tensor, elements)
-    return scale * (codes - zero)
-
-
-def _against_witness(compiled: CompiledModel, feeds: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> list[TensorComparison]:
-    specs = compiled.program.outputs
-    names = [spec.witness or spec.name for spec in specs]
-    found = _witnessed(compiled, feeds, list(dict.fromkeys(names)))
-    return [
-        _against_floats(compiled.program, spec, expected[spec.tensor], np.asarray(found[name]))
-        for spec, name in zip(specs, names, strict=True)
-    ]
-
-
-def _has_loops(program: Program) -> bool:
-    return any(isinstance(operation, Loop) for operation in program.operations)
-
-
-def _witnessed(compiled: CompiledModel, feeds: dict[str, np.ndarray], names: list[str]) -> dict[str, np.ndarray]:
-    """Values of the source model. One with loops is given the samples one by one: in a batch they would all take as many trips as the slowest."""
-    if not _has_loops(compiled.program):
-        return run_witness(compiled.source, feeds, outputs=names)
-    source = _with_axes(compiled.source)
-    count = len(next(iter(feeds.values())))
-    parts = [
-        run_witness(source, {name: array[sample : sample + 1] for name, array in feeds.items()}, outputs=names) for sample in range(count)
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in names}
-
-
-def _with_axes(source: bytes) -> bytes:
-    """The model with an axis of one element in outputs that have none, so that samples can be put one behind the other."""
-    model = parse_proto(source, "the model")
-    for value in model.graph.output:
-        if not value.type.tensor_type.shape.dim:
-            (node,) = (node for node in model.graph.node if value.name in node.output)
-            inner, axes = f"{value.name}/single", f"{value.name}/axes"
-            node.output[list(node.output).index(value.name)] = inner
-            for other in model.graph.node:
-                other.input[:] = [inner if name == value.name else name for name in other.input]
-            model.graph.initializer.append(numpy_helper.from_array(np.zeros(1, np.int64), axes))
-            model.graph.node.append(helper.make_node("Unsqueeze", [inner, axes], [value.name], name=f"{value.name}/axis"))
-            value.type.tensor_type.shape.dim.add().dim_value = 1
-    return model.SerializeToString()
-
-
-def _against_floats(program: Program, spec: OutputSpec, codes: np.ndarray, floats: np.ndarray) -> TensorComparison:
-    """Codes of one graph output against the witness's floats on the same grid, ``clamp(rint(x / scale) + zero_point)``."""
-    tensor = program.tensors[spec.tensor]
-    samples = len(codes)
-    elements = np.arange(tensor.elements) if spec.index is None else np.asarray(spec.index).ravel()
-    ours = codes.reshape(samples, -1)[:, elements].astype(np.int64)
-    reference = floats.reshape(samples, -1).astype(np.float64)
-    # Steps that stand between the tensor and the value that the witness computes: they are no operators of the model.
-    for step in reversed([step for step in spec.epilogue[1:] if step.attributes.get("head")]):
-        reference = golden.invert_host(step, reference.reshape(floats.shape), floats.shape[1:]).reshape(samples, -1)
-    result = {"reference": "onnx", "candidate": "golden", "tensor": spec.name, "values": ours.size}
-    if reference.shape != ours.shape:
-        return TensorComparison(**result, mismatches=ours.size, top1_agreement=0.0, first=None)
-    scale, zero = _grid(tensor, elements)
-    if floats.dtype.kind in "iu" and spec.epilogue and spec.epilogue[0].kind == "Dequantize" and tensor.source != "accumulator":
-        # The witness gives codes as integers; the first step says which integer a code stands for.
-        scale, zero = (np.asarray(spec.epilogue[0].constants[name]) for name in ("scale", "zero_point"))
-    theirs = np.clip(np.rint(reference / scale) + zero, tensor.low, tensor.high).astype(np.int64)
-    wrong = np.argwhere(theirs != ours)
-    first = None
-    if len(wrong):
-        sample, position = (int(value) for value in wrong[0])
-        index = tuple(int(value) for value in np.unravel_index(int(elements[position]), tensor.shape))
-        producers = program.producer(spec.tensor)
-        first = Difference(
-            layer=producers[-1].name if producers else spec.name,
-            tensor=spec.name,
-            sample=sample,
-            index=(index[0], index[1], index[2]),
-            expected=int(theirs[sample, position]),
-            got=int(ours[sample, position]),
-        )
-    agreement = top1_agreement(_reals(tensor, theirs, elements), _reals(tensor, ours, elements))
-    differing = tuple(np.unique(wrong[:, 0]).tolist())
-    return TensorComparison(**result, mismatches=len(wrong), top1_agreement=agreement, first=first, differing=differing)
+        # Samples make as many trips as they need, so each is compared by itself.
+        size = 1 if looped else CHUNK
+        for start in range(0, count, size):
+            some = {tensor: array[start : start + size] for tensor, array in codes.items()}
+            parts.append(backend.trace(some))
+            if looped:
+                wanted = {key: values for key, values in golden.trace(program, some).items() if key not in codes}
+                samples.append(compare_tensors(program, wanted, parts.pop(), candidate=name))
+            tell(name, min(start + size, count), count)
+    if looped:
+        return joined(samples), backend.details
+    got = {tensor: np.concatenate([part[tensor] for part in parts]) for tensor in parts[0]}
+    return compare_tensors(program, {key: expected[key] for key in expected if key not in codes}, got, candidate=name), backend.details

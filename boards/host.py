@@ -7,7 +7,7 @@ One request is outstanding at a time. A request that gets no undamaged answer is
 twice may have overwritten its own inputs, so the whole inference is repeated instead. No call waits for ever.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from time import monotonic, sleep
@@ -36,6 +36,9 @@ _WRITE_HEADER_BYTES = 5
 
 _PATIENCE = 64
 """STATUS polls of a running core, each after a quarter of the expected time, before it counts as stuck."""
+
+LARGEST_LIMIT = (1 << 16) - 1
+"""Instructions after which START can stop."""
 
 _WORD_BYTES = {Space.PROGRAM: PROGRAM_WORD_BYTES, Space.ACTIVATIONS: 1, Space.ARTEFACT: 8}
 """Bytes of a word of the spaces that are the same on every core."""
@@ -202,27 +205,63 @@ class Host:
 
         return self._repeated(run)
 
-    def trace(self, schedule: Schedule, program: Program, codes: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
+    def trace(
+        self, schedule: Schedule, program: Program, codes: Mapping[str, np.ndarray], *, clocks: Sequence[int] | None = None
+    ) -> tuple[dict[str, np.ndarray], int]:
         """Run one sample layer by layer and read each tensor as soon as its layer has written it, before its memory is reused.
 
-        Returns every integer tensor (C, H, W), inputs included, and the core's clocks, :attr:`Schedule.stopped_cycles`.
+        Returns every integer tensor (C, H, W), inputs included, of what loops write one for every trip (trips, C, H, W), and the core's clocks: :attr:`Schedule.stopped_cycles`
+        where there are no loops. ``clocks`` are those of each layer, where they are not what the schedule says.
         """
+        repeated = {name for layer in schedule.layers if layer.times > 1 for name in layer.outputs}
 
         def run() -> tuple[dict[str, np.ndarray], int]:
             self._write_inputs(schedule, codes)
-            tensors = {spec.tensor: self._read_tensor(schedule, spec.tensor) for spec in program.inputs}
-            clear = True
-            for layer in schedule.layers:
-                if layer.instructions:
-                    self.start(layer.pc, layer.instructions, clear)
+            tensors: dict[str, list[np.ndarray]] = {spec.tensor: [self._read_tensor(schedule, spec.tensor)] for spec in program.inputs}
+            clear, number = True, 0
+            while number < len(schedule.layers):
+                layer = schedule.layers[number]
+                number += 1
+                if layer.steps:
+                    self.start(layer.pc, layer.steps, clear)
                     clear = False
-                    self._wait(layer.cycles)
+                    status = self._wait(layer.cycles // layer.times if clocks is None else clocks[number - 1])
+                    if layer.back is not None and status.pc == schedule.layers[layer.back].pc:
+                        number = layer.back
                 for name in layer.outputs:
-                    tensors[name] = self._read_tensor(schedule, name)
+                    tensors.setdefault(name, []).append(self._read_tensor(schedule, name))
             self.start(len(schedule.program_words) - 1, 0, clear)  # the HALT, which counts too
-            return tensors, self._wait(0).cycles
+            cycles = self._wait(0).cycles
+            return {name: np.stack(values) if name in repeated else values[-1] for name, values in tensors.items()}, cycles
 
         return self._repeated(run)
+
+    def trips(
+        self, schedule: Schedule, codes: Mapping[str, np.ndarray], loop: str, outputs: Iterable[str]
+    ) -> Iterator[dict[str, np.ndarray]]:
+        """Run one sample, stopping behind each trip of the outer loop named ``loop``: the tensors named ``outputs``, (C, H, W), as they are there.
+
+        Raises :class:`LinkError` also for a lost START: what a trip has overwritten cannot be run again.
+        """
+        first = next(number for number, layer in enumerate(schedule.layers) if layer.name == loop and layer.back is None and layer.outputs)
+        last = next(number for number, layer in enumerate(schedule.layers) if layer.back == first)
+        trips = schedule.layers[last].times
+        once = sum(layer.steps * layer.times // trips for layer in schedule.layers[first : last + 1])
+        clocks = sum(layer.cycles for layer in schedule.layers[first : last + 1]) // trips
+        self._write_inputs(schedule, codes)
+        pc, steps = 0, sum(layer.steps for layer in schedule.layers[:first])
+        names = list(outputs)
+        while True:
+            steps += once
+            whole = steps
+            while steps:
+                part = min(steps, LARGEST_LIMIT)
+                self.start(pc, part)
+                pc = self._wait(clocks * part // whole).pc
+                steps -= part
+            yield {name: self._read_tensor(schedule, name) for name in names}
+            if pc != schedule.layers[first].pc:
+                return
 
     def generate(self, schedule: Schedule, *, prompt: int, total: int, clocks: int) -> tuple[list[int], int]:
         """Let the core run by itself until ``total`` tokens have been read, the first ``prompt`` of which :meth:`write_tokens` has written.

@@ -4,7 +4,8 @@ A backend never falls back to another one: what is missing is an error that name
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from difflib import get_close_matches
 
 import numpy as np
@@ -13,6 +14,7 @@ from tritloom.boards import get_board
 from tritloom.boards.host import Host
 from tritloom.compiler import golden
 from tritloom.compiler.golden import Stream
+from tritloom.compiler.ir.loop import Loop
 from tritloom.compiler.ir.program import Program
 from tritloom.compiler.schedule import Schedule
 from tritloom.errors import UserError
@@ -37,7 +39,11 @@ class Backend(ABC):
 
     @abstractmethod
     def trace(self, codes: Codes) -> dict[str, np.ndarray]:
-        """Every integer tensor (N, C, H, W), inputs included."""
+        """Every integer tensor (N, C, H, W), inputs included; of one sample also what loops write in each trip, (trips, C, H, W)."""
+
+    @abstractmethod
+    def trips(self, codes: Codes, loop: str) -> Iterator[dict[str, np.ndarray]]:
+        """Outputs and their scales, (1, C, H, W), of one sample behind each trip of the outer loop of this name."""
 
     @abstractmethod
     def stream(self) -> Stream | CoreStream:
@@ -68,8 +74,21 @@ class GoldenBackend(Backend):
         return golden.run(self._program, dict(codes), keep=_output_tensors(self._program)), cycles
 
     def trace(self, codes: Codes) -> dict[str, np.ndarray]:
-        _samples(self._program, codes)
+        if _samples(self._program, codes) == 1:
+            return golden.trace(self._program, dict(codes))
         return golden.run(self._program, dict(codes))
+
+    def trips(self, codes: Codes, loop: str) -> Iterator[dict[str, np.ndarray]]:
+        """Each trip is computed from the first one anew."""
+        program = self._program
+        outer = next(part for part in program.operations if part.name == loop)
+        assert isinstance(outer, Loop)
+        for number in range(1, outer.limit + 1):
+            operations = tuple(replace(part, limit=number) if part is outer else part for part in program.operations)
+            tensors = golden.run(replace(program, operations=operations), dict(codes), keep=[*_output_tensors(program), outer.output])
+            if tensors[outer.output].item() < number:
+                return
+            yield tensors
 
     def stream(self) -> Stream | CoreStream:
         return Stream(self._program)
@@ -118,9 +137,14 @@ class CoreBackend(Backend):
         parts = []
         for index in range(samples):
             tensors, _ = self._host.trace(self._schedule, self._program, self._inputs(codes, index))
-            parts.append({name: values[None] for name, values in tensors.items()})
+            parts.append({name: values if values.ndim == 4 else values[None] for name, values in tensors.items()})
             self._tell(index, samples)
         return _joined(parts)
+
+    def trips(self, codes: Codes, loop: str) -> Iterator[dict[str, np.ndarray]]:
+        _samples(self._program, codes)
+        for tensors in self._host.trips(self._schedule, self._inputs(codes, 0), loop, _output_tensors(self._program)):
+            yield {name: values[None] for name, values in tensors.items()}
 
     def stream(self) -> Stream | CoreStream:
         return CoreStream(self._host, self._program, self._schedule)
@@ -208,7 +232,8 @@ def open_backend(
 
 
 def _output_tensors(program: Program) -> list[str]:
-    return list(dict.fromkeys(spec.tensor for spec in program.outputs))
+    """Outputs and their scales."""
+    return list(dict.fromkeys(name for spec in program.outputs for name in (spec.tensor, spec.scale_tensor) if name))
 
 
 def _samples(program: Program, codes: Codes) -> int:

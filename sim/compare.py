@@ -1,13 +1,13 @@
 """Bit by bit comparison of a candidate's tensors with golden's, and what a person needs to find the first difference."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tritloom.compiler.ir.program import Program
 
-__all__ = ["Difference", "TensorComparison", "compare_tensors", "first_difference", "top1_agreement"]
+__all__ = ["Difference", "TensorComparison", "compare_tensors", "first_difference", "joined", "top1_agreement"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +116,17 @@ def compare_tensors(
     return comparisons
 
 
+def joined(parts: Sequence[Sequence[TensorComparison]]) -> list[TensorComparison]:
+    """Comparisons of samples one by one as those of all of them; ``parts`` are in the order of the samples."""
+    result = []
+    for column in zip(*parts, strict=True):
+        first = next((replace(part.first, sample=sample) for sample, part in enumerate(column) if part.first is not None), None)
+        values, mismatches = sum(part.values for part in column), sum(part.mismatches for part in column)
+        agreement = sum(part.top1_agreement for part in column) / len(column)
+        result.append(replace(column[0], values=values, mismatches=mismatches, top1_agreement=agreement, first=first))
+    return result
+
+
 def first_difference(comparisons: list[TensorComparison]) -> Difference | None:
     """The difference that happened first: the earliest layer of the earliest sample in which any tensor differs."""
     found = [comparison.first for comparison in comparisons if comparison.first is not None]
@@ -123,7 +134,7 @@ def first_difference(comparisons: list[TensorComparison]) -> Difference | None:
 
 
 def _execution_order(program: Program, tensors: Mapping[str, np.ndarray]) -> list[str]:
-    written = [spec.tensor for spec in program.inputs] + [operation.output for operation in program.operations]
+    written = [spec.tensor for spec in program.inputs] + [name for operation in program.walk() for name in operation.outputs]
     order = [name for name in dict.fromkeys(written) if name in tensors]
     return order + [name for name in tensors if name not in order]
 

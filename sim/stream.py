@@ -49,7 +49,8 @@ class CoreStream:
 
     def trace(self, tokens: np.ndarray) -> dict[str, np.ndarray]:
         """The same, stopping after every layer to read its tensors into :attr:`tensors`."""
-        tensors, cycles = self._host.trace(self._schedule, self._program, self._inputs(tokens))
+        clocks = self._schedule.layer_cycles_at(self._position)
+        tensors, cycles = self._host.trace(self._schedule, self._program, self._inputs(tokens), clocks=clocks)
         self.cycles += cycles
         self._position += 1
         self.tensors = {name: values[None] for name, values in tensors.items()}

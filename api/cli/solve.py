@@ -1,11 +1,12 @@
 """``tritloom solve``: Sudoku puzzles by a recursive network, drawn after each supervision step."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tritloom.cli.console import Console
-from tritloom.cli.options import JsonOption, ModelOrLoomArgument, QuietOption, VerboseOption
+from tritloom.cli.options import BoardOption, JsonOption, ModelOrLoomArgument, QuietOption, VerboseOption
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,7 +31,14 @@ def solve(
     ] = None,
     count: Annotated[int, typer.Option("--count", min=1, metavar="N", help="Puzzles to generate.")] = 1,
     seed: Annotated[int, typer.Option("--seed", min=0, metavar="N", help="Of the generated puzzles.")] = 0,
-    on: Annotated[str, typer.Option("--on", metavar="golden", help="What computes.")] = "golden",
+    on: Annotated[str, typer.Option("--on", metavar="golden|verilator", help="What computes.")] = "golden",
+    board: BoardOption = "sim",
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", metavar="F.npz", help="File for the puzzles, as 'tritloom verify --input' takes them.", show_default=False
+        ),
+    ] = None,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = 0,
@@ -38,7 +46,8 @@ def solve(
     """Let a recursive network solve Sudoku puzzles.
 
     The grid is drawn after each supervision step, given digits in bold, until the network's halting head says that it is right. An answer counts as solved when it
-    is a full Sudoku that keeps the given digits. The model is an ONNX file of a Tiny Recursive Model, or compiled from one.
+    is a full Sudoku that keeps the given digits. The model is an ONNX file of a Tiny Recursive Model, or compiled from one. A simulated core runs the loops and halts by
+    itself; its clocks, and what the board's usual clock makes of them, are those of an uninterrupted run.
 
     [bold]Examples[/bold]
 
@@ -47,19 +56,26 @@ def solve(
     tritloom solve trm_sudoku4.onnx --count 3
 
     tritloom solve trm_sudoku4.onnx --puzzle 1.....3..2.....4 --json
+
+    tritloom solve trm_sudoku4.onnx --on verilator --board ulx3s-85f -o puzzles.npz
     """
     from time import monotonic
 
+    import numpy as np
+
+    from tritloom.boards import get_board
     from tritloom.compiled import open_model
-    from tritloom.errors import UserError
+    from tritloom.files import write_arrays
     from tritloom.solving import PuzzleSolver
 
     console = Console(json=json, verbose=verbose, quiet=quiet)
-    if on != "golden":
-        raise UserError(f"no core runs recursive networks yet, so --on must be golden, not {on!r}")
-    solver = PuzzleSolver(open_model(model))
+    compiled = open_model(model)
+    with console.progress() as progress:
+        solver = PuzzleSolver(compiled, on=on, board=board, progress=progress.tell)
     puzzles = [_read(text, solver.size) for text in puzzle] if puzzle else _generated(solver.size, count, seed)
-    found = []
+    if output is not None:
+        write_arrays(output, {"puzzle": np.stack([puzzle.ravel() for puzzle in puzzles]).astype(np.int64)})
+    found, clocks = [], 0
     started = monotonic()
     for number, given in enumerate(puzzles, start=1):
         steps = []
@@ -76,11 +92,22 @@ def solve(
             "halted": steps[-1].halt > 0,
             "solved": right,
         }
+        if on != "golden":
+            entry["cycles"] = solver.cycles(len(steps))
+            clocks += solver.cycles(len(steps))
         found.append({**entry, "grids": [_digits(step.grid) for step in steps]})
     seconds = monotonic() - started
     solved = sum(bool(entry["solved"]) for entry in found)
-    console.say(f"{solved} of {len(found)} puzzles solved in golden, {len(found) / seconds:.1f} a second")
-    console.result({"on": on, "puzzles": found, "solved": solved, "seconds": round(seconds, 3)})
+    console.say(f"{solved} of {len(found)} puzzles solved on {on}, {len(found) / seconds:.2g} a second here")
+    result = {"on": on, "board": board, "puzzles": found, "solved": solved, "seconds": round(seconds, 3)}
+    if clocks:
+        mhz = get_board(board).typical_mhz or None
+        rate = mhz and mhz * 1e6 * len(found) / clocks
+        result.update(cycles=clocks, clock_mhz=mhz, puzzles_per_second=rate and round(rate, 2))
+        clock = "" if mhz is None else f", {rate:.1f} puzzles a second at the {mhz:g} MHz that cores on {board} typically reach"
+        console.say(f"{clocks // len(found)} clocks a puzzle{clock}")
+    console.result(result)
+    solver.close()
 
 
 def _read(text: str, size: int) -> "np.ndarray":

@@ -1,7 +1,7 @@
 """The definition of every integer: a NumPy interpreter of the integer program, and the host's float32 steps around it."""
 
 from tritloom.compiler.golden.host import block_values, dequantise_outputs, invert_host, quantise_inputs, random_feeds
-from tritloom.compiler.golden.integer import run
+from tritloom.compiler.golden.integer import run, trace
 from tritloom.compiler.golden.requantise import requantise, requantise_sum
 from tritloom.compiler.golden.stream import Stream, stream_outputs, token_codes
 
@@ -17,4 +17,5 @@ __all__ = [
     "run",
     "stream_outputs",
     "token_codes",
+    "trace",
 ]

@@ -5,7 +5,7 @@ magnitude is at most ``sum |w| * max |code|``; float32 holds all integers up to 
 bound neither the order of summation nor fused multiply-adds can change a bit.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -112,7 +112,11 @@ def _sum_pool(operation: SumPool, codes: np.ndarray) -> np.ndarray:
     return result
 
 
-def execute(operation: Operation, program: Program, tensors: dict[str, np.ndarray]) -> None:
+Record = Callable[[str, np.ndarray], None]
+"""Called with name and value of each tensor of a loop as it is written, in every trip."""
+
+
+def execute(operation: Operation, program: Program, tensors: dict[str, np.ndarray], record: Record | None = None) -> None:
     """Put the tensors that ``operation`` writes beside those that it reads, (N, C, H, W). Raises :class:`ModelError`."""
     target = program.tensors[operation.output]
     operands = [tensors[name] for name in operation.inputs]
@@ -138,7 +142,7 @@ def execute(operation: Operation, program: Program, tensors: dict[str, np.ndarra
                     f"layer {operation.name!r} leaves the range {target.low}..{target.high} of its tensor; the artefact is inconsistent"
                 )
         case Loop():
-            _loop(operation, program, tensors)
+            _loop(operation, program, tensors, record)
             return
         case Copy():
             result = operands[0].reshape(samples, -1)[:, operation.index.ravel()].reshape(samples, *target.shape)
@@ -155,7 +159,7 @@ def execute(operation: Operation, program: Program, tensors: dict[str, np.ndarra
     tensors[operation.output] = result.astype(_dtype(target), copy=False)
 
 
-def _loop(operation: Loop, program: Program, tensors: dict[str, np.ndarray]) -> None:
+def _loop(operation: Loop, program: Program, tensors: dict[str, np.ndarray], record: Record | None) -> None:
     """Each trip is computed for the samples that have not had their last one; the others keep what their last trip wrote."""
     outer = {name: tensors[name] for name in operation.inputs}
     samples = len(outer[operation.inputs[0]])
@@ -169,8 +173,12 @@ def _loop(operation: Loop, program: Program, tensors: dict[str, np.ndarray]) -> 
     written = [name for name in operation.outputs if name != operation.output]
     for _ in range(operation.limit):
         inner = {**outer, **carried}
+        for name in carried if record else ():
+            record(name, inner[name])
         for part in operation.body:
-            execute(part, program, inner)
+            execute(part, program, inner, record)
+            for name in part.outputs if record and not isinstance(part, Loop) else ():
+                record(name, inner[name])
         for name in written:
             if len(active) == samples:
                 tensors[name] = inner[name]
@@ -179,6 +187,8 @@ def _loop(operation: Loop, program: Program, tensors: dict[str, np.ndarray]) -> 
                 tensors[name] = tensors[name].copy()
                 tensors[name][active] = inner[name]
         trips[active] += 1
+        if record:
+            record(operation.output, trips[active])
         carried = {entry.before: inner[entry.after].astype(kinds[entry.before], copy=False) for entry in operation.carried}
         if operation.condition:
             more = inner[operation.condition].reshape(-1) != 0
@@ -222,6 +232,21 @@ def _check_codes(program: Program, codes: dict[str, np.ndarray]) -> int:
     if samples is None:
         raise ModelError("a program must have an input")
     return samples
+
+
+def trace(program: Program, codes: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Every integer tensor of one sample (1, C, H, W): of what loops write, one array below the other for every trip, (trips, C, H, W). Errors as :func:`run`."""
+    if _check_codes(program, codes) != 1:
+        raise UserError("one sample at a time is traced")
+    found: dict[str, list[np.ndarray]] = {}
+    tensors = {spec.tensor: np.asarray(codes[spec.tensor]).astype(_dtype(program.tensors[spec.tensor])) for spec in program.inputs}
+
+    def record(name: str, values: np.ndarray) -> None:
+        found.setdefault(name, []).append(values.copy())
+
+    for operation in program.operations:
+        execute(operation, program, tensors, record)
+    return {**tensors, **{name: np.concatenate(rows) for name, rows in found.items()}}
 
 
 def run(program: Program, codes: dict[str, np.ndarray], *, keep: Iterable[str] | None = None) -> dict[str, np.ndarray]:

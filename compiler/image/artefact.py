@@ -16,6 +16,7 @@ from tritloom.compiler.image.host_steps import check_host_steps
 from tritloom.compiler.image.schedules import SCHEDULE_FILES, decode_schedule, encode_schedule
 from tritloom.compiler.image.validate import validate_program
 from tritloom.compiler.image.values import ArrayReader, ArrayWriter, Malformed, integer, mapping, text
+from tritloom.compiler.ir.loop import has_loops
 from tritloom.compiler.ir.program import Program
 from tritloom.compiler.ir.vector import obstacles
 from tritloom.compiler.schedule import Schedule
@@ -117,8 +118,8 @@ def decode_artefact(data: bytes, where: str) -> Artefact:
         for board in sorted({match[1] for name in entries if (match := _SCHEDULE_ENTRY.fullmatch(name))}):
             if no_core:
                 raise Malformed(f"schedule {board!r}: {no_core[0]}")
-            if program.states:
-                raise Malformed(f"schedule {board!r}: programs with states have none")
+            if program.states or has_loops(program):
+                raise Malformed(f"schedule {board!r}: programs with states or loops have none")
             files: dict[str, Any] = {}
             for name in SCHEDULE_FILES:
                 if f"schedules/{board}/{name}" not in entries:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from tritloom.compiler.ir.program import Operation
+from tritloom.compiler.ir.program import Operation, Program
 from tritloom.compiler.ir.vector import GoldenOperation
 
-__all__ = ["MOST_TRIPS", "Carried", "Loop"]
+__all__ = ["MOST_TRIPS", "Carried", "Loop", "has_loops"]
 
 MOST_TRIPS = 1 << 20
 """Trips of the innermost body of nested loops, all together."""
@@ -57,3 +57,8 @@ class Loop(GoldenOperation):
     def outputs(self) -> tuple[str, ...]:
         inside = [name for operation in self.body for name in operation.outputs]
         return (self.output, *(carried.before for carried in self.carried), *dict.fromkeys(inside))
+
+
+def has_loops(program: Program) -> bool:
+    """Whether any operation of a program is a loop."""
+    return any(isinstance(operation, Loop) for operation in program.operations)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -91,20 +92,26 @@ class Schedule:
         instructions = list(self.instructions)
         for name, count in trips.items():
             layer = next(layer for layer in self.layers if layer.name == name and layer.back is not None)
-            number = sum(before.instructions for before in self.layers[: self.layers.index(layer) + 1]) - 1
+            number = self._stops[self.layers.index(layer) + 1] - 1
             branch = instructions[number]
             assert isinstance(branch, Scalar)
             instructions[number] = replace(branch, trips=count)
         return sum(run_cycles(instructions, self.parameters))
 
+    def layer_cycles_at(self, position: int) -> list[int]:
+        """Clocks of each layer behind ``position`` earlier tokens, the core stopping after each."""
+        clocks = run_cycles(_counted(self.instructions, position), self.parameters, stops=self._stops)
+        return [sum(clocks[begin:end]) for begin, end in pairwise(self._stops)]
+
     @property
     def stopped_cycles(self) -> int:
         """Clocks of a run that stops after every layer: the fetch of a layer's first instruction is not hidden then."""
-        starts, number = [], 0
-        for layer in self.layers:
-            starts.append(number)
-            number += layer.instructions
-        return sum(run_cycles(self.instructions, self.parameters, stops={*starts, number}))
+        return sum(run_cycles(self.instructions, self.parameters, stops=self._stops))
+
+    @property
+    def _stops(self) -> list[int]:
+        """Number of the first instruction of each layer, and of the HALT."""
+        return list(accumulate((layer.instructions for layer in self.layers), initial=0))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ import numpy as np
 
 import tritloom
 from tritloom.compiler.ir.program import HostOp, OutputSpec, Program, Tensor
-from tritloom.verification import _against_floats
+from tritloom.witnessing import against_floats
 
 
 def _program(tensor: Tensor, spec: OutputSpec) -> Program:
@@ -28,7 +28,7 @@ def test_the_witness_is_counted_in_codes_of_the_output_grid():
     )
     codes = np.array([[1, 2, 3, 10], [-10, 0, 4, 5]]).reshape(2, 4, 1, 1)
     floats = np.array([[0.0, 0.5, 2.2, 99.0], [-99.0, -0.5, 3.6, 8.0]], np.float32)
-    found = _against_floats(_program(tensor, _spec()), _spec(), codes, floats)
+    found = against_floats(_program(tensor, _spec()), _spec(), codes, floats)
     assert (found.reference, found.candidate, found.tensor, found.values) == ("onnx", "golden", "y", 8)
     assert found.mismatches == 1  # 3.6 is code 5, not 4; values beyond the grid are clamped
     assert (found.first.sample, found.first.index, found.first.expected, found.first.got) == (1, (2, 0, 0), 5, 4)
@@ -40,12 +40,12 @@ def test_the_witness_is_compared_through_the_outputs_index():
     spec = _spec(index=np.array([3, 2, 1, 0]))
     codes = np.array([1, 2, 3, 4]).reshape(1, 2, 1, 2)
     floats = np.array([[40.0, 30.0, 2.0, 1.0]], np.float32)
-    assert _against_floats(_program(tensor, spec), spec, codes, floats).mismatches == 0
+    assert against_floats(_program(tensor, spec), spec, codes, floats).mismatches == 0
 
 
 def test_an_output_of_another_size_differs_everywhere():
     tensor = Tensor(name="t", shape=(4, 1, 1), bits=8, low=-128, high=127, scale=(Fraction(1),))
-    found = _against_floats(_program(tensor, _spec()), _spec(), np.zeros((2, 4, 1, 1), int), np.zeros((2, 3), np.float32))
+    found = against_floats(_program(tensor, _spec()), _spec(), np.zeros((2, 4, 1, 1), int), np.zeros((2, 3), np.float32))
     assert found.mismatches == found.values == 8
 
 
@@ -76,5 +76,5 @@ def test_steps_that_are_no_operators_of_the_model_are_taken_back_before_the_comp
     spec = replace(_spec(), epilogue=steps)
     codes = np.array([[5, 6], [-100, 100]]).reshape(2, 2, 1, 1)
     floats = np.array([[4.25, -2.0], [-205.75, -96.0]], np.float32)
-    assert _against_floats(_program(tensor, spec), spec, codes, floats).mismatches == 0
-    assert _against_floats(_program(tensor, spec), replace(spec, epilogue=steps[:1]), codes, floats).mismatches > 0
+    assert against_floats(_program(tensor, spec), spec, codes, floats).mismatches == 0
+    assert against_floats(_program(tensor, spec), replace(spec, epilogue=steps[:1]), codes, floats).mismatches > 0
