@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from tritloom.boards import get_board
 from tritloom.boards.area import logic_cells
 from tritloom.compiled import DEFAULT_BOARD, CompiledModel
+from tritloom.compiler.ir.loop import Loop
 
 __all__ = ["Estimate", "LayerEstimate", "estimate"]
 
@@ -23,7 +24,8 @@ class LayerEstimate:
 class Estimate:
     """``cycles`` is what the core counts for one inference, of a language model for the last token that its caches hold. ``cells`` are estimated LUTs, ``clock_mhz`` the
     board's usual clock; both are ``None`` for the simulated board. ``first_token`` and ``further_token`` are the cycles of a language model's first token, and how many more
-    each token takes than the one before; ``None`` for another model."""
+    each token takes than the one before; ``first_trip`` and ``further_trip`` those of a model with a loop that makes one trip, and how many more each other one takes, where ``cycles``
+    are those of all that the loop may make. ``None`` for another model."""
 
     board: str
     cycles: int
@@ -33,6 +35,8 @@ class Estimate:
     clock_mhz: float | None
     first_token: int | None = None
     further_token: int | None = None
+    first_trip: int | None = None
+    further_trip: int | None = None
 
     @property
     def inferences_per_second(self) -> float | None:
@@ -46,6 +50,8 @@ def estimate(model: CompiledModel, *, board: str = DEFAULT_BOARD) -> Estimate:
     layers = tuple(LayerEstimate(layer.name, layer.cycles, layer.macs, float(layer.utilisation)) for layer in plan.layers)
     simulated = found.family == "none"
     first = plan.cycles_at(0) if model.program.states else None
+    loops = [operation.name for operation in model.program.operations if isinstance(operation, Loop)]
+    trips = [plan.cycles_of(dict.fromkeys(loops, count)) for count in (1, 2)] if loops else None
     return Estimate(
         board=found.name,
         cycles=plan.cycles,
@@ -55,4 +61,6 @@ def estimate(model: CompiledModel, *, board: str = DEFAULT_BOARD) -> Estimate:
         clock_mhz=None if simulated else found.typical_mhz,
         first_token=first,
         further_token=None if first is None else plan.cycles_at(1) - first,
+        first_trip=None if trips is None else trips[0],
+        further_trip=None if trips is None else trips[1] - trips[0],
     )

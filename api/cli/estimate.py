@@ -70,6 +70,8 @@ def estimate(
     console.say(f"{found.cycles} cycles an inference, {found.macs} multiply-accumulates")
     if found.first_token is not None:
         console.say(f"of a token: {found.first_token} cycles for the first one, {found.further_token} more for each token before it")
+    if found.first_trip is not None:
+        console.say(f"the loop may end sooner: {found.first_trip} cycles with one trip, {found.further_trip} more for each other one")
     if found.clock_mhz is not None and found.inferences_per_second is not None:
         console.say(f"{found.inferences_per_second:.0f} inferences a second at {found.clock_mhz:g} MHz, not yet placed and routed")
     if found.cells is not None:

@@ -73,30 +73,37 @@ def _clamped_sum(lowering: BlockLowering, operation: ClampedSum, emitter: Emitte
         else:
             _multiplied(lowering, operation, emitter, first, limits, constant=operation.constant)
         return
-    name, factor = rest[0]
-    b = lowering.address(name)
-    if operation.constant or factor not in (1, -1):
-        middle = _scaled(ends[name], factor)
-        if not -(1 << 31) <= middle[0] + operation.constant <= middle[1] + operation.constant < 1 << 31:
+    second, scratch = rest[0], ("", 1)
+    if operation.constant or second[1] not in (1, -1):
+        # One of them goes through the multiplier first, with the constant, the one that is added as it is last.
+        multiplied = first if second[1] in (1, -1) else second
+        low, high = (operation.constant + end for end in _scaled(ends[multiplied[0]], multiplied[1]))
+        if not -(1 << 31) <= low <= high < 1 << 31:
             raise ModelError(f"layer {operation.name!r} adds more than 32 bits hold; the core does not; run the model in golden")
-        b = lowering.scratch("addends", WORD_BYTES * lowering.placement(name).shape[0] * lowering.pixels(name))
-        _multiplied(lowering, operation, emitter, rest[0], {}, constant=operation.constant, target=b)
-        name, factor = "", 1
-    _multiplied(lowering, operation, emitter, first, limits, second=(name, b, factor))
+        _multiplied(lowering, operation, emitter, multiplied, {}, constant=operation.constant, to_scratch=True)
+        first, second = (scratch, second) if multiplied is first else (first, scratch)
+    _multiplied(lowering, operation, emitter, first, limits, second=second)
+
+
+_Part = tuple[str, int]
+"""Name of a tensor, empty for the scratch space, and its factor."""
 
 
 def _multiplied(
     lowering: BlockLowering,
     operation: ClampedSum,
     emitter: Emitter,
-    part: tuple[str, int],
+    part: _Part,
     limits: dict[str, int | Low],
     *,
     constant: int = 0,
-    second: tuple[str, int, int] | None = None,
-    target: int | None = None,
+    second: _Part | None = None,
+    to_scratch: bool = False,
 ) -> None:
-    """``factor * operand`` plus a constant, or plus or minus ``second`` (name, address, sign), to the output or to scratch space at ``target``."""
+    """A part plus a constant, or plus or minus ``second``, to the output or to the scratch space, whose elements have 32 bits."""
+    shape = operation.output
+    scratch = lowering.scratch("addends", WORD_BYTES * lowering.placement(shape).shape[0] * lowering.pixels(shape))
+    target = "" if to_scratch else shape
     name, factor = part
     if factor != 1:
         if max(map(abs, lowering.range(name))) >= LARGEST_FACTORED:
@@ -104,19 +111,16 @@ def _multiplied(
         emitter.set(FACTOR, factor)
     if constant:
         emitter.set(ADDEND, constant)
-    kind, b, b_size = Second.NONE, 0, 2
-    strides = {"a": name, "o": operation.output if target is None else ""}
+    kind, strides = Second.NONE, {"a": name, "o": target}
     if second is not None:
-        other, b, sign = second
-        kind = Second.ADDEND if sign > 0 else Second.SUBTRAHEND
-        b_size = lowering.size(other) if other else ELEMENT_SIZES[WORD_BYTES]
-        strides["b"] = other
+        kind, strides["b"] = Second.ADDEND if second[1] > 0 else Second.SUBTRAHEND, second[0]
+    size = {register: lowering.size(tensor) if tensor else ELEMENT_SIZES[WORD_BYTES] for register, tensor in strides.items()}
+    address = {register: lowering.address(tensor) if tensor else scratch for register, tensor in strides.items()}
     function = VectorFunction(
-        a_size=lowering.size(name), b_size=b_size, o_size=lowering.size(operation.output) if target is None else ELEMENT_SIZES[WORD_BYTES],
-        second=kind, factor=Factor.ONE if factor == 1 else Factor.REGISTER, addend=bool(constant), **limits,
+        a_size=size["a"], b_size=size.get("b", 0), o_size=size["o"], second=kind, factor=Factor.ONE if factor == 1 else Factor.REGISTER,
+        addend=bool(constant), **limits,
     )  # fmt: skip
-    o = lowering.address(operation.output) if target is None else target
-    emitter.vector(function, _axes(lowering, name, **strides), a=lowering.address(name), b=b, o=o)
+    emitter.vector(function, _axes(lowering, shape, **strides), **address)
 
 
 def _magnitude(lowering: BlockLowering, operation: Magnitude, emitter: Emitter) -> None:
