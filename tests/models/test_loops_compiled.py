@@ -200,9 +200,11 @@ def test_a_row_that_the_table_does_not_have_is_refused():
         golden(recursive(), puzzle=np.array([[0, 1, 2, 3, 4, 0, 0, 0, 0]]))
 
 
-def test_a_network_with_scales_of_its_own_is_not_verified():
-    with pytest.raises(UserError, match="scales its activations at run time cannot be verified"):
-        tritloom.verify(recursive(), on=["golden"])
+def test_a_network_with_scales_of_its_own_agrees_with_floats_mostly():
+    """Golden rounds to 8 bits what the witness computes in floats, so codes are not compared."""
+    found = tritloom.verify(recursive(), on=["golden"], samples=3)
+    assert not found.comparisons and found.exact
+    assert "'logits' has the same largest element at" in found.details["onnx"] and "'steps' has the same number at" in found.details["onnx"]
 
 
 def test_the_preset_of_the_paper_compiles():
@@ -329,7 +331,7 @@ def test_artefacts_hold_loops(source, tmp_path):
     feeds = {given.name: np.ones((3, *given.shape[1:]), given.dtype)}
     for left, right in zip(golden(model, **feeds), golden(again, **feeds), strict=True):
         np.testing.assert_array_equal(left, right)
-    assert model.golden_only and not model.boards
+    assert not model.golden_only and not model.boards
 
 
 def test_artefacts_with_damaged_loops_are_refused():
@@ -374,8 +376,8 @@ def test_check_run_and_verify(tmp_path, capsys):
     np.savez(tmp_path / "in.npz", bits=BITS)
     assert called(capsys, "run", source, "--input", tmp_path / "in.npz", "--output", tmp_path / "out.npz")[0] == 0
     assert np.load(tmp_path / "out.npz")["ticks"].shape == (64,)
-    code, _, err = called(capsys, "estimate", source)
-    assert code == 1 and "its sequencer repeats no part of a program" in err
+    code, out, err = called(capsys, "estimate", source, "--json")
+    assert code == 0 and "the loop may end sooner" in err and json.loads(out)["first_trip"] < json.loads(out)["cycles"]
 
 
 PUZZLE = "1.....3..2.....4"
@@ -422,7 +424,7 @@ def test_the_solver_goes_on_until_the_network_halts():
 @pytest.mark.parametrize(("words", "said"), [
     (["--puzzle", "12"], "a puzzle has 16 digits from 0 to 4"),
     (["--puzzle", "5" + "0" * 15], "a puzzle has 16 digits from 0 to 4"),
-    (["--on", "verilator"], "no core runs recursive networks yet"),
+    (["--on", "verilators"], "there is no provider 'verilators': did you mean 'verilator'?"),
 ])  # fmt: skip
 def test_solve_refuses_in_one_sentence(capsys, words, said):
     code, _, err = called(capsys, "solve", zoo.path("trm_sudoku4"), *words)
