@@ -126,7 +126,7 @@ def operator_page() -> str:
     lines += ["", "| part | forms that are read |", "| --- | --- |", *(f"| {part} | {forms} |" for part, forms in LANGUAGE_FORMS)]
     lines += ["", "## Models with loops", ""]
     lines += [
-        "A model with `Loop` nodes is read by rules of its own ([numerics](numerics.md), section 13), for a batch of 1, and runs in golden only: a constant largest number of trips, a"
+        "A model with `Loop` nodes is read by rules of its own ([numerics](numerics.md), section 13), for a batch of 1, and runs on cores with a vector unit: a constant largest number of trips, a"
         " condition that is constant or that the body computes, no values collected from all trips. What the body carries from trip to trip is integers of 8 or 16 bits, or what"
         " `QuantizeLinear` brings to int16. Operators of integers are "
         + ", ".join(f"`{name}`" for name in sorted(INTEGER_HANDLERS))
