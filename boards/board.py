@@ -7,6 +7,7 @@ from typing import Any
 
 from tritloom.boards.pll import PllSetting, best_setting
 from tritloom.errors import BuildError, MissingToolError
+from tritloom.hw.arch.parameters import CoreParameters
 
 __all__ = ["Board"]
 
@@ -50,6 +51,10 @@ class Board:
         Options of the yosys synthesis command, of nextpnr and of the packer that belong to the part.
     typical_mhz
         Clock that a typical build of this project reaches; place and route is asked for it.
+    vector_mhz
+        The same of a build with a vector unit, 0 where none has been measured.
+    sdram_bits
+        Width of the board's SDRAM, 0 where it has none.
     """
 
     name: str
@@ -77,6 +82,12 @@ class Board:
     place: tuple[str, ...] = ()
     pack: tuple[str, ...] = ()
     typical_mhz: float = 0.0
+    vector_mhz: float = 0.0
+    sdram_bits: int = 0
+
+    def expected_mhz(self, core: CoreParameters) -> float:
+        """Clock that a build of such a core typically reaches."""
+        return self.vector_mhz if core.vector_lanes and self.vector_mhz else self.typical_mhz
 
     @property
     def block_kbits(self) -> int:

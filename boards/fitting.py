@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 
 from tritloom.boards.area import (
@@ -24,7 +24,7 @@ from tritloom.errors import ModelError, UserError
 from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES
 from tritloom.hw.arch.parameters import SCALED_BITS, SPRAM_BITS, CoreParameters
 
-__all__ = ["fit", "fitting_cores"]
+__all__ = ["fit", "fitting_cores", "unbounded_core"]
 
 _ROWS = (4, 8, 16, 32, 64)
 _COLUMNS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -87,6 +87,23 @@ def fitting_cores(board: Board, program: Program, *, array: tuple[int, int] | No
         if smaller:
             macs = smaller[0].macs_per_cycle
             yield smaller[0]
+
+
+def unbounded_core(board: Board, program: Program) -> CoreParameters:
+    """The core with the fastest array that fits the logic of the part, and memories for the program whether the part has them or not.
+
+    Raises :class:`UserError` for the simulated board, :class:`ModelError` where no array fits or the program is beyond what a core can address.
+    """
+    check_core(program)
+    if board.family == "none":
+        raise UserError(f"board {board.name!r} has no memory of its own; choose a board with an FPGA")
+    shapes = [core for core in _shapes(board, None, vector_lanes=int(has_blocks(program))) if core.weight_storage == "block"]
+    for core in sorted(shapes, key=lambda core: (_rough_cycles(program, core), logic_cells(board, core))):
+        if _logic_shortage(board, program, core) is None:
+            shape = {"rows": core.rows, "columns": core.columns, "weight_encoding": core.weight_encoding, "post_lanes": core.post_lanes}
+            needs = asdict(memory_needs(program, **shape))
+            return replace(core, **{field: max(value, getattr(core, field)) for field, value in needs.items()})
+    raise ModelError(f"no core with a vector unit fits {board.name}; choose a larger board")
 
 
 def _survey(
@@ -157,7 +174,7 @@ def _shapes(board: Board, array: tuple[int, int] | None, *, vector_lanes: int) -
 def _rough_cycles(program: Program, core: CoreParameters) -> int:
     """Clocks of the matrix operations: a tile of outputs takes the longer one of its reduction and of its results."""
     cycles = 0
-    for operation in program.operations:
+    for operation in program.walk():
         if isinstance(operation, Convolution):
             outputs, inputs, height, width = operation.weights.shape
             _, rows, columns = program.tensors[operation.output].shape
@@ -171,7 +188,9 @@ def _rough_cycles(program: Program, core: CoreParameters) -> int:
 
 def _hopeless(board: Board, program: Program, core: CoreParameters) -> _Shortage | None:
     """A model whose weights alone are far beyond the part is refused before its memory images are made, which may take minutes."""
-    trits = sum(operation.weights.size * operation.planes for operation in program.operations if isinstance(operation, Convolution))
+    # Loops may apply the same weights in several places.
+    layers = [operation for operation in program.walk() if isinstance(operation, Convolution)]
+    trits = sum({operation.weights.tobytes(): operation.weights.size * operation.planes for operation in layers}.values())
     words = -(-trits // core.macs_per_cycle)
     where = f"on a {core.rows}x{core.columns} array of {board.name}"
     if core.weight_storage == "spram":

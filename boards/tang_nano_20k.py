@@ -48,4 +48,5 @@ BOARD = Board(
     place=("--device", "GW2AR-LV18QN88C8/I7", "--vopt", "family=GW2A-18C"),
     pack=("-d", "GW2A-18C"),
     typical_mhz=100.0,
+    sdram_bits=32,
 )

@@ -69,7 +69,7 @@ def chat(
     found = {"on": on, "board": board, "prompt": prompt, "text": "".join(pieces), "tokens": tokens, "seconds": round(seconds, 3)}
     if generator.cycles is not None:
         cycles = generator.cycles / computed
-        mhz = get_board(board).typical_mhz or None
+        mhz = get_board(board).expected_mhz(compiled.schedule(board).parameters) or None
         found.update(cycles_per_token=round(cycles, 1), clock_mhz=mhz, tokens_per_second=mhz and round(mhz * 1e6 / cycles, 1))
         clock = (
             "" if mhz is None else f", {mhz * 1e6 / cycles:.0f} tokens a second at the {mhz:g} MHz that cores on {board} typically reach"

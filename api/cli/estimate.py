@@ -1,5 +1,9 @@
 """``tritloom estimate``: cycles and size without any tool."""
 
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
 from tritloom.cli.console import Console
 from tritloom.cli.options import (
     BiasCorrectionOption,
@@ -19,6 +23,9 @@ from tritloom.cli.options import (
     sizes_of,
 )  # fmt: skip
 
+if TYPE_CHECKING:
+    from tritloom.compiled import CompiledModel
+
 __all__ = ["estimate"]
 
 
@@ -34,6 +41,9 @@ def estimate(
     planes: PlanesOption = None,
     layers: LayersOption = None,
     shape: ShapeOption = None,
+    sdram: Annotated[
+        bool, typer.Option("--sdram", help="For a model larger than the board's memories: a model of one whose weights come from SDRAM.")
+    ] = False,
     json: JsonOption = False,
     verbose: VerboseOption = 0,
     quiet: QuietOption = 0,
@@ -45,6 +55,8 @@ def estimate(
     tritloom estimate model.loom
 
     tritloom estimate model.loom --board tang-nano-20k --json
+
+    tritloom estimate large.onnx --board ulx3s-85f --sdram
     """
     from dataclasses import asdict
 
@@ -64,6 +76,9 @@ def estimate(
         layers=layers,
         shapes=sizes_of(shape),
     )
+    if sdram:
+        _streamed(console, compiled, board)
+        return
     found = estimate_model(compiled, board=board)
     rows = [(layer.name, layer.cycles, layer.macs, f"{layer.utilisation:.1%}") for layer in found.layers]
     console.table(f"{compiled.program.name} on {found.board}", ("layer", "cycles", "multiply-accumulates", "utilisation"), rows)
@@ -78,3 +93,32 @@ def estimate(
         console.say(f"about {found.cells} LUTs")
     fields = asdict(found)
     console.result({**fields, "layers": [asdict(layer) for layer in found.layers], "inferences_per_second": found.inferences_per_second})
+
+
+def _streamed(console: Console, compiled: "CompiledModel", board: str) -> None:
+    from dataclasses import asdict
+
+    from tritloom.streaming import EFFICIENCY, estimate_streamed
+
+    found = estimate_streamed(compiled, board=board)
+    percent = {
+        name: cycles / found.streamed_cycles for name, cycles in (("compute", found.compute_bound), ("bandwidth", found.bandwidth_bound))
+    }
+    rows = [
+        ("array", f"{found.rows} x {found.columns}, about {found.cells} LUTs"),
+        ("multiply-accumulates", f"{found.macs:,}".replace(",", " ")),
+        (
+            "weights, activations",
+            f"{found.weight_bytes / 1e6:.2f} MB, {found.activation_bytes / 1e6:.2f} MB; the part holds {found.board_bytes / 1e6:.2f} MB",
+        ),
+        ("SDRAM traffic", f"{found.stream_bytes / 1e6:.0f} MB"),
+        ("clocks of the core, were its memories large enough", f"{found.cycles:,}".replace(",", " ")),
+        ("clocks with SDRAM", f"{found.streamed_cycles:,}".replace(",", " ")),
+        ("bound by computing", f"{found.compute_bound:,} ({percent['compute']:.1%})".replace(",", " ")),
+        ("bound by bandwidth", f"{found.bandwidth_bound:,} ({percent['bandwidth']:.1%})".replace(",", " ")),
+    ]
+    console.table(f"{compiled.program.name} on {found.board}, a model: no core has an SDRAM controller yet", ("figure", "value"), rows)
+    console.say(
+        f"{found.seconds:.3g} s an inference at {found.clock_mhz:g} MHz, all trips of its loops made, with an SDRAM that delivers a word in {EFFICIENCY:.0%} of the clocks"
+    )
+    console.result({**asdict(found), "seconds": found.seconds, "model": "no core has an SDRAM controller yet"})

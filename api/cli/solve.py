@@ -101,7 +101,7 @@ def solve(
     console.say(f"{solved} of {len(found)} puzzles solved on {on}, {len(found) / seconds:.2g} a second here")
     result = {"on": on, "board": board, "puzzles": found, "solved": solved, "seconds": round(seconds, 3)}
     if clocks:
-        mhz = get_board(board).typical_mhz or None
+        mhz = get_board(board).expected_mhz(compiled.schedule(board).parameters) or None
         rate = mhz and mhz * 1e6 * len(found) / clocks
         result.update(cycles=clocks, clock_mhz=mhz, puzzles_per_second=rate and round(rate, 2))
         clock = "" if mhz is None else f", {rate:.1f} puzzles a second at the {mhz:g} MHz that cores on {board} typically reach"

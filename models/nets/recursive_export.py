@@ -19,7 +19,7 @@ from tritloom.models.methods.bitnet import EPSILON as LEAST_MAGNITUDE
 from tritloom.models.nets.loops import Scope, State, model_of, typed
 from tritloom.models.nets.recursion import EMBEDDING_STEP, EPSILON, RecursiveShape
 
-__all__ = ["INPUT", "OUTPUTS", "RecursiveWeights", "recursive_model"]
+__all__ = ["INPUT", "OUTPUTS", "RecursiveWeights", "random_weights", "recursive_model"]
 
 INPUT, OUTPUTS = "puzzle", ("logits", "halt", "steps")
 
@@ -41,6 +41,24 @@ class RecursiveWeights:
     @property
     def quantised(self) -> bool:
         return self.embedding.dtype == np.int8
+
+
+def random_weights(shape: RecursiveShape, *, seed: int, halt_bias: float = 0.0, spread: int = 2048) -> RecursiveWeights:
+    """Random trits, heads that say something, and first states of the standard deviation ``spread`` in steps of their grid: for measuring what no training has to be done for."""
+    rng = np.random.default_rng(seed)
+    layers: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
+    for block in range(1, shape.blocks + 1):
+        for part, features in (("tokens", shape.tokens), ("channels", shape.dim)):
+            inner = shape.inner(features)
+            for layer, outputs, inputs in (("gate_up", 2 * inner, features), ("down", features, inner)):
+                scale = np.full(1, 1.5 * inputs**-0.5, np.float32)
+                layers[f"block{block}.{part}.{layer}"] = rng.integers(-1, 2, (outputs, inputs)).astype(np.int8), scale
+    for head, outputs in (("answer_head", shape.symbols), ("halt_head", 1)):
+        codes = rng.integers(-127, 128, (outputs, shape.dim)).astype(np.int8)
+        layers[head] = codes, rng.uniform(0.002, 0.004, outputs).astype(np.float32)
+    table = rng.integers(-100, 101, (shape.prefix + shape.symbols, shape.dim)).astype(np.int8)
+    y0, z0 = (np.rint(rng.normal(0, 1, shape.dim) * spread) * shape.state_step for _ in range(2))
+    return RecursiveWeights(layers, table, y0.astype(np.float32), z0.astype(np.float32), halt_bias)
 
 
 class _Writer:

@@ -8,7 +8,7 @@ from onnx import TensorProto
 from tritloom.models.methods.ring import random_ring
 from tritloom.models.nets.loops import Scope, State, model_of, typed
 from tritloom.models.nets.recursion import Preset, RecursiveShape
-from tritloom.models.nets.recursive_export import RecursiveWeights, recursive_model
+from tritloom.models.nets.recursive_export import random_weights, recursive_model
 from tritloom.models.nets.ring_export import ring_model
 
 SHAPE = RecursiveShape.of(Preset(16, prefix=2, heads=0, multiple=8, n=2, cycles=2, supervision=4), 9, 4)
@@ -16,20 +16,7 @@ SHAPE = RecursiveShape.of(Preset(16, prefix=2, heads=0, multiple=8, n=2, cycles=
 
 def recursive(seed: int = 0, shape: RecursiveShape = SHAPE, halt_bias: float = 0.0, spread: int = 2048) -> bytes:
     """A Tiny Recursive Model with random trits, heads that say something, and first states of the standard deviation ``spread`` in steps of their grid."""
-    rng = np.random.default_rng(seed)
-    layers: dict[str, tuple[np.ndarray, np.ndarray | None]] = {}
-    for block in range(1, shape.blocks + 1):
-        for part, features in (("tokens", shape.tokens), ("channels", shape.dim)):
-            inner = shape.inner(features)
-            for layer, outputs, inputs in (("gate_up", 2 * inner, features), ("down", features, inner)):
-                scale = np.full(1, 1.5 * inputs**-0.5, np.float32)
-                layers[f"block{block}.{part}.{layer}"] = rng.integers(-1, 2, (outputs, inputs)).astype(np.int8), scale
-    for head, outputs in (("answer_head", shape.symbols), ("halt_head", 1)):
-        codes = rng.integers(-127, 128, (outputs, shape.dim)).astype(np.int8)
-        layers[head] = codes, rng.uniform(0.002, 0.004, outputs).astype(np.float32)
-    table = rng.integers(-100, 101, (shape.prefix + shape.symbols, shape.dim)).astype(np.int8)
-    y0, z0 = (np.rint(rng.normal(0, 1, shape.dim) * spread) * shape.state_step for _ in range(2))
-    weights = RecursiveWeights(layers, table, y0.astype(np.float32), z0.astype(np.float32), halt_bias)
+    weights = random_weights(shape, seed=seed, halt_bias=halt_bias, spread=spread)
     return recursive_model("recursive", shape, weights, metadata={}).SerializeToString()
 
 
