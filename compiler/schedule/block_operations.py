@@ -17,6 +17,7 @@ from tritloom.compiler.ir.block import (
     Rectify,
     Rotate,
     Store,
+    Turn,
     View,
 )
 from tritloom.compiler.ir.quest import Hadamard, QuantiseByDeviation
@@ -25,6 +26,7 @@ from tritloom.compiler.schedule.blocks import ELEMENT_SIZES, LARGEST_FACTOR, LAR
 from tritloom.compiler.schedule.emit import Emitter, Pair
 from tritloom.compiler.schedule.layout import Placement
 from tritloom.compiler.schedule.nest import Axis, affine_prefix
+from tritloom.compiler.schedule.turn import turn
 from tritloom.errors import ModelError
 from tritloom.hw.arch import blockfloat
 from tritloom.hw.arch.isa import Instruction
@@ -438,6 +440,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     BlockSum: _sum,
     Curve: _curve,
     Rotate: _rotate,
+    Turn: turn,
     Store: _store,
     View: _view,
     Attend: attend,
