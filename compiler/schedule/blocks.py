@@ -108,6 +108,7 @@ class BlockLowering:
         self._peaks: dict[str, int] = {}
         self._measured: set[tuple[str, int]] = set()
         self._scratch: dict[str, tuple[int, int]] = {}
+        self._held: dict[str, object] = {}
 
     def begin(self) -> list[Instruction | Scalar]:
         """What every program starts with: where several tokens are asked for, the next one is that of its number."""
@@ -237,6 +238,12 @@ class BlockLowering:
             address = self._memory.reserve(size)
             self._scratch[name] = address, size
         return address
+
+    def holds(self, name: str, contents: object) -> bool:
+        """Whether an operation before has left ``contents`` (names and constants that say what was computed) in scratch space; from now on they are there."""
+        held = self._held.get(name) == contents
+        self._held[name] = contents
+        return held
 
     def table(self, values: np.ndarray, width: int) -> int:
         return self._memory.table(values, width)
