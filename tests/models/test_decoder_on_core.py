@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from decoder_cases import random_weights, small
 from test_decoder_compiled import TOKENS, compiled
 from test_decoder_quest import exported as quest_decoder
 
@@ -19,6 +20,7 @@ from tritloom.generation import TextGenerator
 from tritloom.hw.arch.link import Space
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.model import CoreModel
+from tritloom.models.nets.decoder_export import decoder_model
 
 
 class Twin:
@@ -60,6 +62,8 @@ def assert_equal(expected: dict[str, np.ndarray], found: dict[str, np.ndarray], 
         ("bitnet", 4, "interleaved", {"rows": 8, "columns": 3, "post_lanes": 1}),
         ("llama", 2, "half", {"rows": 4, "columns": 5, "post_lanes": 1}),
         ("llama", 2, "interleaved", {"rows": 32, "columns": 8, "weight_encoding": "trit5"}),
+        ("drna", 1, "half", {"rows": 8, "columns": 3, "post_lanes": 1}),
+        ("drna", 4, "half", {}),
     ],
 )
 def test_every_tensor_of_the_twin_equals_golden(block, kv_heads, rotation, core) -> None:
@@ -170,21 +174,48 @@ def test_a_core_generates_by_itself(prompt, count) -> None:
 
 
 def test_check_says_what_runs_where() -> None:
-    for block, everything in (("llama", True), ("drna", False)):
+    for block in ("llama", "drna"):
         report = check(compiled(block, 1).source, name="small")
-        assert (report.facts["runs"]["golden only"] == {}) == everything
-        assert {tuple(entry["runs"]) for entry in report.facts["operators"]} == {("core",) if everything else ("golden only",)}
+        assert report.facts["runs"]["golden only"] == {}
+        assert {tuple(entry["runs"]) for entry in report.facts["operators"]} == {("core",)}
 
 
-def test_what_no_core_can_do_is_said() -> None:
-    model = compiled("drna", 3)
-    assert any("angles that depend on data" in sentence for sentence in model.golden_only)
-    with pytest.raises(ModelError, match="run the model in golden"):
-        schedule(model.program, sim_parameters(compiled("bitnet").program))
+def test_a_core_without_vector_unit_is_refused() -> None:
     bitnet = compiled("bitnet")
     plain = CoreParameters.from_json({**sim_parameters(bitnet.program).to_json(), "vector_lanes": 0})
     with pytest.raises(ModelError, match="no vector unit"):
         schedule(bitnet.program, plain)
+
+
+def test_heads_of_one_pair() -> None:
+    """Two channels a head, of which each is turned by an angle of its own; the first token has no key before it."""
+    decoder = replace(small("drna", kv_heads=4), width=8, hidden=5)
+    weights = random_weights(decoder, "ternary", 2)
+    model = tritloom.compile(decoder_model("small", decoder, weights, {}).SerializeToString(), context=12)
+    assert not model.golden_only
+    twin, stream = Twin(model, schedule(model.program, sim_parameters(model.program))), Stream(model.program)
+    for index, token in enumerate(TOKENS.tolist()[:6]):
+        stream.step(np.array([token]))
+        assert_equal(stream.tensors, twin.trace(token), f"token {index}")
+
+
+def test_turns_on_the_gateware() -> None:
+    """D-RNA's rotations in Verilator: all tensors, clocks, tokens that the core generates; and ONNX Runtime, which wants the key before the first one."""
+    model = compiled("drna", 3, kv_heads=2)
+    session, made = tritloom.InferenceSession(model, providers=["verilator"]), model.schedule()
+    stream, golden = session.stream(), Stream(model.program)
+    for token in TOKENS.tolist()[:3]:
+        golden.step(np.array([token]))
+        stream.trace(np.array([token]))
+        assert_equal(golden.tensors, {name: values[0] for name, values in stream.tensors.items()}, f"token {token}")
+    stream = session.stream()
+    for position in range(3):
+        before = stream.cycles
+        stream.step(TOKENS[position : position + 1])
+        assert stream.cycles - before == made.cycles_at(position)
+    generated = list(TextGenerator(session).generate([2, 5], count=6))
+    assert generated == list(TextGenerator(tritloom.InferenceSession(model)).generate([2, 5], count=6))
+    assert "of 4 places" in tritloom.verify(model, on=["golden"], samples=4).details["onnx"]
 
 
 def test_gateware_equals_golden() -> None:
