@@ -1,5 +1,6 @@
 """Rotations by angles that depend on data: golden against their definition, and the vector unit's twin against golden."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from tritloom.compiler.frontend.operators_rotation import TURN_TABLE
 from tritloom.compiler.golden.block import run_block
+from tritloom.compiler.image.block_codec import check_block
+from tritloom.compiler.image.values import Malformed
 from tritloom.compiler.ir.block import Turn
 from tritloom.compiler.ir.program import InputSpec, OutputSpec, Program, Tensor
 from tritloom.compiler.schedule import schedule, sim_parameters, tensor_from_bytes, tensor_to_bytes
@@ -135,6 +138,28 @@ def test_factors_are_kept_only_for_what_turns_alike(change):
     assert_on_core(made, inputs(rng, 6, 2, 2, 1000, -15))
     layers = schedule(made, sim_parameters(made)).layers
     assert (layers[1].instructions < layers[0].instructions / 2) == (change == "nothing")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"output_scale": ""}, "no result of 32 bits with a scale"),
+        ({"output": "before", "output_scale": "keys.scale", "input": "keys", "input_scale": ""}, "no result of 32 bits with a scale"),
+        ({"before_scale": "queries.scale"}, "has a scale of shape"),
+        ({"input_scale": "keys.scale"}, "no scale for each head"),
+        ({"output_scale": "before.scale"}, "no scale for each head"),
+        ({"table": TURN_TABLE[:-1]}, "tables for other channels"),
+        ({"position": "before"}, "has a position of"),
+    ],
+)
+def test_impossible_rotations_are_malformed(change, words):
+    angles = np.zeros((POSITIONS, 6), np.int32)
+    queries, keys = (turn(name, angles, TURN_TABLE, (40000, -22)) for name in ("queries", "keys"))
+    for wanted in ({}, change):
+        made = program(replace(queries, **wanted), keys, channels=6, heads=4, key_heads=1)
+        with pytest.raises(Malformed, match=words) if wanted else nullcontext():
+            for operation in made.operations:
+                check_block(operation, made, made.tensors[operation.output], "it")
 
 
 @pytest.mark.parametrize("exponent", [-45, -29, -26, -10])
