@@ -13,6 +13,7 @@ import numpy as np
 from tritloom.compiled import DEFAULT_BOARD, CompiledModel, Source, open_model
 from tritloom.compiler import golden
 from tritloom.compiler.frontend.sequence import MASK, POSITIONS
+from tritloom.compiler.ir.block import Store
 from tritloom.compiler.ir.loop import has_loops
 from tritloom.errors import UserError
 from tritloom.session import PROVIDERS, InferenceSession
@@ -165,7 +166,12 @@ def verify_tokens(compiled: CompiledModel, on: Sequence[str], board: str, count:
         comparisons += compare_tensors(program, expected, {tensor: np.concatenate(rows) for tensor, rows in found.items()}, candidate=name)
     tell("outside witness", 0, count)
     rest = {MASK: np.ones((1, count), np.int64), POSITIONS: np.arange(count)[None]}
-    past = {name: rest.get(name, np.zeros((1, *shape), np.float32)[..., :0, :]) for name, shape in compiled.unread_inputs.items()}
+    # Caches begin without columns; other states, the key before, as zeros.
+    caches = {operation.cache for operation in program.operations if isinstance(operation, Store)}
+    past = {
+        name: rest.get(name, np.zeros((1, *shape), np.float32)[..., : 0 if name in caches else None, :])
+        for name, shape in compiled.unread_inputs.items()
+    }
     floats = run_witness(compiled.source, {program.inputs[0].name: tokens[None], **past}, outputs=[spec.name])[spec.name]
     same = int((np.asarray(floats)[0].argmax(axis=-1) == np.concatenate(logits).argmax(axis=-1)).sum())
     details["onnx"] = f"golden and the float model hold the same token for the likeliest at {same} of {count} places"

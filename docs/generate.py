@@ -119,7 +119,7 @@ def operator_page() -> str:
         lines.append(f"| `{operator.name}` | {domain} | {', '.join(operator.runs)} | {_cell(operator.forms)} |")
     lines += ["", "## Language models", ""]
     lines += [
-        "A model with inputs `past_key_values.*` is read by rules of its own ([numerics](numerics.md), section 12), and runs on cores with a vector unit; angles that depend on data are golden only. They know "
+        "A model with inputs `past_key_values.*` is read by rules of its own ([numerics](numerics.md), section 12), and runs on cores with a vector unit. They know "
         + ", ".join(f"`{name}`" for name in sorted({*HANDLERS, *(name for table in STEPS.values() for name in table)}))
         + "; whatever depends on constants or on the number of tokens alone is computed."
     ]

@@ -4,6 +4,7 @@ import numpy as np
 
 from tritloom.compiler.golden.quest import hadamard, quantise_by_deviation
 from tritloom.compiler.ir.block import (
+    TURN_BITS,
     Attend,
     BlockOperation,
     BlockProduct,
@@ -29,7 +30,6 @@ Scale = tuple[np.ndarray, np.ndarray]
 """Mantissas and exponents, int64 (N, 1, H, W)."""
 
 ONE = (1 << 15, -15)
-TURN_BITS = 8
 NO_EXPONENT = -(1 << 30)
 """Below every exponent."""
 

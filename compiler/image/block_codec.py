@@ -178,6 +178,11 @@ def check_block(operation: BlockOperation, program: Program, output: Tensor, whe
             )
             need(before[2] == output_shape[2] == 1 and output_shape[1] % before[1] == 0, "is turned by keys of another shape")
             need_scale(operation.before_scale, operation.before)
+            need(output.bits == 32 and bool(operation.output_scale), "has no result of 32 bits with a scale")
+            for name, of in (
+                (operation.input_scale, operation.input), (operation.before_scale, operation.before), (operation.output_scale, operation.output),
+            ):  # fmt: skip
+                need(not name or shape(name) == (2, *shape(of)[1:]), "has no scale for each head")
             need_position(operation.position, len(operation.angles))
         case Store():
             channels, heads, columns = shape(operation.cache)

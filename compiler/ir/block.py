@@ -9,15 +9,17 @@ The rules, with the width of every intermediate value, stand in ``docs/numerics.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar
 
 import numpy as np
 
 from tritloom.compiler.ir.vector import GoldenOperation
 
 __all__ = [
-    "Attend", "BlockOperation", "BlockProduct", "BlockSum", "Curve", "Lookup", "Norm", "Position", "Quantise", "Rectify", "Rotate", "Store", "Turn", "View",
+    "TURN_BITS", "Attend", "BlockOperation", "BlockProduct", "BlockSum", "Curve", "Lookup", "Norm", "Position", "Quantise", "Rectify", "Rotate", "Store", "Turn", "View",
 ]  # fmt: skip
+
+TURN_BITS = 8
+"""Fraction bits of the values that index the table of a :class:`Turn`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +170,6 @@ class Turn(BlockOperation):
     The first half of the channels makes pairs with the second. ``angles`` is int32 (positions, C) in turns of ``2**16``. ``before`` (C, key heads, 1) is a block with the constant
     scale ``constant`` (mantissa, exponent); head h reads head ``h * key heads / heads`` of it. ``table`` holds ``tanh`` with 15 fraction bits, int16, from -4 to 4 in steps of 1/256.
     """
-
-    obstacle: ClassVar[str] = "its vector unit has no angles that depend on data"
 
     input: str
     input_scale: str = ""

@@ -17,6 +17,7 @@ from tritloom.compiler.ir.block import (
     Rectify,
     Rotate,
     Store,
+    Turn,
     View,
 )
 from tritloom.compiler.ir.grid import GridOperation
@@ -27,6 +28,7 @@ from tritloom.compiler.schedule.emit import LARGEST_FACTOR, Emitter, Pair, Place
 from tritloom.compiler.schedule.grid_operations import GRID_HANDLERS
 from tritloom.compiler.schedule.layout import Placement
 from tritloom.compiler.schedule.nest import Axis, affine_prefix
+from tritloom.compiler.schedule.turn import turn
 from tritloom.errors import ModelError
 from tritloom.hw.arch import blockfloat
 from tritloom.hw.arch.isa import Instruction
@@ -446,6 +448,7 @@ _HANDLERS: dict[type, Callable[..., None]] = {
     BlockSum: _sum,
     Curve: _curve,
     Rotate: _rotate,
+    Turn: turn,
     Store: _store,
     View: _view,
     Attend: attend,

@@ -107,6 +107,7 @@ class BlockLowering:
         self._peaks: dict[str, int] = {}
         self._measured: set[str] = set()
         self._scratch: dict[str, tuple[int, int]] = {}
+        self._held: dict[str, object] = {}
 
     def begin(self) -> list[Instruction | Scalar]:
         """What every program starts with: where several tokens are asked for, the next one is that of its number."""
@@ -248,6 +249,16 @@ class BlockLowering:
     def reserve(self, size: int) -> int:
         """Address of space that nothing else uses."""
         return self._memory.reserve(size)
+
+    def holds(self, name: str, contents: object) -> bool:
+        """Whether an operation before has left ``contents`` (names and constants that say what was computed) in scratch space; from now on they are there."""
+        held = self._held.get(name) == contents
+        self._held[name] = contents
+        return held
+
+    def forget_held(self) -> None:
+        """What scratch space holds is not known where the trips of a loop meet."""
+        self._held.clear()
 
     def table(self, values: np.ndarray, width: int) -> int:
         return self._memory.table(values, width)

@@ -66,6 +66,7 @@ class LoopLowering:
     def _top(self, part: LoopTop, emitter: Emitter) -> None:
         """Each carried tensor takes its next value."""
         lowering = self._lowering
+        lowering.forget_held()
         self._tops[part.output] = emitter.word
         if part.loop.carried:
             emitter.load(TRIPS, lowering.address(part.output))

@@ -178,15 +178,11 @@ def test_the_verb(tmp_path, capsys):
     answer = json.loads(capsys.readouterr().out)
     expected = list(TextGenerator(tritloom.InferenceSession(compiled())).generate([12], count=5))
     assert answer["text"] == "".join(VOCABULARY[token] for token in expected)
-    golden_only = tmp_path / "drna.onnx"
-    golden_only.write_bytes(exported("drna", 0)[0].SerializeToString())
     arrays = tmp_path / "in.npz"
     np.savez(arrays, input_ids=TOKENS[None])
     for words, sentence in (
-        (["chat", str(golden_only), "--on", "verilator", "--prompt", "a"], "cannot run on a core yet: its vector unit has no"),
         (["chat", str(path), "--prompt", "z"], "does not know the character 'z'"),
         (["verify", str(path), "--input", str(arrays)], "is verified on random tokens"),
-        (["estimate", str(golden_only)], "cannot run on a core yet: its vector unit has no"),
         (["compile", str(path), "--context", "0", "-o", str(tmp_path / "x.loom")], "context must be from 1 to 4096"),
     ):
         with pytest.raises(SystemExit) as caught:
