@@ -28,7 +28,21 @@ from tritloom.hw.arch.scalar import (
 )
 from tritloom.hw.arch.vector import NOT_WRITTEN, Statistic, VectorFunction
 
-__all__ = ["ELEMENT_SIZES", "LARGEST_OUT_SHIFT", "WORD_BYTES", "BlockLowering", "Generation", "Memory"]
+__all__ = [
+    "DEVIATION",
+    "ELEMENT_SIZES",
+    "LARGEST_OUT_SHIFT",
+    "OTHER",
+    "PEAK",
+    "RIGHT",
+    "SPARE",
+    "SPARE_2",
+    "VALUE",
+    "WORD_BYTES",
+    "BlockLowering",
+    "Generation",
+    "Memory",
+]
 
 WORD_BYTES = 4
 ELEMENT_SIZES = {1: 0, 2: 1, 4: 2}
@@ -37,8 +51,8 @@ ELEMENT_SIZES = {1: 0, 2: 1, 4: 2}
 LARGEST_OUT_SHIFT = 62
 """Beyond it nothing but the sign of a result would be left."""
 
-PEAK, RIGHT = 1, 2
-SPARE, SPARE_2 = 7, 8
+PEAK, RIGHT, VALUE, OTHER, SPARE, SPARE_2, DEVIATION = 1, 2, (3, 4), (5, 6), 7, 8, (9, 10)
+"""Registers of the operations on blocks: the largest magnitude of a pixel and the shift that normalises it, scales, and others."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,17 +8,15 @@ is written to two bytes.
 import numpy as np
 
 from tritloom.compiler.ir.block import TURN_BITS, Turn
-from tritloom.compiler.schedule.blocks import LARGEST_OUT_SHIFT, BlockLowering
+from tritloom.compiler.schedule.blocks import RIGHT, VALUE, BlockLowering
+from tritloom.compiler.schedule.curves import table_places
 from tritloom.compiler.schedule.emit import Emitter
 from tritloom.compiler.schedule.nest import Axis
 from tritloom.hw.arch import blockfloat
-from tritloom.hw.arch.scalar import FACTOR, INDEX_B, OUT_SHIFT, SHIFT, ScalarOpcode
-from tritloom.hw.arch.vector import OUT_SHIFT_REGISTER, Factor, Second, Statistic, VectorFunction
+from tritloom.hw.arch.scalar import FACTOR, INDEX_B, SHIFT
+from tritloom.hw.arch.vector import Factor, Second, Statistic, VectorFunction
 
 __all__ = ["turn"]
-
-RIGHT, SPARE = 2, 7
-VALUE = (3, 4)
 
 _DROPPED = 4
 """Lowest bits of an angle that :func:`tritloom.hw.arch.blockfloat.cosine` rounds away."""
@@ -76,7 +74,16 @@ def _factors(lowering: BlockLowering, operation: Turn, emitter: Emitter, rows: i
     half = channels // 2
     angles, places = (lowering.scratch(f"turn {name}", 2 * channels) for name in ("angles", "places"))
     each = [Axis(count=channels, strides={"a": 2, "o": 2})]
-    _steps(lowering, operation, emitter, angles)
+    table_places(
+        lowering,
+        emitter,
+        operation.before,
+        operation.before_scale,
+        operation.constant,
+        fraction=TURN_BITS,
+        entries=len(operation.table),
+        target=angles,
+    )
     emitter.vector(_LOOKUP, each, a=angles, b=shares + len(operation.table), o=places)
     added = [Axis(count=channels, strides={"a": 2, "b": 2, "o": 2})]
     emitter.vector(VectorFunction(a_size=1, b_size=1, o_size=1, second=Second.ADDEND), added, a=places, b=rows, o=angles, index_b=True)
@@ -89,22 +96,3 @@ def _factors(lowering: BlockLowering, operation: Turn, emitter: Emitter, rows: i
     emitter.set(FACTOR, -1)
     negated = VectorFunction(a_size=1, b_size=1, o_size=1, second=Second.TABLE, factor=Factor.REGISTER)
     emitter.vector(negated, halves[:1], a=places, b=sine, o=target + 2 * half)
-
-
-def _steps(lowering: BlockLowering, operation: Turn, emitter: Emitter, target: int) -> None:
-    """``target``: two bytes for each channel of the key before, its place in the table counted from the middle."""
-    name, size = operation.before, lowering.size(operation.before)
-    lowering.normalise(emitter, name)
-    emitter.move(SHIFT, RIGHT)
-    lowering.scale(emitter, VALUE, operation.before_scale, RIGHT)
-    emitter.product_constant(VALUE, VALUE, operation.constant, SPARE)
-    emitter.move(FACTOR, VALUE[0])
-    emitter.scalar(ScalarOpcode.SUBTRACT, SPARE, VALUE[1], -TURN_BITS)
-    emitter.scalar(ScalarOpcode.MAXIMUM, SPARE, SPARE, 1)
-    emitter.scalar(ScalarOpcode.MINIMUM, OUT_SHIFT, SPARE, LARGEST_OUT_SHIFT)
-    function = VectorFunction(
-        a_size=size, o_size=1, shifted=True, factor=Factor.REGISTER, out_shift=OUT_SHIFT_REGISTER, rounded=True,
-        bits=len(operation.table).bit_length() - 2,
-    )  # fmt: skip
-    axes = [Axis(count=lowering.placement(name).shape[0], strides={"a": 1 << size, "o": 2})]
-    emitter.vector(function, axes, a=lowering.place(name), o=target)
