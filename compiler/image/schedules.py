@@ -10,7 +10,8 @@ from tritloom.compiler.schedule import Placement, Schedule
 from tritloom.compiler.schedule.bounds import check_instruction
 from tritloom.compiler.schedule.layout import lifetimes
 from tritloom.compiler.schedule.patches import input_patches
-from tritloom.compiler.schedule.plan import accumulator_bits, complete, scaled_bits
+from tritloom.compiler.schedule.plan import accumulator_bits, scaled_bits
+from tritloom.compiler.schedule.result import complete
 from tritloom.errors import UserError
 from tritloom.hw.arch.isa import ISA_VERSION, PROGRAM_WORD_BYTES, Instruction, Opcode, assemble, disassemble
 from tritloom.hw.arch.parameters import CoreParameters

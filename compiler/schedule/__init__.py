@@ -3,8 +3,6 @@
 from tritloom.compiler.schedule.layout import Placement, tensor_from_bytes, tensor_to_bytes
 from tritloom.compiler.schedule.plan import (
     Needs,
-    Schedule,
-    ScheduledLayer,
     accumulator_bits,
     check_core,
     has_blocks,
@@ -13,6 +11,7 @@ from tritloom.compiler.schedule.plan import (
     schedule,
     sim_parameters,
 )
+from tritloom.compiler.schedule.result import Schedule, ScheduledLayer
 
 __all__ = [
     "Needs", "Placement", "Schedule", "ScheduledLayer", "accumulator_bits", "check_core", "has_blocks", "memory_needs", "scaled_bits", "schedule", "sim_parameters", "tensor_from_bytes", "tensor_to_bytes",
