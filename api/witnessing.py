@@ -134,7 +134,7 @@ def agreement(compiled: CompiledModel, feeds: dict[str, np.ndarray], expected: d
     parts = []
     for spec in specs:
         theirs = np.asarray(floats[spec.name]).reshape(ours[spec.name].shape)
-        if theirs.ndim > 1 and theirs.shape[-1] > 1:
+        if theirs.ndim > 1 and theirs[0].size > 1:
             same, noun = theirs.argmax(axis=-1) == ours[spec.name].argmax(axis=-1), "the same largest element"
         elif theirs.dtype.kind in "iub":
             same, noun = theirs == ours[spec.name], "the same number"

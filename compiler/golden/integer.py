@@ -173,12 +173,15 @@ def _loop(operation: Loop, program: Program, tensors: dict[str, np.ndarray], rec
     written = [name for name in operation.outputs if name != operation.output]
     for _ in range(operation.limit):
         inner = {**outer, **carried}
-        for name in carried if record else ():
-            record(name, inner[name])
+        if record is not None:
+            for name in carried:
+                record(name, inner[name])
         for part in operation.body:
             execute(part, program, inner, record)
-            for name in part.outputs if record and not isinstance(part, Loop) else ():
-                record(name, inner[name])
+            # A loop has told of its tensors itself.
+            if record is not None and not isinstance(part, Loop):
+                for name in part.outputs:
+                    record(name, inner[name])
         for name in written:
             if len(active) == samples:
                 tensors[name] = inner[name]
@@ -187,7 +190,7 @@ def _loop(operation: Loop, program: Program, tensors: dict[str, np.ndarray], rec
                 tensors[name] = tensors[name].copy()
                 tensors[name][active] = inner[name]
         trips[active] += 1
-        if record:
+        if record is not None:
             record(operation.output, trips[active])
         carried = {entry.before: inner[entry.after].astype(kinds[entry.before], copy=False) for entry in operation.carried}
         if operation.condition:

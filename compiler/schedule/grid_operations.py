@@ -34,7 +34,13 @@ def _axes(lowering: BlockLowering, shape: str, **tensors: str) -> list[Axis]:
     return [Axis(count=channels, strides=elements), Axis(count=lowering.pixels(shape), strides=pixels)]
 
 
-def _limits(operation: ClampedSum, reached: Range) -> dict[str, int | Low]:
+Limits = tuple[int, Low]
+"""``bits`` and ``low`` of a VECTOR."""
+
+_ANY: Limits = 31, Low.TWO
+
+
+def _limits(operation: ClampedSum, reached: Range) -> Limits:
     """What limits results of a range as ``low`` and ``high`` do. Raises :class:`ModelError` where the core's limits cannot."""
     low, high = (min(max(end, operation.low), operation.high) for end in reached)
     kinds = {Low.ZERO: lambda top: 0, Low.SYMMETRIC: lambda top: -top, Low.TWO: lambda top: -top - 1}
@@ -42,7 +48,7 @@ def _limits(operation: ClampedSum, reached: Range) -> dict[str, int | Low]:
         top = (1 << bits) - 1
         for kind, bottom in kinds.items():
             if tuple(min(max(end, bottom(top)), top) for end in reached) == (low, high):
-                return {"bits": bits, "low": kind}
+                return bits, kind
     raise ModelError(
         f"layer {operation.name!r} limits a sum to {operation.low}..{operation.high}; the core limits to powers of two; run the model in golden"
     )
@@ -66,7 +72,7 @@ def _clamped_sum(lowering: BlockLowering, operation: ClampedSum, emitter: Emitte
     if not rest:
         if first[1] == -1 and max(map(abs, ends[first[0]])) >= LARGEST_FACTORED:
             emitter.vector(
-                VectorFunction(b_size=lowering.size(first[0]), o_size=lowering.size(operation.output), second=Second.SUBTRAHEND, **limits),
+                VectorFunction(b_size=lowering.size(first[0]), o_size=lowering.size(operation.output), second=Second.SUBTRAHEND, bits=limits[0], low=limits[1]),
                 _axes(lowering, first[0], b=first[0], o=operation.output),
                 a=lowering.table(np.array([operation.constant]), WORD_BYTES), b=lowering.address(first[0]), o=lowering.address(operation.output),
             )  # fmt: skip
@@ -80,7 +86,7 @@ def _clamped_sum(lowering: BlockLowering, operation: ClampedSum, emitter: Emitte
         low, high = (operation.constant + end for end in _scaled(ends[multiplied[0]], multiplied[1]))
         if not -(1 << 31) <= low <= high < 1 << 31:
             raise ModelError(f"layer {operation.name!r} adds more than 32 bits hold; the core does not; run the model in golden")
-        _multiplied(lowering, operation, emitter, multiplied, {}, constant=operation.constant, to_scratch=True)
+        _multiplied(lowering, operation, emitter, multiplied, _ANY, constant=operation.constant, to_scratch=True)
         first, second = (scratch, second) if multiplied is first else (first, scratch)
     _multiplied(lowering, operation, emitter, first, limits, second=second)
 
@@ -94,7 +100,7 @@ def _multiplied(
     operation: ClampedSum,
     emitter: Emitter,
     part: _Part,
-    limits: dict[str, int | Low],
+    limits: Limits,
     *,
     constant: int = 0,
     second: _Part | None = None,
@@ -118,9 +124,9 @@ def _multiplied(
     address = {register: lowering.address(tensor) if tensor else scratch for register, tensor in strides.items()}
     function = VectorFunction(
         a_size=size["a"], b_size=size.get("b", 0), o_size=size["o"], second=kind, factor=Factor.ONE if factor == 1 else Factor.REGISTER,
-        addend=bool(constant), **limits,
+        addend=bool(constant), bits=limits[0], low=limits[1],
     )  # fmt: skip
-    emitter.vector(function, _axes(lowering, shape, **strides), **address)
+    emitter.vector(function, _axes(lowering, shape, **strides), a=address["a"], b=address.get("b", 0), o=address["o"])
 
 
 def _magnitude(lowering: BlockLowering, operation: Magnitude, emitter: Emitter) -> None:
