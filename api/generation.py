@@ -6,27 +6,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tritloom.compiler.frontend.reader import parse_proto
+from tritloom.compiler.golden import Sampler, logits_of, sampler
 from tritloom.errors import ModelError, UserError
 from tritloom.session import InferenceSession
 from tritloom.sim.stream import CoreStream
 
-__all__ = ["TextGenerator", "choose"]
+__all__ = ["TextGenerator"]
 
 _VOCABULARY = "vocabulary"
 """Entry of the model's metadata: a JSON list of the text of each token."""
-
-
-def choose(logits: np.ndarray, *, temperature: float, top_k: int, rng: np.random.Generator) -> int:
-    """The next token. ``temperature`` 0 takes the largest of ``logits`` (size,), the first of equal ones.
-
-    Otherwise a token is drawn with probability ``exp(logit / temperature)``, among the ``top_k`` largest where ``top_k`` is not 0; equal ones count in their order.
-    """
-    if temperature == 0:
-        return int(np.argmax(logits))
-    order = np.argsort(-logits, kind="stable")[: top_k or None]
-    scaled = logits[order].astype(np.float64) / temperature
-    powers = np.exp(scaled - scaled[0])
-    return int(order[np.searchsorted(np.cumsum(powers), rng.random() * powers.sum(), side="right").clip(max=len(order) - 1)])
 
 
 class TextGenerator:
@@ -69,7 +57,9 @@ class TextGenerator:
         return found
 
     def generate(self, prompt: Sequence[int], *, count: int, temperature: float = 0.0, top_k: int = 0, seed: int = 0) -> Iterator[int]:
-        """``count`` tokens that follow ``prompt``, one after the other. The same arguments give the same tokens.
+        """``count`` tokens that follow ``prompt``, one after the other. The same arguments give the same tokens, on every backend.
+
+        ``temperature`` 0 takes the likeliest, the first of equal ones; otherwise a token is drawn among the ``top_k`` likeliest (0: all), see :class:`tritloom.compiler.golden.Sampler`.
 
         Raises :class:`UserError` for an empty prompt, and for more tokens than the caches hold.
         """
@@ -79,14 +69,12 @@ class TextGenerator:
             raise UserError(
                 f"{len(prompt)} tokens of the prompt and {count} more do not fit the caches of {self.context}; ask for fewer, or compile with a larger --context"
             )
-        if temperature < 0 or top_k < 0:
-            raise UserError(f"temperature and top_k must not be negative, not {temperature!r} and {top_k!r}")
-        return self._generated(prompt, count, temperature, top_k, np.random.default_rng(seed))
+        return self._generated(prompt, count, sampler(self._program, temperature=temperature, top_k=top_k, seed=seed))
 
-    def _generated(self, prompt: Sequence[int], count: int, temperature: float, top_k: int, rng: np.random.Generator) -> Iterator[int]:
+    def _generated(self, prompt: Sequence[int], count: int, drawn: Sampler | None) -> Iterator[int]:
         stream = self._session.stream()
-        if isinstance(stream, CoreStream) and stream.generates and temperature == 0:
-            for token in stream.generate(prompt, count):
+        if isinstance(stream, CoreStream) and stream.generates:
+            for token in stream.generate(prompt, count, drawn):
                 self.cycles = stream.cycles
                 yield token
             return
@@ -94,7 +82,8 @@ class TextGenerator:
             stream.step(np.array([token]))
         token, name = prompt[-1], self._program.outputs[0].name
         for _ in range(count):
-            token = choose(stream.step(np.array([token]))[name][0], temperature=temperature, top_k=top_k, rng=rng)
+            logits = stream.step(np.array([token]))[name][0]
+            token = int(np.argmax(logits)) if drawn is None else drawn.choose(*logits_of(self._program, stream.tensors))
             self.cycles = stream.cycles
             yield token
 

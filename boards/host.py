@@ -230,7 +230,7 @@ class Host:
                         number = layer.back
                 for name in layer.outputs:
                     tensors.setdefault(name, []).append(self._read_tensor(schedule, name))
-            self.start(len(schedule.program_words) - 1, 0, clear)  # the HALT, which counts too
+            self.start(schedule.halt_word, 0, clear)  # the HALT, which counts too
             cycles = self._wait(0).cycles
             return {name: np.stack(values) if name in repeated else values[-1] for name, values in tensors.items()}, cycles
 
@@ -262,6 +262,14 @@ class Host:
             yield {name: self._read_tensor(schedule, name) for name in names}
             if pc != schedule.layers[first].pc:
                 return
+
+    def draw_tokens(self, schedule: Schedule, *, count: int, constant: tuple[int, int], state: int) -> None:
+        """Let the core draw tokens among the ``count`` largest logits (0: take the largest one), by the rule of :class:`tritloom.compiler.golden.Sampler`."""
+        place = schedule.generation
+        if place is None:
+            raise LinkError("the schedule generates no tokens")
+        words = (4 * count, constant[0], constant[1] & 0xFFFFFFFF, state)
+        self.write(Space.ACTIVATIONS, place.choices, b"".join(word.to_bytes(4, "little") for word in words))
 
     def generate(self, schedule: Schedule, *, prompt: int, total: int, clocks: int) -> tuple[list[int], int]:
         """Let the core run by itself until ``total`` tokens have been read, the first ``prompt`` of which :meth:`write_tokens` has written.

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from tritloom.boards.host import Host
-from tritloom.compiler.golden import stream_outputs, token_codes
+from tritloom.compiler.golden import Sampler, stream_outputs, token_codes
 from tritloom.compiler.ir.program import Program
 from tritloom.compiler.schedule import Schedule
 from tritloom.errors import UserError
@@ -34,7 +34,7 @@ class CoreStream:
         self._further = schedule.cycles_at(1) - self._first
         self._position = 0
         self.tensors: dict[str, np.ndarray] = {}
-        """Every tensor of the last :meth:`trace`, (1, C, H, W)."""
+        """Every tensor of the last :meth:`trace`, or the outputs of the last :meth:`step`, (1, C, H, W)."""
         self.cycles: int = 0
         """The core's clocks of all runs."""
         host.clear(schedule, [state.tensor for state in program.states])
@@ -45,7 +45,8 @@ class CoreStream:
         tensors, cycles = self._host.infer(self._schedule, self._inputs(tokens), sorted(names), clocks=self._clocks(1))
         self.cycles += cycles
         self._position += 1
-        return stream_outputs(self._program, {name: values[None] for name, values in tensors.items()})
+        self.tensors = {name: values[None] for name, values in tensors.items()}
+        return stream_outputs(self._program, self.tensors)
 
     def trace(self, tokens: np.ndarray) -> dict[str, np.ndarray]:
         """The same, stopping after every layer to read its tensors into :attr:`tensors`."""
@@ -61,8 +62,8 @@ class CoreStream:
         """Whether the core can choose tokens by itself."""
         return self._schedule.generation is not None
 
-    def generate(self, prompt: Sequence[int], count: int) -> Iterator[int]:
-        """``count`` tokens behind ``prompt``, each the likeliest one, chosen by the core: it runs :data:`TOGETHER` tokens at a time on its own.
+    def generate(self, prompt: Sequence[int], count: int, sampler: Sampler | None = None) -> Iterator[int]:
+        """``count`` tokens behind ``prompt``, chosen by the core, each the likeliest one or drawn as ``sampler`` says: it runs :data:`TOGETHER` tokens at a time on its own.
 
         Begins with empty states. Raises :class:`UserError` for a token that the model does not know.
         """
@@ -71,6 +72,8 @@ class CoreStream:
         if self._position:
             raise UserError("tokens are generated from empty states; open a new stream")
         self._host.write_tokens(self._schedule, prompt)
+        if sampler is not None:
+            self._host.draw_tokens(self._schedule, count=sampler.count, constant=sampler.constant, state=sampler.state)
         for first in range(0, count, TOGETHER):
             total = len(prompt) + min(first + TOGETHER, count) - 1
             tokens, cycles = self._host.generate(
@@ -79,6 +82,7 @@ class CoreStream:
             self.cycles += cycles
             self._position = total
             yield from tokens[len(prompt) + first :]
+        self._host.draw_tokens(self._schedule, count=0, constant=(0, 0), state=0)
 
     def _clocks(self, count: int) -> int:
         """Of the next ``count`` tokens."""

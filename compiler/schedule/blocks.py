@@ -1,28 +1,23 @@
-"""What the instructions of programs with blocks share: places in memory, peaks, tables, and the loop over tokens around them all.
+"""What the instructions of programs with blocks share: places in memory, peaks and tables.
 
 Beside its tensors a program has in the activation memory: a *peak* for each pixel of a block, the largest magnitude of its elements, which every operation
 that normalises needs and the one that writes the block knows; tables; and scratch space for one operation at a time.
 """
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from tritloom.compiler.ir.block import (
     BlockOperation,
-    Position,
 )
 from tritloom.compiler.ir.program import Operation, Program
-from tritloom.compiler.schedule.emit import LARGEST_FACTOR, ZERO, Emitter, Pair, Place
+from tritloom.compiler.schedule.emit import LARGEST_FACTOR, Emitter, Pair, Place
 from tritloom.compiler.schedule.layout import Placement
 from tritloom.compiler.schedule.nest import Axis
 from tritloom.errors import ModelError
 from tritloom.hw.arch import blockfloat
 from tritloom.hw.arch.isa import Instruction
 from tritloom.hw.arch.scalar import (
-    ARGUMENT,
     STATISTIC,
-    Condition,
     Scalar,
     ScalarOpcode,
 )
@@ -40,7 +35,6 @@ __all__ = [
     "VALUE",
     "WORD_BYTES",
     "BlockLowering",
-    "Generation",
     "Memory",
 ]
 
@@ -53,18 +47,6 @@ LARGEST_OUT_SHIFT = 62
 
 PEAK, RIGHT, VALUE, OTHER, SPARE, SPARE_2, DEVIATION = 1, 2, (3, 4), (5, 6), 7, 8, (9, 10)
 """Registers of the operations on blocks: the largest magnitude of a pixel and the shift that normalises it, scales, and others."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Generation:
-    """Byte addresses of what a core needs to generate tokens by itself: 32-bit words with the number of tokens of the prompt, the number of tokens to
-    run (0: one token, which the host writes), and the tokens one after the other. ``position`` is the tensor that counts them."""
-
-    prompt: int
-    total: int
-    tokens: int
-    position: str
-    capacity: int
 
 
 class Memory:
@@ -114,30 +96,12 @@ class BlockLowering:
 
     def __init__(self, *, program: Program, placements: dict[str, Placement], memory: Memory) -> None:
         self._program, self._placements, self._memory = program, placements, memory
-        self.generation = self._generation()
-        """Where the tokens of a language model are, ``None`` for another program."""
         self.word = 0
         """Program word of the next instruction; who puts the parts together keeps it."""
         self._peaks: dict[str, int] = {}
         self._measured: set[str] = set()
         self._scratch: dict[str, tuple[int, int]] = {}
         self._held: dict[str, object] = {}
-
-    def begin(self) -> list[Instruction | Scalar]:
-        """What every program starts with: where several tokens are asked for, the next one is that of its number."""
-        emitter = self.emitter("the start")
-        emitter.set(ZERO, 0)
-        if self.generation is not None:
-            place, token = self.generation, self.address(self._program.inputs[0].tensor)
-            self._load_token_place(emitter, 0)
-            emitter.load(RIGHT, token)
-            emitter.load(SPARE, place.total)
-            # token + (total ? asked - token : 0): without a branch every run of a layer has the same instructions.
-            emitter.scalar(ScalarOpcode.SUBTRACT, PEAK, RIGHT, right=PEAK)
-            emitter.scalar(ScalarOpcode.KEEP, PEAK, SPARE, right=PEAK)
-            emitter.add(PEAK, PEAK, right=RIGHT)
-            emitter.store(PEAK, token)
-        return emitter.instructions
 
     def measured(self, operation: Operation) -> list[Instruction | Scalar]:
         """Peaks of a tensor that the array has written, where an operation on blocks reads it."""
@@ -150,78 +114,6 @@ class BlockLowering:
     def emitter(self, where: str) -> Emitter:
         """For the next instructions."""
         return Emitter(where, self.word)
-
-    def _load_token_place(self, emitter: Emitter, offset: int) -> None:
-        """Registers SPARE_2, the address of the token ``offset`` behind the present one, and PEAK, that token."""
-        assert self.generation is not None
-        emitter.load(SPARE_2, self.address(self.generation.position))
-        emitter.scalar(ScalarOpcode.SHIFT_RIGHT, SPARE_2, SPARE_2, -2)
-        emitter.add(SPARE_2, SPARE_2, self.generation.tokens + WORD_BYTES * offset)
-        emitter.scalar(ScalarOpcode.LOAD, PEAK, SPARE_2)
-
-    def go_on(self) -> list[Instruction | Scalar]:
-        """Behind the last operation: the likeliest token follows where the prompt has ended, and the program begins again while tokens are asked for."""
-        emitter = self.emitter("the end")
-        if self.generation is None:
-            return []
-        place, logits = self.generation, self._program.outputs[0]
-        function = VectorFunction(a_size=self.size(logits.tensor), o_size=NOT_WRITTEN, statistic=Statistic.LARGEST)
-        count = self._placements[logits.tensor].shape[0] if logits.index is None else len(logits.index)
-        emitter.vector(function, [Axis(count=count, strides={"a": 1 << self.size(logits.tensor)})], a=self.address(logits.tensor))
-        self._load_token_place(emitter, 1)
-        emitter.load(RIGHT, self.address(place.position))
-        emitter.load(SPARE, place.prompt)
-        # The number of the next token less the last one of the prompt: not above 0 inside of it.
-        emitter.scalar(ScalarOpcode.SUBTRACT, SPARE, SPARE, right=RIGHT)
-        emitter.add(SPARE, SPARE, 2)
-        emitter.scalar(ScalarOpcode.MAXIMUM, SPARE, SPARE, 0)
-        emitter.scalar(ScalarOpcode.SUBTRACT, RIGHT, PEAK, right=ARGUMENT)
-        emitter.scalar(ScalarOpcode.KEEP, RIGHT, SPARE, right=RIGHT)
-        emitter.add(PEAK, PEAK, right=RIGHT)
-        emitter.scalar(ScalarOpcode.STORE, PEAK, SPARE_2)
-        return emitter.instructions
-
-    def repeat(self) -> list[Instruction | Scalar]:
-        """At the very end: back to the first word while the next token has a number below the total."""
-        emitter = self.emitter("the end")
-        if self.generation is None:
-            return []
-        emitter.load(PEAK, self.address(self.generation.position))
-        emitter.load(RIGHT, self.generation.total)
-        emitter.scalar(ScalarOpcode.SUBTRACT, PEAK, PEAK, right=RIGHT)
-        emitter.add(PEAK, PEAK, -1)
-        emitter.scalar(ScalarOpcode.BRANCH, Condition.NOT_NEGATIVE, PEAK, 0)
-        return emitter.instructions
-
-    def advance(self) -> list[Instruction | Scalar]:
-        """The states that do not change in place take their following values."""
-        emitter = self.emitter("the end")
-        for state in self._program.states:
-            source, target = self._placements[state.following], self._placements[state.tensor]
-            if source.address == target.address:
-                continue
-            for offset in range(0, source.bytes, WORD_BYTES):
-                emitter.load(PEAK, source.address + offset)
-                emitter.store(PEAK, target.address + offset)
-        return emitter.instructions
-
-    def _generation(self) -> "Generation | None":
-        program = self._program
-        positions = [operation for operation in program.operations if isinstance(operation, Position)]
-        states = {state.tensor for state in program.states}
-        if len(program.inputs) != 1 or len(program.outputs) != 1 or len(positions) != 1 or positions[0].input not in states:
-            return None
-        index = program.outputs[0].index
-        if index is not None and not np.array_equal(np.asarray(index).ravel(), np.arange(np.asarray(index).size)):
-            return None
-        words = self._memory.reserve(WORD_BYTES * (positions[0].capacity + 3))
-        return Generation(
-            prompt=words,
-            total=words + WORD_BYTES,
-            tokens=words + 2 * WORD_BYTES,
-            position=positions[0].input,
-            capacity=positions[0].capacity,
-        )
 
     # ---- places -------------------------------------------------------------------------------------------------------
 

@@ -11,8 +11,9 @@ from tritloom.compiler.ir.loop import Loop
 from tritloom.compiler.ir.program import Add, Convolution, Program, Rescale, SumPool
 from tritloom.compiler.ir.vector import obstacles
 from tritloom.compiler.schedule.block_operations import lower_block
-from tritloom.compiler.schedule.blocks import BlockLowering, Generation, Memory
+from tritloom.compiler.schedule.blocks import BlockLowering, Memory
 from tritloom.compiler.schedule.flat import LoopPart, flattened
+from tritloom.compiler.schedule.generation import Generation, GenerationLowering
 from tritloom.compiler.schedule.layout import Placement, busiest_layer, place
 from tritloom.compiler.schedule.loops import LoopLowering
 from tritloom.compiler.schedule.lower import Lowering
@@ -50,6 +51,7 @@ class Needs:
 @dataclass(frozen=True, kw_only=True)
 class _Lowered:
     instructions: list[list[Instruction | Scalar]]
+    routine: list[Instruction | Scalar]
     tables: tuple[tuple[int, bytes], ...]
     generation: Generation | None
     placements: dict[str, Placement]
@@ -118,20 +120,22 @@ def _lower(program: Program, *, rows: int, columns: int, weight_encoding: str, p
     lowering = Lowering(program=program, placements=placements, rows=rows, columns=columns, encoding=weight_encoding, post_lanes=post_lanes)
     memory = Memory(activation_bytes)
     blocks = BlockLowering(program=program, placements=placements, memory=memory)
-    instructions = _instructions(program, lowering, blocks)
+    generation = GenerationLowering(blocks, program)
+    instructions, routine = _instructions(program, lowering, blocks, generation)
     weights, records = lowering.weights, lowering.records
     needs = Needs(
         weight_words=len(weights),
         activation_words=-(-memory.end // rows),
         record_words=len(records) // (RECORD_BYTES * post_lanes),
-        program_words=sum(instruction.words for group in instructions for instruction in group) + 1,
+        program_words=sum(instruction.words for group in [*instructions, routine] for instruction in group) + 1,
         accumulator_bits=accumulator_bits(program),
         scaled_bits=scaled_bits(program),
     )
     return _Lowered(
         instructions=instructions,
         tables=tuple(memory.contents),
-        generation=blocks.generation,
+        generation=generation.generation,
+        routine=routine,
         placements=placements,
         weights=weights,
         records=records,
@@ -144,8 +148,10 @@ def has_blocks(program: Program) -> bool:
     return any(isinstance(operation, BlockOperation | GridOperation | Loop) for operation in program.walk())
 
 
-def _instructions(program: Program, lowering: Lowering, blocks: BlockLowering) -> list[list[Instruction | Scalar]]:
-    """Instructions of each operation. What begins and ends a program with blocks belongs to its first and last one."""
+def _instructions(
+    program: Program, lowering: Lowering, blocks: BlockLowering, generation: GenerationLowering
+) -> tuple[list[list[Instruction | Scalar]], list[Instruction | Scalar]]:
+    """Instructions of each operation, and those behind the HALT. What begins and ends a program with blocks belongs to its first and last operation."""
     groups: list[list[Instruction | Scalar]] = []
     loops = LoopLowering(blocks)
 
@@ -157,7 +163,7 @@ def _instructions(program: Program, lowering: Lowering, blocks: BlockLowering) -
     for operation in program.operations:
         groups.append([])
         if has_blocks(program) and len(groups) == 1:
-            put(blocks.begin())
+            put(generation.begin())
         if isinstance(operation, LoopPart):
             put(loops.lower(operation))
         elif isinstance(operation, BlockOperation | GridOperation):
@@ -166,10 +172,9 @@ def _instructions(program: Program, lowering: Lowering, blocks: BlockLowering) -
             put(lowering.lower(operation))
             put(blocks.measured(operation))
     if has_blocks(program):
-        put(blocks.go_on())
-        put(blocks.advance())
-        put(blocks.repeat())
-    return groups
+        put(generation.end())
+    blocks.word += 1
+    return groups, generation.drawing()
 
 
 def memory_needs(program: Program, *, rows: int, columns: int, weight_encoding: str, post_lanes: int = 1) -> Needs:
@@ -280,5 +285,5 @@ def schedule(program: Program, parameters: CoreParameters) -> Schedule:
     )
     _check_fit(program, lowered.needs, parameters)
     return complete(
-        program, parameters, groups=lowered.instructions, placements=lowered.placements, weights=lowered.weights, records=lowered.records, tables=lowered.tables, generation=lowered.generation,
+        program, parameters, groups=lowered.instructions, placements=lowered.placements, weights=lowered.weights, records=lowered.records, tables=lowered.tables, generation=lowered.generation, routine=lowered.routine,
     )  # fmt: skip

@@ -8,9 +8,9 @@ import numpy as np
 
 from tritloom.compiler.ir.block import Position
 from tritloom.compiler.ir.program import Program
-from tritloom.compiler.schedule.blocks import Generation
 from tritloom.compiler.schedule.clocks import executions, run_cycles
 from tritloom.compiler.schedule.flat import LoopEnd, LoopTop
+from tritloom.compiler.schedule.generation import Generation
 from tritloom.compiler.schedule.layout import Placement
 from tritloom.compiler.schedule.lower import count_macs
 from tritloom.hw.arch.isa import COUNTED, Instruction, Opcode, assemble
@@ -51,7 +51,7 @@ class Schedule:
     ``weights`` is uint8 (words, bytes of a weight word), ``records`` the bytes of the record memory; ``cycles`` counts a whole run,
     HALT included, and equals the core's counter; ``macs`` counts each multiply-accumulate once. ``tables`` are address and bytes of what the activation memory
     holds from the start. Of a program with loops ``cycles`` are those of as many trips as there may be, see :meth:`cycles_of`; of a program with states ``cycles`` are those of the last token that fits its caches, see :meth:`cycles_at`;
-    ``generation`` says where a language model's tokens are.
+    ``generation`` says where a language model's tokens are; ``routine`` stands behind the HALT, where only the drawing of a token branches to.
     """
 
     parameters: CoreParameters
@@ -65,6 +65,12 @@ class Schedule:
     macs: int
     tables: tuple[tuple[int, bytes], ...] = ()
     generation: Generation | None = None
+    routine: tuple[Instruction | Scalar, ...] = ()
+
+    @property
+    def halt_word(self) -> int:
+        """Program word of the HALT."""
+        return sum(instruction.words for instruction in self.instructions) - 1
 
     def cycles_at(self, position: int) -> int:
         """Clocks of a run behind ``position`` earlier tokens."""
@@ -117,6 +123,7 @@ def complete(
     records: bytes,
     tables: tuple[tuple[int, bytes], ...] = (),
     generation: Generation | None = None,
+    routine: Sequence[Instruction | Scalar] = (),
 ) -> Schedule:
     """Schedule of a flattened program from the instructions of each operation: program words, layers and counts follow from them."""
     last_writer = {name: index for index, operation in enumerate(program.operations) for name in operation.outputs}
@@ -155,11 +162,12 @@ def complete(
         instructions=instructions,
         layers=tuple(layers),
         placements=placements,
-        program_words=assemble(list(instructions)),
+        program_words=assemble([*instructions, *routine]),
         weights=weights,
         records=records,
         cycles=sum(clocks),
         macs=sum(layer.macs for layer in layers),
         tables=tables,
         generation=generation,
+        routine=tuple(routine),
     )

@@ -13,7 +13,7 @@ import math
 import numpy as np
 
 __all__ = [
-    "BLOCK_BITS", "COSINES", "CURVE_BITS", "EXPONENT_STEPS", "LEVELS", "MANTISSA_BITS", "NOTHING", "POWERS", "RATIO_BITS", "add_blocks", "bit_length", "cosine", "mixing_shift", "norm_shift", "normalise", "power_of_two", "quantise_block", "reciprocal", "root_reciprocal",
+    "BLOCK_BITS", "COSINES", "CURVE_BITS", "EXPONENT_STEPS", "LEVELS", "MANTISSA_BITS", "NOTHING", "POWERS", "RANDOM_MULTIPLIER", "RATIO_BITS", "add_blocks", "bit_length", "cosine", "mixing_shift", "norm_shift", "normalise", "power_of_two", "quantise_block", "reciprocal", "root_reciprocal",
     "scale_of", "scale_product", "scale_sum", "shifted",
 ]  # fmt: skip
 
@@ -23,6 +23,9 @@ BLOCK_BITS = 15
 
 EXPONENT_STEPS = 256
 """Entries of :data:`POWERS`; logarithms have ``log2(256) = 8`` fraction bits."""
+
+RANDOM_MULTIPLIER = 36969
+"""Of the generator of random numbers: ``state = 36969 * (state mod 2**16) + state div 2**16`` (multiply with carry, G. Marsaglia, "Diehard", 1995)."""
 
 NOTHING = -(1 << 14)
 """Exponent of the scale of a block of zeros."""

@@ -1,6 +1,7 @@
 """Decoders compiled to integers, in golden against ONNX Runtime; what the front end refuses of them; the files."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -10,13 +11,13 @@ from decoder_cases import Runner, random_weights, small
 
 import tritloom
 from tritloom.compiled import CompiledModel
-from tritloom.compiler.golden import Stream
+from tritloom.compiler.golden import Sampler, Stream, sampler
 from tritloom.compiler.image import decode_artefact, encode_artefact
 from tritloom.compiler.image.validate import validate_program
 from tritloom.compiler.image.values import Malformed
 from tritloom.compiler.ir.block import Norm
 from tritloom.errors import ModelError, UserError
-from tritloom.generation import TextGenerator, choose
+from tritloom.generation import TextGenerator
 from tritloom.models import zoo
 from tritloom.models.nets.decoder_export import decoder_model
 
@@ -144,14 +145,36 @@ def test_draws_repeat_with_their_seed():
 
 
 def test_choosing_a_token():
-    rng = np.random.default_rng(0)
-    logits = np.array([0.0, 3.0, 3.0, 1.0], np.float32)
-    assert choose(logits, temperature=0, top_k=0, rng=rng) == 1
-    assert {choose(logits, temperature=1, top_k=1, rng=rng) for _ in range(20)} == {1}
-    assert {choose(logits, temperature=1, top_k=2, rng=rng) for _ in range(40)} == {1, 2}
-    counts = np.bincount([choose(logits, temperature=1, top_k=0, rng=rng) for _ in range(4000)], minlength=4) / 4000
-    shares = np.exp(logits) / np.exp(logits).sum()
+    """Integer logits of a grid of 1/64 with a scale of 1/2: shares are those of floats, and equal ones come in their order."""
+    drawn = sampler(compiled().program, temperature=1.0, top_k=0, seed=3)
+    assert drawn is not None
+    elements, scale = np.array([0, 3 * 64, 3 * 64, 64]), (1 << 15, -16)
+    draws = Sampler(count=4, constant=(round((1 << 20) / 64 * 2 / math.log(2)), -20), state=drawn.state)
+    counts = np.bincount([draws.choose(elements, scale) for _ in range(4000)], minlength=4) / 4000
+    shares = np.exp(elements / 64) / np.exp(elements / 64).sum()
     assert np.abs(counts - shares).max() < 0.03
+    for count, seen in ((1, {1}), (2, {1, 2})):
+        few = Sampler(count=count, constant=draws.constant, state=7)
+        assert {few.choose(elements, scale) for _ in range(40)} == seen
+    assert sampler(compiled().program, temperature=0, top_k=5, seed=0) is None
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 0.01, 1.0, 30.0, 1e30])
+def test_constants_of_temperatures(temperature):
+    """16 bits of the scale over ``temperature * ln 2``."""
+    program = compiled().program
+    drawn = sampler(program, temperature=temperature, top_k=2, seed=1)
+    assert drawn is not None and drawn.count == 2
+    wanted = float(program.tensors[program.outputs[0].tensor].scale[0]) / (temperature * math.log(2))
+    assert 1 << 15 <= drawn.constant[0] < 1 << 16 and abs(drawn.constant[0] * 2.0 ** drawn.constant[1] / wanted - 1) < 2**-16
+
+
+def test_logits_far_apart_and_alike():
+    draws = Sampler(count=3, constant=(1 << 15, 60), state=1)
+    assert {draws.choose(np.array([5, 1, 4]), (1 << 15, -15)) for _ in range(10)} == {0}
+    assert draws.choose(np.array([-(1 << 30), (1 << 30), 0]), (1 << 15, 3000)) == 1
+    assert {draws.choose(np.zeros(3, np.int64), (1 << 15, -15)) for _ in range(60)} == {0, 1, 2}
+    assert {Sampler(count=2, constant=(1 << 15, -4000), state=9).choose(np.array([5, 1, 4]), (1, 0))} <= {0, 2}
 
 
 @pytest.mark.parametrize(

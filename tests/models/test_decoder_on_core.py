@@ -12,7 +12,7 @@ from twin import Twin
 import tritloom
 from tritloom.compiled import CompiledModel
 from tritloom.compiler.frontend import check
-from tritloom.compiler.golden import Stream
+from tritloom.compiler.golden import Stream, sampler
 from tritloom.compiler.ir.block import BlockSum, Norm, Quantise
 from tritloom.compiler.schedule import has_blocks, schedule, sim_parameters
 from tritloom.errors import ModelError, UserError
@@ -150,6 +150,25 @@ def test_a_core_generates_by_itself(prompt, count) -> None:
     assert twin.core.cycles > sum(made.cycles_at(position) for position in range(len(prompt) + count - 1)) - 20 * count
 
 
+@pytest.mark.parametrize(("temperature", "top_k"), [(1.0, 1), (2.0, 3), (0.5, 0), (40.0, 0)])
+def test_a_core_draws_tokens(temperature, top_k) -> None:
+    """In one run, with its own random numbers, as golden draws them; not inside of the prompt."""
+    model = compiled("bitnet", 2)
+    made = schedule(model.program, sim_parameters(model.program))
+    twin, place, prompt, count = Twin(model.program, made), made.generation, [1, 3], 7
+    drawn = sampler(model.program, temperature=temperature, top_k=top_k, seed=5)
+    assert place is not None and drawn is not None
+    words = [len(prompt), len(prompt) + count - 1, 4 * drawn.count, drawn.constant[0], drawn.constant[1] & 0xFFFFFFFF, drawn.state, *prompt]
+    assert (place.total, place.choices, place.constant, place.state, place.tokens) == tuple(
+        place.prompt + offset for offset in (4, 8, 12, 20, 24)
+    )
+    twin.core.write(Space.ACTIVATIONS, place.prompt, np.array(words, "<u4").tobytes())
+    twin.core.run()
+    found = np.frombuffer(twin.core.read(place.tokens, 4 * (len(prompt) + count)), "<u4").tolist()
+    generator = TextGenerator(tritloom.InferenceSession(model))
+    assert found == [*prompt, *generator.generate(prompt, count=count, temperature=temperature, top_k=top_k, seed=5)]
+
+
 def test_check_says_what_runs_where() -> None:
     for block in ("llama", "drna"):
         report = check(compiled(block, 1).source, name="small")
@@ -199,6 +218,13 @@ def test_gateware_equals_golden() -> None:
     generator = TextGenerator(session)
     assert list(generator.generate([2, 5], count=9)) == list(TextGenerator(tritloom.InferenceSession(model)).generate([2, 5], count=9))
     assert generator.cycles is not None and generator.cycles > 9 * made.cycles_at(0)
+    drawn = [
+        list(TextGenerator(one).generate([2, 5], count=9, temperature=1.5, top_k=4, seed=2))
+        for one in (session, tritloom.InferenceSession(model))
+    ]
+    assert drawn[0] == drawn[1] and list(generator.generate([2], count=3)) == list(
+        TextGenerator(tritloom.InferenceSession(model)).generate([2], count=3)
+    )
     (logits,) = session.run(["logits"], {"input_ids": np.stack([TOKENS[:4], TOKENS[4:8]])})
     (expected,) = tritloom.InferenceSession(model).run(["logits"], {"input_ids": np.stack([TOKENS[:4], TOKENS[4:8]])})
     assert np.array_equal(logits, expected)
