@@ -18,8 +18,8 @@ from tritloom.hw.arch.scalar import Scalar, ScalarOpcode
 from tritloom.hw.arch.vector import Second, VectorFunction
 
 __all__ = [
-    "DIVIDE_CLOCKS", "FETCH_LATENCY", "LOAD_CLOCKS", "NEST_LATENCY", "OPERAND_STAGE", "REQUANTISE_LATENCY", "ROOT_CLOCKS", "VALUE_LATENCY", "VECTOR_PIPELINE",
-    "VECTOR_STAGES", "WRITE_LATENCY", "fetch_delay", "instruction_cycles", "program_cycles", "scalar_clocks", "start_stage", "vector_delay",
+    "DIVIDE_CLOCKS", "FETCH_LATENCY", "LOAD_CLOCKS", "NEST_LATENCY", "OPERAND_STAGE", "REQUANTISE_LATENCY", "ROOT_CLOCKS", "VALUE_LATENCY", "VECTOR_STAGES",
+    "WRITE_LATENCY", "fetch_delay", "instruction_cycles", "program_cycles", "scalar_clocks", "start_stage", "vector_delay", "vector_pipeline",
 ]  # fmt: skip
 
 FETCH_LATENCY = 2
@@ -46,8 +46,8 @@ VECTOR_STAGES = {
 """Stage in which the operands of the vector unit meet. An element is taken from its word in two clocks; a second one comes a clock later, or,
 when its address is a table's, another two clocks for the address, two for the memory and one for the element."""
 
-VECTOR_PIPELINE = 9
-"""Clocks from the meeting of a vector element's operands to the limited result."""
+_VECTOR_PIPELINE = 9
+"""Clocks from the meeting of a vector element's operands to the limited result, in one lane."""
 
 DIVIDE_CLOCKS, ROOT_CLOCKS, LOAD_CLOCKS = 32, 16, 4
 """Bits of a quotient and of a root, one a clock; clocks from the address of a LOAD to its value."""
@@ -64,9 +64,14 @@ def scalar_clocks(opcode: ScalarOpcode) -> int:
     return 2 + longer.get(opcode, 0)
 
 
-def vector_delay(second: Second) -> int:
+def vector_pipeline(parameters: CoreParameters) -> int:
+    """Clocks from the meeting of a vector element's operands to the limited result. Several lanes take one more to join their products."""
+    return _VECTOR_PIPELINE + (parameters.vector_lanes > 1)
+
+
+def vector_delay(second: Second, parameters: CoreParameters) -> int:
     """What :func:`fetch_delay` is for the other instructions: when the last address ``o`` of a VECTOR has been used."""
-    return VECTOR_STAGES[second] + VECTOR_PIPELINE - 1 - 1 - FETCH_LATENCY - FIELDS["o"].word
+    return VECTOR_STAGES[second] + vector_pipeline(parameters) - 1 - 1 - FETCH_LATENCY - FIELDS["o"].word
 
 
 def start_stage(opcode: Opcode, parameters: CoreParameters) -> int:
@@ -124,7 +129,7 @@ def _issue(instruction: Instruction, parameters: CoreParameters) -> int:
 def _finish(instruction: Instruction, parameters: CoreParameters) -> int:
     """Clocks from the last element to the last write."""
     if instruction.opcode == Opcode.VECTOR:
-        return VECTOR_STAGES[VectorFunction.decode(instruction.function).second] + VECTOR_PIPELINE + 2
+        return VECTOR_STAGES[VectorFunction.decode(instruction.function).second] + vector_pipeline(parameters) + 2
     _, tail, _ = _spacing(instruction, parameters)
     direct = instruction.opcode == Opcode.POOL or (instruction.opcode == Opcode.MATRIX and instruction.raw)
     latency = VALUE_LATENCY + WRITE_LATENCY + (0 if direct else REQUANTISE_LATENCY)
@@ -139,7 +144,7 @@ def _hidden(previous: Instruction | Scalar | None, parameters: CoreParameters) -
         return -1 if previous.opcode == ScalarOpcode.BRANCH else 1
     delay = fetch_delay(parameters)
     if previous.opcode == Opcode.VECTOR:
-        delay = vector_delay(VectorFunction.decode(previous.function).second)
+        delay = vector_delay(VectorFunction.decode(previous.function).second, parameters)
     return _finish(previous, parameters) - 1 - delay
 
 

@@ -8,7 +8,7 @@ from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES, Opcode
 from tritloom.hw.arch.link import Fault, State
 from tritloom.hw.arch.parameters import ACTIVATION_BITS, CoreParameters
 from tritloom.hw.arch.scalar import REGISTER_BITS, ScalarOpcode
-from tritloom.hw.arch.timing import OPERAND_STAGE, VECTOR_PIPELINE, VECTOR_STAGES, fetch_delay, start_stage, vector_delay
+from tritloom.hw.arch.timing import OPERAND_STAGE, VECTOR_STAGES, fetch_delay, start_stage, vector_delay, vector_pipeline
 from tritloom.hw.arch.vector import Second
 from tritloom.hw.array import MeshCommand
 from tritloom.hw.control.bus import LOOP_INDEX_BITS, field_register
@@ -19,8 +19,8 @@ from tritloom.hw.control.results import ResultWalker
 from tritloom.hw.memory import address_bits
 from tritloom.hw.post import ResultCommand, lane_bits
 from tritloom.hw.vector import VectorElement
+from tritloom.hw.vector.lane import FunctionLayout
 from tritloom.hw.vector.scalar import ScalarWord
-from tritloom.hw.vector.unit import FunctionLayout
 
 __all__ = ["Sequencer"]
 
@@ -200,7 +200,7 @@ class Sequencer(wiring.Component):
         # Later stages.
         stages = [element]
         slow, fast = start_stage(Opcode.MATRIX, p), start_stage(Opcode.POOL, p)
-        longest = vector_delay(Second.TABLE) if p.vector_lanes else 0
+        longest = vector_delay(Second.TABLE, p) if p.vector_lanes else 0
         for stage in range(max(slow, OPERAND_STAGE + 1, longest)):
             stages.append(Signal(_Element, name=f"stage_{stage + 1}"))
             m.d.sync += stages[-1].eq(stages[-2])
@@ -312,7 +312,7 @@ class Sequencer(wiring.Component):
             if delay or p.vector_lanes:
                 waited = stages[delay].final
                 if p.vector_lanes:
-                    taps = [stages[vector_delay(kind)].final for kind in (Second.TABLE, Second.FACTOR, Second.NONE)]
+                    taps = [stages[vector_delay(kind, p)].final for kind in (Second.TABLE, Second.FACTOR, Second.NONE)]
                     waited = Mux(self.vector, Mux(looks_up, taps[0], Mux(pairs, taps[1], taps[2])), waited)
                 with m.State("DELAY"):
                     with m.If(waited):
@@ -353,7 +353,7 @@ class Sequencer(wiring.Component):
         m.d.comb += met.eq(Mux(looks_up, taps[0], Mux(pairs, taps[1], taps[2])))
         m.d.comb += [self.element.add.eq(met.add & self.vector), self.element.first.eq(met.first), self.element.last.eq(met.last)]
         later = [met]
-        for stage in range(VECTOR_PIPELINE - 1):
+        for stage in range(vector_pipeline(self._parameters) - 1):
             later.append(Signal(_Element, name=f"met_{stage + 1}"))
             m.d.sync += later[-1].eq(later[-2])
             with m.If(self.flush | ~self.vector):
