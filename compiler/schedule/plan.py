@@ -10,6 +10,7 @@ from tritloom.compiler.ir.program import Add, Convolution, Program, Rescale, Sum
 from tritloom.compiler.ir.vector import obstacles
 from tritloom.compiler.schedule.block_operations import lower_block
 from tritloom.compiler.schedule.blocks import BlockLowering, Generation, Memory
+from tritloom.compiler.schedule.lanes import widened
 from tritloom.compiler.schedule.layout import Placement, busiest_layer, place, written
 from tritloom.compiler.schedule.lower import Lowering, count_macs
 from tritloom.errors import ModelError
@@ -326,8 +327,9 @@ def schedule(program: Program, parameters: CoreParameters) -> Schedule:
         post_lanes=parameters.post_lanes,
     )
     _check_fit(program, lowered.needs, parameters)
+    groups = [widened(group, parameters.vector_lanes) for group in lowered.instructions]
     return complete(
-        program, parameters, groups=lowered.instructions, placements=lowered.placements, weights=lowered.weights, records=lowered.records, tables=lowered.tables, generation=lowered.generation,
+        program, parameters, groups=groups, placements=lowered.placements, weights=lowered.weights, records=lowered.records, tables=lowered.tables, generation=lowered.generation,
     )  # fmt: skip
 
 
