@@ -30,6 +30,7 @@ LARGEST_REGISTER = 1 << 16
 """Reach of the 16-bit program counter and record register."""
 
 SIM_LANES = 4
+SIM_VECTOR_LANES = 4
 SIM_SMALLEST = {"weight_words": 1024, "activation_words": 1024, "record_words": 256, "program_words": 1024}
 
 
@@ -246,7 +247,7 @@ def sim_parameters(program: Program) -> CoreParameters:
             )
         depths[field] = min(depth, limit)
     return CoreParameters(
-        rows=16, columns=16, accumulator_bits=32, post_lanes=SIM_LANES, vector_lanes=int(has_blocks(program)), weight_encoding="trit2",
+        rows=16, columns=16, accumulator_bits=32, post_lanes=SIM_LANES, vector_lanes=SIM_VECTOR_LANES if has_blocks(program) else 0, weight_encoding="trit2",
         weight_storage="block", **depths,
     )  # fmt: skip
 
