@@ -15,6 +15,8 @@ __all__ = [
     "CoreParameters",
     "POST_LANES",
     "SCALED_BITS",
+    "VECTOR_ELEMENT_BYTES",
+    "VECTOR_LANES",
     "WEIGHT_ENCODINGS",
     "WEIGHT_STORAGES",
     "stored_lanes",
