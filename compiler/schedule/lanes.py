@@ -96,13 +96,16 @@ def _power(value: int) -> int:
 def _multiples(instructions: Sequence[Instruction | Scalar]) -> list[int]:
     """A power of two for each register that divides all values which the instructions give it; 1 for those that come from elsewhere."""
     scalars = [instruction for instruction in instructions if isinstance(instruction, Scalar)]
-    multiples, seen = [1] * REGISTERS, {ZERO}
+    multiples, read = [1] * REGISTERS, {ZERO}
     multiples[ZERO] = _ENOUGH
-    for scalar in scalars:
-        seen |= {scalar.left} if scalar.right is None else {scalar.left, scalar.right}
-        if _writes(scalar) and scalar.target not in seen:
-            multiples[scalar.target] = _ENOUGH
-            seen.add(scalar.target)
+    for instruction in instructions:
+        if isinstance(instruction, Scalar):
+            read |= {instruction.left} if instruction.right is None else {instruction.left, instruction.right}
+            if _writes(instruction) and instruction.target not in read:
+                multiples[instruction.target] = _ENOUGH
+        else:
+            flags = ((instruction.index_a, INDEX_A), (instruction.index_b, INDEX_B), (instruction.index_o, INDEX_O))
+            read |= {register for indexed, register in flags if indexed}
     # From the largest ones down, until no instruction asks for less: branches may lead from any to any other.
     while True:
         before = list(multiples)
