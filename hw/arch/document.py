@@ -86,10 +86,12 @@ def _vector_sections() -> list[str]:
 
 
 def _vector_clocks() -> list[str]:
-    longer = {code: timing.scalar_clocks(code) for code in scalar.ScalarOpcode}
-    usual = min(longer.values())
-    others = ", ".join(f"{clocks + usual} for {code.name}" for code, clocks in longer.items() if clocks != usual)
     one = CoreParameters(vector_lanes=1)
+    before = scalar.Scalar(opcode=scalar.ScalarOpcode.ADD)
+    behind = {code: timing.instruction_cycles(scalar.Scalar(opcode=code), one, before) for code in scalar.ScalarOpcode}
+    usual = min(behind.values())
+    branch = timing.instruction_cycles(before, one, scalar.Scalar(opcode=scalar.ScalarOpcode.BRANCH)) - usual
+    others = ", ".join(f"{clocks} for {code.name}" for code, clocks in behind.items() if clocks != usual)
     more = timing.vector_pipeline(CoreParameters(vector_lanes=2)) - timing.vector_pipeline(one)
     kinds = (vector.Second.NONE, vector.Second.FACTOR, vector.Second.TABLE)
     finish = [timing.VECTOR_STAGES[kind] + timing.vector_pipeline(one) + 2 for kind in kinds]
@@ -97,7 +99,7 @@ def _vector_clocks() -> list[str]:
     return [
         f"A VECTOR issues an element a clock, every second clock where it reads two; its `finish` is {finish[0]} clocks with one operand,"
         f" {finish[1]} with two and {finish[2]} with a table, its `delay` {delay[0]}, {delay[1]} and {delay[2]}; both are {more} more on a core with several lanes. A scalar instruction behind another one takes"
-        f" {2 * usual} clocks; {others}, and two more behind a BRANCH.",
+        f" {usual} clocks; {others}, one more where its `target` is INDEX_A, and {branch} more behind a BRANCH.",
         "",
     ]
 

@@ -14,7 +14,7 @@ from math import prod
 from tritloom.hw.arch.isa import FIELDS, Instruction, Opcode
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.reduction import reduction_latency
-from tritloom.hw.arch.scalar import Scalar, ScalarOpcode
+from tritloom.hw.arch.scalar import INDEX_A, Scalar, ScalarOpcode
 from tritloom.hw.arch.vector import Second, VectorFunction
 
 __all__ = [
@@ -53,15 +53,16 @@ DIVIDE_CLOCKS, ROOT_CLOCKS, LOAD_CLOCKS = 32, 16, 4
 """Bits of a quotient and of a root, one a clock; clocks from the address of a LOAD to its value."""
 
 
-def scalar_clocks(opcode: ScalarOpcode) -> int:
-    """Clock of a scalar instruction, its first being 0, in which its result goes to the register."""
+def scalar_clocks(instruction: Scalar) -> int:
+    """Clock of a scalar instruction, its first being 0, in which its result goes to the register. The first word of the next instruction, fetched meanwhile, needs
+    INDEX_A a clock earlier than any other register is needed: a result for it takes one more."""
     longer = {
         ScalarOpcode.MULTIPLY: 1,
         ScalarOpcode.DIVIDE: DIVIDE_CLOCKS + 1,
         ScalarOpcode.ROOT: ROOT_CLOCKS + 1,
         ScalarOpcode.LOAD: LOAD_CLOCKS,
     }
-    return 2 + longer.get(opcode, 0)
+    return 2 + longer.get(instruction.opcode, 0) + (instruction.target == INDEX_A)
 
 
 def vector_pipeline(parameters: CoreParameters) -> int:
@@ -141,7 +142,7 @@ def _hidden(previous: Instruction | Scalar | None, parameters: CoreParameters) -
     if previous is None:
         return 0
     if isinstance(previous, Scalar):
-        return -1 if previous.opcode == ScalarOpcode.BRANCH else 1
+        return -1 if previous.opcode == ScalarOpcode.BRANCH else 2
     delay = fetch_delay(parameters)
     if previous.opcode == Opcode.VECTOR:
         delay = vector_delay(VectorFunction.decode(previous.function).second, parameters)
@@ -156,7 +157,7 @@ def instruction_cycles(instruction: Instruction | Scalar, parameters: CoreParame
     """
     hidden = _hidden(previous, parameters)
     if isinstance(instruction, Scalar):
-        return max(0, FETCH_LATENCY + 1 - hidden) + scalar_clocks(instruction.opcode)
+        return max(0, FETCH_LATENCY + 1 - hidden) + scalar_clocks(instruction)
     if instruction.opcode == Opcode.HALT:
         return max(0, FETCH_LATENCY + 2 - hidden)
     fetching = max(0, FETCH_LATENCY + instruction.words + NEST_LATENCY - hidden)

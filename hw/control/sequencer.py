@@ -91,7 +91,7 @@ class Sequencer(wiring.Component):
     table : out
         Byte address ``b``.
     scalar : :py:`Out(ScalarWord())`
-        The scalar instruction that begins with ``scalar_start`` and ends with ``scalar_finished``, which ``scalar_nearly`` announces a clock before; then
+        The scalar instruction that begins with ``scalar_start`` and ends with ``scalar_finished``, which ``scalar_nearly`` announces two clocks before; with the former
         ``scalar_taken`` and ``scalar_destination`` say where the program goes on.
     index_a, index_b, index_o, step_a, step_b, count : :py:`In(32)`
         Registers of the scalar unit.
@@ -234,7 +234,8 @@ class Sequencer(wiring.Component):
         ]  # fmt: skip
 
         # State. `verdict` is what follows the results that are under way: another instruction, or the state in which the core stops.
-        limit, final, outstanding = Signal(Shape(16)), Signal(), Signal()
+        limit, last_one, final, outstanding = Signal(Shape(16)), Signal(), Signal(), Signal()
+        m.d.sync += last_one.eq(limit == 1)
         verdict = Signal.like(self.state)
         with m.If(self.state == State.RUNNING):
             m.d.sync += self.cycles.eq(self.cycles + 1)
@@ -323,23 +324,30 @@ class Sequencer(wiring.Component):
                     with m.If(~outstanding | self.done):
                         m.next = "SCALAR"
                     heed_abort()
+                # The next instruction is fetched in the last two clocks of a scalar one, unless that is a branch.
+                branches = self.scalar.opcode == ScalarOpcode.BRANCH
                 with m.State("SCALAR"):
-                    m.d.comb += self.scalar_start.eq(1)
-                    m.d.sync += final.eq(limit == 1)
+                    m.d.comb += [self.scalar_start.eq(1), fetch.go.eq(self.scalar_nearly & ~branches & ~last_one)]
+                    m.d.sync += final.eq(last_one)
                     with m.If(limit != 0):
                         m.d.sync += limit.eq(limit - 1)
                     m.next = "COMPUTE"
+                    with m.If(self.scalar_nearly):
+                        m.next = "COMPUTED"
                     heed_abort()
                 with m.State("COMPUTE"):
+                    m.d.comb += fetch.go.eq(self.scalar_nearly & ~branches & ~final)
                     with m.If(self.scalar_nearly):
-                        with m.If(final):
-                            m.d.sync += [self.state.eq(State.STOPPED), self.fault.eq(Fault.NONE)]
-                            m.next = "IDLE"
-                        with m.Elif(self.scalar.opcode == ScalarOpcode.BRANCH):
-                            m.next = "BRANCH"
-                        with m.Else():
-                            m.d.comb += fetch.go.eq(1)
-                            m.next = "LOAD"
+                        m.next = "COMPUTED"
+                    heed_abort()
+                with m.State("COMPUTED"):
+                    with m.If(final):
+                        m.d.sync += [self.state.eq(State.STOPPED), self.fault.eq(Fault.NONE)]
+                        m.next = "IDLE"
+                    with m.Elif(branches):
+                        m.next = "BRANCH"
+                    with m.Else():
+                        m.next = "LOAD"
                     heed_abort()
                 with m.State("BRANCH"):
                     m.next = "FETCH"
