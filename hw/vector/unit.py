@@ -220,7 +220,7 @@ class VectorUnit(wiring.Component):
                 m.d.sync += self.write.mask[index].eq(within[index % (4 * count)] & (address[group_bits:byte_bits] == index // (4 * count)))
 
     def _count(self, m: Module, limited: list[Value], several: Value) -> None:
-        """The statistic: with several lanes one clock for that of the results of a clock, and then as with one for that of all."""
+        """The statistic; of several lanes a clock goes by in which two halves of them have one each."""
         f, count = self.function, len(limited)
         counts, fresh = Signal(), Signal()
         m.d.sync += counts.eq(self.command_valid & (f.statistic != Statistic.NONE) & ~self.flush)
@@ -229,32 +229,48 @@ class VectorUnit(wiring.Component):
             measured = Signal(signed(33), name=f"measured_{index}", reset_less=True)
             m.d.sync += measured.eq(Mux((f.statistic == Statistic.MAGNITUDE) & value[-1], -value, value))
             candidates.append((measured, Const(index, address_bits(count))))
-        step, best, place = Const(1), candidates[0][0], candidates[0][1]
+        (best, place), others, step = candidates[0], Const(0), Const(1)
         if count > 1:
-            total = sum((value for value, _ in candidates[1:]), candidates[0][0])
-            while len(candidates) > 1:
-                pairs = zip(candidates[::2], candidates[1::2], strict=True)
-                candidates = [
-                    (Mux(right > left, right, left), Mux(right > left, behind, place)) for (left, place), (right, behind) in pairs
-                ]
-            largest_of_all, its_place = candidates[0]
-            single, counted = best, Signal()
-            best, place = Signal(signed(33), reset_less=True), Signal(address_bits(count), reset_less=True)
-            m.d.sync += [
-                counted.eq(counts & ~self.flush), place.eq(Mux(several, its_place, 0)),
-                best.eq(Mux(several, Mux(f.statistic == Statistic.SUM, total, largest_of_all), single)),
-            ]  # fmt: skip
-            counts, step = counted, Mux(several, count, 1)
+            counted, together, halves = Signal(), Signal(), []
+            for half in (0, 1):
+                joined, its_place = self._half(m, candidates[half * count // 2 : (half + 1) * count // 2], half)
+                halves.append(
+                    (
+                        Signal(signed(33), name=f"half_{half}", reset_less=True),
+                        Signal(address_bits(count), name=f"place_{half}", reset_less=True),
+                    )
+                )
+                m.d.sync += [halves[half][0].eq(Mux(several, joined, candidates[0][0])), halves[half][1].eq(Mux(several, its_place, 0))]
+            m.d.sync += [counted.eq(counts & ~self.flush), together.eq(several)]
+            (first, first_place), (second, second_place) = halves
+            exceeds = together & (second > first)
+            best, place, others = Mux(exceeds, second, first), Mux(exceeds, second_place, first_place), Mux(together, second, 0)
+            counts, step = counted, Mux(together, count, 1)
+            candidates = halves  # without several lanes both are the same
         number = Signal(REGISTER_BITS // 2)
         largest = Signal(signed(33), reset_less=True)
+        added = candidates[0][0] + others
         with m.If(self.begin):
             m.d.sync += [fresh.eq(1), number.eq(0)]
         with m.If(counts):
             m.d.sync += [fresh.eq(0), number.eq(number + step)]
             with m.If(f.statistic == Statistic.SUM):
-                m.d.sync += largest.eq(Mux(fresh, 0, largest) + best)
-            with m.Elif(fresh | (best > largest)):
+                m.d.sync += largest.eq(Mux(fresh, 0, largest) + added)
+            with m.Elif(fresh | Cat(candidate > largest for candidate, _ in candidates[:2]).any()):
                 m.d.sync += largest.eq(best)
                 with m.If(f.statistic == Statistic.LARGEST):
                     m.d.sync += self.argument.eq(number + place)
         m.d.comb += self.statistic.eq(largest)
+
+    def _half(self, m: Module, candidates: list[tuple[Value, Value]], half: int) -> tuple[Value, Value]:
+        """The sum of some results, or the largest one, the first of equals, and its place."""
+        total = sum((value for value, _ in candidates[1:]), candidates[0][0])
+        level = 0
+        while len(candidates) > 1:
+            level, pairs, candidates = level + 1, list(zip(candidates[::2], candidates[1::2], strict=True)), []
+            for index, ((left, left_place), (right, right_place)) in enumerate(pairs):
+                name, exceeds = f"{half}_{level}_{index}", right > left
+                value, place = Signal(signed(33), name=f"larger_{name}"), Signal.like(left_place, name=f"place_of_{name}")
+                m.d.comb += [value.eq(Mux(exceeds, right, left)), place.eq(Mux(exceeds, right_place, left_place))]
+                candidates.append((value, place))
+        return Mux(self.function.statistic == Statistic.SUM, total, candidates[0][0]), candidates[0][1]

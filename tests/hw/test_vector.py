@@ -25,7 +25,7 @@ CORE = CoreParameters(
 )
 WIDE_CORES = [
     CoreParameters(
-        rows=rows, columns=3, accumulator_bits=18, weight_words=8, activation_words=2048 // rows, record_words=8, program_words=600, vector_lanes=lanes
+        rows=rows, columns=3, accumulator_bits=18, weight_words=8, activation_words=4096 // rows, record_words=8, program_words=600, vector_lanes=lanes
     )
     for rows, lanes in ((8, 2), (16, 4))
 ]  # fmt: skip
@@ -88,7 +88,7 @@ def random_vector(rng: random.Random, lanes: Lanes = Lanes.ONE, count: int = 1) 
         put(scalar.SHIFT, rng.choice([-16, 0, 47, rng.randint(-20, 50)])), put(scalar.FACTOR, rng.choice([-(1 << 17), (1 << 17) - 1, rng.getrandbits(18)])),
         put(scalar.OUT_SHIFT, rng.randint(0, 47)), put(scalar.ADDEND, rng.getrandbits(32)),
     ]  # fmt: skip
-    width, target = 1 << function.a_size, HALF + 64 * rng.randrange(4)
+    width, target = 1 << function.a_size, HALF + 64 * rng.randrange(1, 5)  # behind the largest table
     if function.second in (Second.TABLE, Second.POWER):
         # Indices that stay inside the memory: small ones, and for POWER those of several octaves below 0 too.
         small = VectorFunction(a_size=0, o_size=function.a_size, bits=6, low=Low.ZERO)
