@@ -54,8 +54,8 @@ DIVIDE_CLOCKS, ROOT_CLOCKS, LOAD_CLOCKS = 32, 16, 4
 
 
 def scalar_clocks(instruction: Scalar) -> int:
-    """Clock of a scalar instruction, its first being 0, in which its result goes to the register. The first word of the next instruction, fetched meanwhile, needs
-    INDEX_A a clock earlier than any other register is needed: a result for it takes one more."""
+    """Clock of a scalar instruction, its first being 0, with which it ends: its result goes to the register. The first word of the next instruction, fetched meanwhile, takes
+    INDEX_A, the second one the register that is needed next: behind a result for INDEX_A one more goes by."""
     longer = {
         ScalarOpcode.MULTIPLY: 1,
         ScalarOpcode.DIVIDE: DIVIDE_CLOCKS + 1,

@@ -91,7 +91,7 @@ class Sequencer(wiring.Component):
     table : out
         Byte address ``b``.
     scalar : :py:`Out(ScalarWord())`
-        The scalar instruction that begins with ``scalar_start`` and ends with ``scalar_finished``, which ``scalar_nearly`` announces two clocks before; with the former
+        The scalar instruction that begins with ``scalar_start`` and ends with ``scalar_finished``, which ``scalar_nearly`` announces; with the former
         ``scalar_taken`` and ``scalar_destination`` say where the program goes on.
     index_a, index_b, index_o, step_a, step_b, count : :py:`In(32)`
         Registers of the scalar unit.

@@ -54,8 +54,8 @@ class ScalarUnit(wiring.Component):
     """Executes one scalar instruction after ``start``.
 
     The registers are read in the clock of ``start`` (0); their values are registered in clock 1, and the result is written in clock 2, that of ``finished``. MULTIPLY takes one
-    clock more, DIVIDE, ROOT and LOAD as many as :mod:`tritloom.hw.arch.timing` says, and so that the next instruction, which is fetched meanwhile, finds INDEX_A with its first word, a
-    result for INDEX_A one more.
+    clock more, DIVIDE, ROOT and LOAD as many as :mod:`tritloom.hw.arch.timing` says. Behind a result for INDEX_A the end is announced a clock later: the next instruction takes that register
+    with its first word.
 
     Parameters
     ----------
@@ -71,7 +71,7 @@ class ScalarUnit(wiring.Component):
     statistic, argument : :py:`In(32)`
         The registers that the vector unit writes.
     nearly : :py:`Out(1)`
-        ``finished`` two clocks later.
+        ``finished`` two clocks later, or one where the result is for INDEX_A: the next instruction may be fetched.
     finished : :py:`Out(1)`
         The instruction's result is written.
     taken : :py:`Out(1)`
@@ -185,15 +185,15 @@ class ScalarUnit(wiring.Component):
 
         # The end.
         longer = dividing | rooting | opcode[ScalarOpcode.LOAD] | opcode[ScalarOpcode.MULTIPLY]
-        finished, usual, later, next_to_last = self.finished, Signal(), Signal(), Signal()
+        finished, usual, next_to_last = self.finished, Signal(), Signal()
         m.d.comb += [
             usual.eq(
                 (self.start & ~longer) | (stages[0] & opcode[ScalarOpcode.MULTIPLY]) | (waiting[-3] & opcode[ScalarOpcode.LOAD])
                 | ((steps == 2) & (dividing | rooting))
             ),
-            self.nearly.eq(Mux(self.instruction.target == INDEX_A, later, usual)),
+            self.nearly.eq(Mux(self.instruction.target == INDEX_A, next_to_last, usual)),
         ]  # fmt: skip
-        m.d.sync += [later.eq(usual & ~self.flush), next_to_last.eq(self.nearly & ~self.flush), finished.eq(next_to_last & ~self.flush)]
+        m.d.sync += [next_to_last.eq(usual & ~self.flush), finished.eq(next_to_last & ~self.flush)]
         writes = ~(opcode[ScalarOpcode.STORE] | opcode[ScalarOpcode.BRANCH])
         m.d.comb += [write.addr.eq(self.instruction.target), write.data.eq(value), write.en.eq(finished & writes & ~self.flush)]
         for name, number in SPECIAL_REGISTERS.items():

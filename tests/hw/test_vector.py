@@ -152,15 +152,13 @@ def test_fields_from_registers(count) -> None:
     loops = (Loop(last=COUNTED, a_step=1, b_step=8), Loop(last=4, a_step=0, b_step=1, o_step=4))
     copied = vector(VectorFunction(), (Loop(last=COUNTED, a_step=4, o_step=8),), a=64, o=HALF, index_a=True, index_o=True, counted=True)
     # A loop of 65536 iterations is one of an instruction that is not counted; here it is the next test's business.
-    registers = [
-        put(scalar.COUNT, count - 1), put(scalar.STEP_A, -(count - 1)), put(scalar.STEP_B, -8 * (count - 1)),
-        put(scalar.INDEX_B, 16), put(scalar.INDEX_O, 128), Scalar(opcode=ScalarOpcode.MULTIPLY, target=scalar.INDEX_A, left=0, immediate=2), put(1, 0),
-        Scalar(opcode=ScalarOpcode.ADD, target=scalar.INDEX_A, left=1, immediate=8),
-    ]  # fmt: skip
-    # The register of the first word, or that of the second one, comes right before the instruction that takes it.
+    times = Scalar(opcode=ScalarOpcode.MULTIPLY, target=scalar.INDEX_A, left=0, immediate=2)
+    added = Scalar(opcode=ScalarOpcode.ADD, target=scalar.INDEX_A, left=0, immediate=4)
+    # The register of the first word, and that of the second one, come right before the instruction that takes them.
     program = [
-        put(0, 4), *(registers if count == 1 else [*registers[-2:], *registers[:-2], put(scalar.INDEX_A, 8), put(scalar.INDEX_B, 16)]),
-        vector(sums, loops, reduce_loops=1, a=2, b=32, o=HALF, counted=True, index_b=True), copied, *dump(),
+        put(0, 4), put(scalar.COUNT, count - 1), put(scalar.STEP_A, -(count - 1)), put(scalar.STEP_B, -8 * (count - 1)), put(scalar.INDEX_O, 128),
+        put(scalar.INDEX_A, 100), times if count == 1 else added, copied, put(scalar.INDEX_B, 16),
+        vector(sums, loops, reduce_loops=1, a=2, b=32, o=HALF, counted=True, index_b=True), *dump(),
     ]  # fmt: skip
     memories = random_memories(CORE, np.random.default_rng(count))
     words = assemble([*program, HALT])
