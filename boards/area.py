@@ -118,7 +118,7 @@ COEFFICIENTS: dict[str, Coefficients] = {
         mac=23.0,
         decoder=17,
         vector=4600,
-        vector_lane=1840,
+        vector_lane=2030,
         table_blocks=5,
     ),
     "ecp5": Coefficients(
@@ -134,7 +134,7 @@ COEFFICIENTS: dict[str, Coefficients] = {
         mac=13.5,
         decoder=13,
         vector=3850,
-        vector_lane=1540,
+        vector_lane=1700,
         table_blocks=0,
     ),
     "gowin": Coefficients(
@@ -150,7 +150,7 @@ COEFFICIENTS: dict[str, Coefficients] = {
         mac=17.2,
         decoder=10,
         vector=3850,
-        vector_lane=1540,
+        vector_lane=1700,
         table_blocks=0,
     ),
 }
