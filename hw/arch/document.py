@@ -97,7 +97,7 @@ def _vector_clocks() -> list[str]:
     finish = [timing.VECTOR_STAGES[kind] + timing.vector_pipeline(one) + 2 for kind in kinds]
     delay = [timing.vector_delay(kind, one) for kind in kinds]
     return [
-        f"A VECTOR issues an element a clock, every second clock where it reads two; its `finish` is {finish[0]} clocks with one operand,"
+        f"A VECTOR issues an element a clock, or one of each lane, every second clock where it reads two; its `finish` is {finish[0]} clocks with one operand,"
         f" {finish[1]} with two and {finish[2]} with a table, its `delay` {delay[0]}, {delay[1]} and {delay[2]}; both are {more} more on a core with several lanes. A scalar instruction behind another one takes"
         f" {usual} clocks; {others}, one more where its `target` is INDEX_A, and {branch} more behind a BRANCH.",
         "",
