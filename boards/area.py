@@ -84,7 +84,7 @@ class Coefficients:
     ``scaled_bit`` what each lane saves by each bit less; ``no_dsp`` is added for every lane where the part has no multipliers, ``tables``
     where the tables of the loop registers are in logic cells, else they take ``table_blocks`` block RAMs. ``accumulator_bit`` counts
     for each column, ``decoder`` for each byte of a trit5 weight word. ``fill`` is the part of the cells that a core may take: beyond it nextpnr finds no
-    legal placement, or only a slow one. ``vector`` is the vector unit with the scalar unit. ``most`` bounds them on large parts whose placement is slow at any size: a build of
+    legal placement, or only a slow one. ``vector`` is the vector unit of one lane with the scalar unit, ``vector_lane`` each further lane. ``most`` bounds them on large parts whose placement is slow at any size: a build of
     8000 cells takes a Gowin part 14 minutes, one of 9400 half an hour.
     """
 
@@ -100,6 +100,7 @@ class Coefficients:
     mac: float
     decoder: float
     vector: float
+    vector_lane: float
     table_blocks: int
 
 
@@ -117,6 +118,7 @@ COEFFICIENTS: dict[str, Coefficients] = {
         mac=23.0,
         decoder=17,
         vector=4600,
+        vector_lane=2030,
         table_blocks=5,
     ),
     "ecp5": Coefficients(
@@ -132,6 +134,7 @@ COEFFICIENTS: dict[str, Coefficients] = {
         mac=13.5,
         decoder=13,
         vector=3850,
+        vector_lane=1700,
         table_blocks=0,
     ),
     "gowin": Coefficients(
@@ -147,6 +150,7 @@ COEFFICIENTS: dict[str, Coefficients] = {
         mac=17.2,
         decoder=10,
         vector=3850,
+        vector_lane=1700,
         table_blocks=0,
     ),
 }
@@ -166,7 +170,7 @@ def logic_cells(board: Board, parameters: CoreParameters) -> int:
         + c.accumulator_bit * p.columns * p.accumulator_bits
         + c.mac * p.macs_per_cycle
         + c.decoder * decoders
-        + c.vector * p.vector_lanes
+        + (c.vector + c.vector_lane * (p.vector_lanes - 1) if p.vector_lanes else 0)
     )
 
 
@@ -180,11 +184,12 @@ def flip_flops(parameters: CoreParameters) -> int:
         + 69 * p.rows
         + 2 * p.columns * p.accumulator_bits
         + (8.5 if p.reduction == "chain" else 21) * p.macs_per_cycle
-        + 1900 * p.vector_lanes
+        + (1900 + 890 * (p.vector_lanes - 1) if p.vector_lanes else 0)
     )
 
 
 def multipliers(parameters: CoreParameters) -> int:
     """Multiplier cells of a core: four partial products in each lane of the post unit, of which a 16-bit accumulator leaves two so small that
-    they are made of logic. The vector unit has one of 18 bits, the scalar unit one of 16."""
-    return parameters.post_lanes * (2 if parameters.accumulator_bits == 16 else 4) + 2 * parameters.vector_lanes
+    they are made of logic. The vector unit has one of 18 bits in each lane, the scalar unit one of 16."""
+    p = parameters
+    return p.post_lanes * (2 if p.accumulator_bits == 16 else 4) + (p.vector_lanes + 1 if p.vector_lanes else 0)

@@ -22,7 +22,7 @@ from tritloom.compiler.schedule import Needs, check_core, has_blocks, memory_nee
 from tritloom.compiler.schedule.plan import LARGEST_MEMORY, SMALLER_INPUTS, activation_shortage
 from tritloom.errors import ModelError, UserError
 from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES
-from tritloom.hw.arch.parameters import SCALED_BITS, SPRAM_BITS, CoreParameters
+from tritloom.hw.arch.parameters import SCALED_BITS, SPRAM_BITS, VECTOR_ELEMENT_BYTES, VECTOR_LANES, CoreParameters
 
 __all__ = ["fit", "fitting_cores", "unbounded_core"]
 
@@ -79,14 +79,20 @@ def fitting_cores(board: Board, program: Program, *, array: tuple[int, int] | No
         # Memory is what stands in the way when some array would fit the logic.
         short = min(shortages, key=lambda shortage: (shortage.logic, shortage.ratio))
         raise ModelError(f"{short.sentence}; {_alternative(board, program, array)}")
-    first = min(fitting, key=lambda core: schedule(program, core).cycles * math.sqrt(logic_cells(board, core)))
+
+    def cost(core: CoreParameters) -> float:
+        return schedule(program, core).cycles * math.sqrt(logic_cells(board, core))
+
+    # Shapes are compared with as many lanes of the vector unit as they hold, then the best one with fewer.
+    best = min((_lane_choices(board, program, core)[-1] for core in fitting), key=cost)
+    first = min(_lane_choices(board, program, best), key=cost)
     yield first
     macs = first.macs_per_cycle
     for _ in range(_FALLBACKS):
         smaller, _ = _survey(board, program, array, 1, below=round(macs * _SMALLER))
         if smaller:
             macs = smaller[0].macs_per_cycle
-            yield smaller[0]
+            yield [core for core in _lane_choices(board, program, smaller[0]) if core.vector_lanes <= first.vector_lanes][-1]
 
 
 def unbounded_core(board: Board, program: Program) -> CoreParameters:
@@ -135,6 +141,14 @@ def _survey(
             if len(fitting) == enough:
                 break
     return fitting, shortages
+
+
+def _lane_choices(board: Board, program: Program, core: CoreParameters) -> list[CoreParameters]:
+    """The core with every number of lanes of the vector unit that fits, fewest first; as it is without one."""
+    if not core.vector_lanes:
+        return [core]
+    choices = [replace(core, vector_lanes=lanes) for lanes in VECTOR_LANES if 0 < lanes * VECTOR_ELEMENT_BYTES <= core.rows]
+    return [choice for choice in choices if _logic_shortage(board, program, choice) is None]
 
 
 def _shapes(board: Board, array: tuple[int, int] | None, *, vector_lanes: int) -> list[CoreParameters]:

@@ -144,10 +144,10 @@ class Core(wiring.Component):
             m.d.sync += [later.eq(earlier) for later, earlier in zip(second, [operand, *second], strict=False)]
             self._connect_vector(m, sequencer, vector, scalar)
             m.d.comb += [
-                vector.group.eq(activations.read_data.as_value().word_select(lane[2:], 32)),
-                vector.offset.eq(lane[:2]),
+                vector.group.eq(activations.read_data.as_value().word_select(lane[len(vector.offset) :], len(vector.group))),
+                vector.offset.eq(lane[: len(vector.offset)]),
                 Cat(vector.second, vector.reading).eq(second[-1]),
-                scalar.word.eq(vector.group),
+                scalar.word.eq(activations.read_data.as_value().word_select(lane[2:], 32)),
             ]
 
         # Operands, array, results.

@@ -28,7 +28,7 @@ from tritloom.hw.arch.record import BIAS_BITS, MULTIPLIER_BITS, RECORD_BYTES, SH
 from tritloom.hw.arch.scalar import Condition, Scalar, ScalarOpcode, as_signed
 from tritloom.hw.arch.timing import instruction_cycles
 from tritloom.hw.arch.trits import decode_trit2, decode_trit5
-from tritloom.hw.arch.vector import NOT_WRITTEN, Second, Statistic, VectorFunction
+from tritloom.hw.arch.vector import NOT_WRITTEN, Lanes, Second, Statistic, VectorFunction
 from tritloom.hw.vector.model import vector_results
 
 __all__ = ["CoreModel", "walk"]
@@ -303,13 +303,19 @@ class CoreModel:
 
     def _vector(self, instruction: Instruction) -> None:
         function, registers = VectorFunction.decode(instruction.function), self.registers
-        outer = self._outer(instruction, "a").shape[0]
+        lanes = 1 if function.lanes == Lanes.ONE else self.parameters.vector_lanes
+        results_at_once = 1 if function.lanes == Lanes.JOINED else lanes
 
-        def elements(register: str, size: int) -> np.ndarray:
+        def elements(register: str, size: int, *, same: bool = False) -> np.ndarray:
+            """Int64 (results, elements of a reduction)."""
             offsets = self._outer(instruction, register)[:, None] + self._reduction(instruction, register)
-            return self._elements(getattr(instruction, register) + offsets, size)
+            addresses = getattr(instruction, register) + offsets
+            if lanes > 1 and not same:
+                self._check_multiples(register, addresses, lanes << size)
+            addresses = addresses[:, None] + np.arange(lanes)[:, None] * (0 if same else 1 << size)
+            return self._elements(addresses.reshape(len(offsets) * results_at_once, -1), size)
 
-        first, second = elements("a", function.a_size), None
+        first, second = elements("a", function.a_size, same=function.lanes == Lanes.SAME), None
         if function.second in (Second.FACTOR, Second.ADDEND, Second.SUBTRAHEND, Second.SHIFT):
             second = elements("b", function.b_size)
         elif function.second != Second.NONE:
@@ -319,13 +325,21 @@ class CoreModel:
             function, first, second, shift=registers[scalar.SHIFT], factor=registers[scalar.FACTOR],
             out_shift=registers[scalar.OUT_SHIFT], addend=as_signed(registers[scalar.ADDEND]),
         )  # fmt: skip
-        assert len(results) == outer
         if function.o_size != NOT_WRITTEN:
-            stored = results.astype(f"<i{1 << function.o_size}").view(np.int8).reshape(outer, -1)
-            self._store((instruction.o + self._outer(instruction, "o"))[:, None] + np.arange(stored.shape[1]), stored)
+            targets = (instruction.o + self._outer(instruction, "o"))[:, None]
+            stored = results.astype(f"<i{1 << function.o_size}").view(np.int8).reshape(len(targets), -1)
+            if results_at_once > 1:
+                self._check_multiples("o", targets, stored.shape[1])
+            self._store(targets + np.arange(stored.shape[1]), stored)
         if statistic is not None:
             registers[scalar.STATISTIC] = statistic & _ADDRESS
             registers[scalar.ARGUMENT] = argument if function.statistic == Statistic.LARGEST else registers[scalar.ARGUMENT]
+
+    @staticmethod
+    def _check_multiples(register: str, addresses: np.ndarray, size: int) -> None:
+        """Several lanes read and write within one word only."""
+        if (addresses & size - 1).any():
+            raise ValueError(f"VECTOR in several lanes must have multiples of {size} in {register}")
 
     def _elements(self, addresses: np.ndarray, size: int) -> np.ndarray:
         """Elements with sign of ``2**size`` bytes at byte addresses, int64 of the same shape."""

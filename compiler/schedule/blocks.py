@@ -39,6 +39,9 @@ __all__ = [
 ]
 
 WORD_BYTES = 4
+LANES_BYTES = 32
+"""Bytes that the lanes of a vector unit take at once, at most."""
+
 ELEMENT_SIZES = {1: 0, 2: 1, 4: 2}
 """Sizes of VECTOR by bytes of an element."""
 
@@ -69,9 +72,10 @@ class Memory:
         return self._next
 
     def reserve(self, size: int) -> int:
-        """Address of ``size`` bytes."""
-        address = self._next
-        self._next += -(-size // WORD_BYTES) * WORD_BYTES
+        """Address of ``size`` bytes, a multiple of :data:`LANES_BYTES` where there are as many."""
+        step = LANES_BYTES if size >= LANES_BYTES else WORD_BYTES
+        address = -(-self._next // step) * step
+        self._next = address + -(-size // WORD_BYTES) * WORD_BYTES
         return address
 
     def table(self, values: np.ndarray, width: int) -> int:

@@ -14,6 +14,7 @@ from tritloom.compiler.schedule.block_operations import lower_block
 from tritloom.compiler.schedule.blocks import BlockLowering, Memory
 from tritloom.compiler.schedule.flat import LoopPart, flattened
 from tritloom.compiler.schedule.generation import Generation, GenerationLowering
+from tritloom.compiler.schedule.lanes import widened
 from tritloom.compiler.schedule.layout import Placement, busiest_layer, place
 from tritloom.compiler.schedule.loops import LoopLowering
 from tritloom.compiler.schedule.lower import Lowering
@@ -33,6 +34,7 @@ LARGEST_REGISTER = 1 << 16
 """Reach of the 16-bit program counter and record register."""
 
 SIM_LANES = 4
+SIM_VECTOR_LANES = 4
 SIM_SMALLEST = {"weight_words": 1024, "activation_words": 1024, "record_words": 256, "program_words": 1024}
 
 
@@ -202,7 +204,7 @@ def sim_parameters(program: Program) -> CoreParameters:
             )
         depths[field] = min(depth, limit)
     return CoreParameters(
-        rows=16, columns=16, accumulator_bits=32, post_lanes=SIM_LANES, vector_lanes=int(has_blocks(program)), weight_encoding="trit2",
+        rows=16, columns=16, accumulator_bits=32, post_lanes=SIM_LANES, vector_lanes=SIM_VECTOR_LANES if has_blocks(program) else 0, weight_encoding="trit2",
         weight_storage="block", **depths,
     )  # fmt: skip
 
@@ -284,6 +286,7 @@ def schedule(program: Program, parameters: CoreParameters) -> Schedule:
         post_lanes=parameters.post_lanes,
     )
     _check_fit(program, lowered.needs, parameters)
+    groups = [widened(group, parameters.vector_lanes) for group in lowered.instructions]
     return complete(
-        program, parameters, groups=lowered.instructions, placements=lowered.placements, weights=lowered.weights, records=lowered.records, tables=lowered.tables, generation=lowered.generation, routine=lowered.routine,
+        program, parameters, groups=groups, placements=lowered.placements, weights=lowered.weights, records=lowered.records, tables=lowered.tables, generation=lowered.generation, routine=widened(lowered.routine, parameters.vector_lanes),
     )  # fmt: skip

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tritloom.hw.arch import isa, link, record, scalar, timing, vector
+from tritloom.hw.arch.parameters import CoreParameters
 
 __all__ = ["isa_page"]
 
@@ -67,7 +68,13 @@ def _vector_sections() -> list[str]:
     rows = [line.split(None, 2) for line in rest.splitlines()[1:] if line and not line.startswith("=")]
     text = _markdown(registers).strip().split("\n\n")
     fields = [[f"{bit + width - 1}:{bit}" if width > 1 else bit, f"`{name}`"] for name, (bit, width) in vector.function_fields().items()]
-    kinds = (("second", vector.Second), ("factor", vector.Factor), ("low", vector.Low), ("statistic", vector.Statistic))
+    kinds = (
+        ("second", vector.Second),
+        ("factor", vector.Factor),
+        ("low", vector.Low),
+        ("statistic", vector.Statistic),
+        ("lanes", vector.Lanes),
+    )
     return [
         "## Function of VECTOR", "", *[line for paragraph in function[1:] for line in (paragraph, "")], *_table(["bits", "field"], fields),
         *_table(["field", "values"], [[f"`{name}`", ", ".join(f"{int(entry)} {entry.name}" for entry in kind)] for name, kind in kinds]),
@@ -79,15 +86,20 @@ def _vector_sections() -> list[str]:
 
 
 def _vector_clocks() -> list[str]:
-    longer = {code: timing.scalar_clocks(code) for code in scalar.ScalarOpcode}
-    usual = min(longer.values())
-    others = ", ".join(f"{clocks + usual} for {code.name}" for code, clocks in longer.items() if clocks != usual)
-    stages = {kind: timing.VECTOR_STAGES[kind] + timing.VECTOR_PIPELINE + 2 for kind in vector.Second}
+    one = CoreParameters(vector_lanes=1)
+    before = scalar.Scalar(opcode=scalar.ScalarOpcode.ADD)
+    behind = {code: timing.instruction_cycles(scalar.Scalar(opcode=code), one, before) for code in scalar.ScalarOpcode}
+    usual = min(behind.values())
+    branch = timing.instruction_cycles(before, one, scalar.Scalar(opcode=scalar.ScalarOpcode.BRANCH)) - usual
+    others = ", ".join(f"{clocks} for {code.name}" for code, clocks in behind.items() if clocks != usual)
+    more = timing.vector_pipeline(CoreParameters(vector_lanes=2)) - timing.vector_pipeline(one)
+    kinds = (vector.Second.NONE, vector.Second.FACTOR, vector.Second.TABLE)
+    finish = [timing.VECTOR_STAGES[kind] + timing.vector_pipeline(one) + 2 for kind in kinds]
+    delay = [timing.vector_delay(kind, one) for kind in kinds]
     return [
-        f"A VECTOR issues an element a clock, every second clock where it reads two; its `finish` is {stages[vector.Second.NONE]} clocks with one operand,"
-        f" {stages[vector.Second.FACTOR]} with two and {stages[vector.Second.TABLE]} with a table, its `delay` {timing.vector_delay(vector.Second.NONE)},"
-        f" {timing.vector_delay(vector.Second.FACTOR)} and {timing.vector_delay(vector.Second.TABLE)}. A scalar instruction behind another one takes"
-        f" {2 * usual} clocks; {others}, and two more behind a BRANCH.",
+        f"A VECTOR issues an element a clock, or one of each lane, every second clock where it reads two; its `finish` is {finish[0]} clocks with one operand,"
+        f" {finish[1]} with two and {finish[2]} with a table, its `delay` {delay[0]}, {delay[1]} and {delay[2]}; both are {more} more on a core with several lanes. A scalar instruction behind another one takes"
+        f" {usual} clocks; {others}, one more where its `target` is INDEX_A, and {branch} more behind a BRANCH.",
         "",
     ]
 

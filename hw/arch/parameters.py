@@ -15,6 +15,8 @@ __all__ = [
     "CoreParameters",
     "POST_LANES",
     "SCALED_BITS",
+    "VECTOR_ELEMENT_BYTES",
+    "VECTOR_LANES",
     "WEIGHT_ENCODINGS",
     "WEIGHT_STORAGES",
     "stored_lanes",
@@ -30,7 +32,9 @@ WEIGHT_ENCODINGS = ("trit2", "trit5")
 WEIGHT_STORAGES = ("block", "spram")
 
 POST_LANES = (1, 2, 4, 8, 16)
-VECTOR_LANES = (0, 1)
+VECTOR_LANES = (0, 1, 2, 4, 8)
+VECTOR_ELEMENT_BYTES = 4
+"""Of the largest element of the vector unit."""
 
 SCALED_BITS = 58
 """Enough for any record: ``|multiplier * value + bias|`` is at most 2**56, and the largest rounding term below 2**55."""
@@ -67,7 +71,7 @@ class CoreParameters:
     post_lanes
         Results that the post unit takes at once: a power of two from 1 to 16 that divides ``columns`` and is at most ``rows``.
     vector_lanes
-        Elements that the vector unit takes at once: 1, or 0 for a core without it and without scalar instructions.
+        Elements that the vector unit takes at once: 1, 2, 4 or 8, of four bytes at most ``rows`` bytes, or 0 for a core without it and without scalar instructions.
     weight_encoding
         ``trit2`` (2 bits a trit) or ``trit5`` (5 trits in a byte), see :mod:`tritloom.hw.arch.trits`.
     weight_storage
@@ -113,7 +117,10 @@ class CoreParameters:
             self.post_lanes in POST_LANES and self.columns % self.post_lanes == 0 and self.post_lanes <= self.rows,
             "post_lanes", f"one of {POST_LANES}, a divisor of columns and at most rows", self.post_lanes,
         )  # fmt: skip
-        need(self.vector_lanes in VECTOR_LANES, "vector_lanes", f"one of {VECTOR_LANES}", self.vector_lanes)
+        need(
+            self.vector_lanes in VECTOR_LANES and self.vector_lanes * VECTOR_ELEMENT_BYTES <= self.rows,
+            "vector_lanes", f"one of {VECTOR_LANES} and at most a quarter of rows", self.vector_lanes,
+        )  # fmt: skip
         need(self.weight_encoding in WEIGHT_ENCODINGS, "weight_encoding", f"one of {WEIGHT_ENCODINGS}", self.weight_encoding)
         need(self.weight_storage in WEIGHT_STORAGES, "weight_storage", f"one of {WEIGHT_STORAGES}", self.weight_storage)
         for field in ("weight_words", "activation_words", "record_words", "program_words"):

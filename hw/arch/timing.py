@@ -14,12 +14,12 @@ from math import prod
 from tritloom.hw.arch.isa import FIELDS, Instruction, Opcode
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.reduction import reduction_latency
-from tritloom.hw.arch.scalar import Scalar, ScalarOpcode
+from tritloom.hw.arch.scalar import INDEX_A, Scalar, ScalarOpcode
 from tritloom.hw.arch.vector import Second, VectorFunction
 
 __all__ = [
-    "DIVIDE_CLOCKS", "FETCH_LATENCY", "LOAD_CLOCKS", "NEST_LATENCY", "OPERAND_STAGE", "REQUANTISE_LATENCY", "ROOT_CLOCKS", "VALUE_LATENCY", "VECTOR_PIPELINE",
-    "VECTOR_STAGES", "WRITE_LATENCY", "fetch_delay", "instruction_cycles", "program_cycles", "scalar_clocks", "start_stage", "vector_delay",
+    "DIVIDE_CLOCKS", "FETCH_LATENCY", "LOAD_CLOCKS", "NEST_LATENCY", "OPERAND_STAGE", "REQUANTISE_LATENCY", "ROOT_CLOCKS", "VALUE_LATENCY", "VECTOR_STAGES",
+    "WRITE_LATENCY", "fetch_delay", "instruction_cycles", "program_cycles", "scalar_clocks", "start_stage", "vector_delay", "vector_pipeline",
 ]  # fmt: skip
 
 FETCH_LATENCY = 2
@@ -46,27 +46,33 @@ VECTOR_STAGES = {
 """Stage in which the operands of the vector unit meet. An element is taken from its word in two clocks; a second one comes a clock later, or,
 when its address is a table's, another two clocks for the address, two for the memory and one for the element."""
 
-VECTOR_PIPELINE = 9
-"""Clocks from the meeting of a vector element's operands to the limited result."""
+_VECTOR_PIPELINE = 9
+"""Clocks from the meeting of a vector element's operands to the limited result, in one lane."""
 
 DIVIDE_CLOCKS, ROOT_CLOCKS, LOAD_CLOCKS = 32, 16, 4
 """Bits of a quotient and of a root, one a clock; clocks from the address of a LOAD to its value."""
 
 
-def scalar_clocks(opcode: ScalarOpcode) -> int:
-    """Clock of a scalar instruction, its first being 0, in which its result goes to the register."""
+def scalar_clocks(instruction: Scalar) -> int:
+    """Clock of a scalar instruction, its first being 0, with which it ends: its result goes to the register. The first word of the next instruction, fetched meanwhile, takes
+    INDEX_A, the second one the register that is needed next: behind a result for INDEX_A one more goes by."""
     longer = {
         ScalarOpcode.MULTIPLY: 1,
         ScalarOpcode.DIVIDE: DIVIDE_CLOCKS + 1,
         ScalarOpcode.ROOT: ROOT_CLOCKS + 1,
         ScalarOpcode.LOAD: LOAD_CLOCKS,
     }
-    return 2 + longer.get(opcode, 0)
+    return 2 + longer.get(instruction.opcode, 0) + (instruction.target == INDEX_A)
 
 
-def vector_delay(second: Second) -> int:
+def vector_pipeline(parameters: CoreParameters) -> int:
+    """Clocks from the meeting of a vector element's operands to the limited result. Several lanes take one more to join their products."""
+    return _VECTOR_PIPELINE + (parameters.vector_lanes > 1)
+
+
+def vector_delay(second: Second, parameters: CoreParameters) -> int:
     """What :func:`fetch_delay` is for the other instructions: when the last address ``o`` of a VECTOR has been used."""
-    return VECTOR_STAGES[second] + VECTOR_PIPELINE - 1 - 1 - FETCH_LATENCY - FIELDS["o"].word
+    return VECTOR_STAGES[second] + vector_pipeline(parameters) - 1 - 1 - FETCH_LATENCY - FIELDS["o"].word
 
 
 def start_stage(opcode: Opcode, parameters: CoreParameters) -> int:
@@ -124,7 +130,7 @@ def _issue(instruction: Instruction, parameters: CoreParameters) -> int:
 def _finish(instruction: Instruction, parameters: CoreParameters) -> int:
     """Clocks from the last element to the last write."""
     if instruction.opcode == Opcode.VECTOR:
-        return VECTOR_STAGES[VectorFunction.decode(instruction.function).second] + VECTOR_PIPELINE + 2
+        return VECTOR_STAGES[VectorFunction.decode(instruction.function).second] + vector_pipeline(parameters) + 2
     _, tail, _ = _spacing(instruction, parameters)
     direct = instruction.opcode == Opcode.POOL or (instruction.opcode == Opcode.MATRIX and instruction.raw)
     latency = VALUE_LATENCY + WRITE_LATENCY + (0 if direct else REQUANTISE_LATENCY)
@@ -136,10 +142,10 @@ def _hidden(previous: Instruction | Scalar | None, parameters: CoreParameters) -
     if previous is None:
         return 0
     if isinstance(previous, Scalar):
-        return -1 if previous.opcode == ScalarOpcode.BRANCH else 1
+        return -1 if previous.opcode == ScalarOpcode.BRANCH else 2
     delay = fetch_delay(parameters)
     if previous.opcode == Opcode.VECTOR:
-        delay = vector_delay(VectorFunction.decode(previous.function).second)
+        delay = vector_delay(VectorFunction.decode(previous.function).second, parameters)
     return _finish(previous, parameters) - 1 - delay
 
 
@@ -151,7 +157,7 @@ def instruction_cycles(instruction: Instruction | Scalar, parameters: CoreParame
     """
     hidden = _hidden(previous, parameters)
     if isinstance(instruction, Scalar):
-        return max(0, FETCH_LATENCY + 1 - hidden) + scalar_clocks(instruction.opcode)
+        return max(0, FETCH_LATENCY + 1 - hidden) + scalar_clocks(instruction)
     if instruction.opcode == Opcode.HALT:
         return max(0, FETCH_LATENCY + 2 - hidden)
     fetching = max(0, FETCH_LATENCY + instruction.words + NEST_LATENCY - hidden)

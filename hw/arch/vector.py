@@ -12,6 +12,11 @@ Sizes are logarithms of bytes: 0, 1 and 2 for elements of 8, 16 and 32 bits with
 6. ``r`` is limited to ``low .. 2**bits - 1``, with ``low`` of SYMMETRIC ``-(2**bits - 1)``, TWO ``-2**bits``, ZERO 0.
 7. ``r`` is written to ``o`` (``o_size`` 3: it is not), and counts for the ``statistic``: the largest magnitude, the sum (32 bits, wraps), or the
    largest value and the number of the result that had it first, which go to the registers STATISTIC and ARGUMENT.
+
+On a core with ``L`` = ``vector_lanes`` an instruction does this to ``L`` elements at once unless ``lanes`` is ONE; those of register ``a`` and the next ``L - 1`` behind it (with SAME the
+one element at ``a`` for all of them), and so for ``b``. With EACH and SAME every lane has a reduction and a result of its own, ``L`` results that follow each other at ``o``, the first one
+counted first; with JOINED ``q`` is the sum over the lanes too, and there is one result. An address of ``L`` elements is a multiple of their bytes. ``second`` is
+NONE, FACTOR, ADDEND or SUBTRAHEND then, with JOINED NONE or FACTOR.
 """
 
 from dataclasses import dataclass
@@ -22,6 +27,7 @@ __all__ = [
     "NOT_WRITTEN",
     "OUT_SHIFT_REGISTER",
     "Factor",
+    "Lanes",
     "Low",
     "Second",
     "Statistic",
@@ -67,6 +73,16 @@ class Statistic(IntEnum):
     LARGEST = 3
 
 
+class Lanes(IntEnum):
+    ONE = 0
+    EACH = 1
+    SAME = 2
+    JOINED = 3
+
+
+_IN_LANES = (Second.NONE, Second.FACTOR, Second.ADDEND, Second.SUBTRAHEND)
+
+
 @dataclass(frozen=True, kw_only=True)
 class VectorFunction:
     """Fields in the order of their bits, lowest first."""
@@ -83,6 +99,7 @@ class VectorFunction:
     bits: int = 31
     low: Low = Low.TWO
     statistic: Statistic = Statistic.NONE
+    lanes: Lanes = Lanes.ONE
 
     def __post_init__(self) -> None:
         if not 1 <= self.bits <= 31:
@@ -93,6 +110,8 @@ class VectorFunction:
             raise ValueError("vector function: a difference is not rounded")
         if (self.factor == Factor.OPERAND) != (self.second == Second.FACTOR):
             raise ValueError(f"factor {self.factor.name} does not go with second operand {self.second.name}")
+        if self.lanes != Lanes.ONE and self.second not in _IN_LANES[: 2 if self.lanes == Lanes.JOINED else 4]:
+            raise ValueError(f"lanes {self.lanes.name} do not go with second operand {self.second.name}")
 
     @property
     def reads(self) -> int:
@@ -113,7 +132,16 @@ class VectorFunction:
     def decode(cls, value: int) -> "VectorFunction":
         """Inverse of :meth:`encode`. Raises :class:`ValueError` for a function that does not exist."""
         fields = {name: value >> bit & (1 << width) - 1 for name, (bit, width) in function_fields().items()}
-        kinds = {"second": Second, "factor": Factor, "low": Low, "statistic": Statistic, "shifted": bool, "addend": bool, "rounded": bool}
+        kinds = {
+            "second": Second,
+            "factor": Factor,
+            "low": Low,
+            "statistic": Statistic,
+            "lanes": Lanes,
+            "shifted": bool,
+            "addend": bool,
+            "rounded": bool,
+        }
         function = cls(**{name: kinds.get(name, int)(field) for name, field in fields.items()})  # type: ignore[arg-type]
         if function.encode() != value:
             raise ValueError(f"vector function {value:#x} has unknown bits")
@@ -122,7 +150,7 @@ class VectorFunction:
 
 _WIDTHS = {
     "a_size": 2, "b_size": 2, "o_size": 2, "second": 3, "shifted": 1, "factor": 2, "addend": 1, "rounded": 1, "out_shift": 6, "bits": 5, "low": 2,
-    "statistic": 2,
+    "statistic": 2, "lanes": 2,
 }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES, Opcode
 from tritloom.hw.arch.link import Fault, State
 from tritloom.hw.arch.parameters import ACTIVATION_BITS, CoreParameters
 from tritloom.hw.arch.scalar import REGISTER_BITS, ScalarOpcode
-from tritloom.hw.arch.timing import OPERAND_STAGE, VECTOR_PIPELINE, VECTOR_STAGES, fetch_delay, start_stage, vector_delay
+from tritloom.hw.arch.timing import OPERAND_STAGE, VECTOR_STAGES, fetch_delay, start_stage, vector_delay, vector_pipeline
 from tritloom.hw.arch.vector import Second
 from tritloom.hw.array import MeshCommand
 from tritloom.hw.control.bus import LOOP_INDEX_BITS, field_register
@@ -19,8 +19,8 @@ from tritloom.hw.control.results import ResultWalker
 from tritloom.hw.memory import address_bits
 from tritloom.hw.post import ResultCommand, lane_bits
 from tritloom.hw.vector import VectorElement
+from tritloom.hw.vector.lane import FunctionLayout
 from tritloom.hw.vector.scalar import ScalarWord
-from tritloom.hw.vector.unit import FunctionLayout
 
 __all__ = ["Sequencer"]
 
@@ -91,7 +91,7 @@ class Sequencer(wiring.Component):
     table : out
         Byte address ``b``.
     scalar : :py:`Out(ScalarWord())`
-        The scalar instruction that begins with ``scalar_start`` and ends with ``scalar_finished``, which ``scalar_nearly`` announces a clock before; then
+        The scalar instruction that begins with ``scalar_start`` and ends with ``scalar_finished``, which ``scalar_nearly`` announces; with the former
         ``scalar_taken`` and ``scalar_destination`` say where the program goes on.
     index_a, index_b, index_o, step_a, step_b, count : :py:`In(32)`
         Registers of the scalar unit.
@@ -200,7 +200,7 @@ class Sequencer(wiring.Component):
         # Later stages.
         stages = [element]
         slow, fast = start_stage(Opcode.MATRIX, p), start_stage(Opcode.POOL, p)
-        longest = vector_delay(Second.TABLE) if p.vector_lanes else 0
+        longest = vector_delay(Second.TABLE, p) if p.vector_lanes else 0
         for stage in range(max(slow, OPERAND_STAGE + 1, longest)):
             stages.append(Signal(_Element, name=f"stage_{stage + 1}"))
             m.d.sync += stages[-1].eq(stages[-2])
@@ -234,7 +234,8 @@ class Sequencer(wiring.Component):
         ]  # fmt: skip
 
         # State. `verdict` is what follows the results that are under way: another instruction, or the state in which the core stops.
-        limit, final, outstanding = Signal(Shape(16)), Signal(), Signal()
+        limit, last_one, final, outstanding = Signal(Shape(16)), Signal(), Signal(), Signal()
+        m.d.sync += last_one.eq(limit == 1)
         verdict = Signal.like(self.state)
         with m.If(self.state == State.RUNNING):
             m.d.sync += self.cycles.eq(self.cycles + 1)
@@ -312,7 +313,7 @@ class Sequencer(wiring.Component):
             if delay or p.vector_lanes:
                 waited = stages[delay].final
                 if p.vector_lanes:
-                    taps = [stages[vector_delay(kind)].final for kind in (Second.TABLE, Second.FACTOR, Second.NONE)]
+                    taps = [stages[vector_delay(kind, p)].final for kind in (Second.TABLE, Second.FACTOR, Second.NONE)]
                     waited = Mux(self.vector, Mux(looks_up, taps[0], Mux(pairs, taps[1], taps[2])), waited)
                 with m.State("DELAY"):
                     with m.If(waited):
@@ -323,23 +324,30 @@ class Sequencer(wiring.Component):
                     with m.If(~outstanding | self.done):
                         m.next = "SCALAR"
                     heed_abort()
+                # The next instruction is fetched in the last two clocks of a scalar one, unless that is a branch.
+                branches = self.scalar.opcode == ScalarOpcode.BRANCH
                 with m.State("SCALAR"):
-                    m.d.comb += self.scalar_start.eq(1)
-                    m.d.sync += final.eq(limit == 1)
+                    m.d.comb += [self.scalar_start.eq(1), fetch.go.eq(self.scalar_nearly & ~branches & ~last_one)]
+                    m.d.sync += final.eq(last_one)
                     with m.If(limit != 0):
                         m.d.sync += limit.eq(limit - 1)
                     m.next = "COMPUTE"
+                    with m.If(self.scalar_nearly):
+                        m.next = "COMPUTED"
                     heed_abort()
                 with m.State("COMPUTE"):
+                    m.d.comb += fetch.go.eq(self.scalar_nearly & ~branches & ~final)
                     with m.If(self.scalar_nearly):
-                        with m.If(final):
-                            m.d.sync += [self.state.eq(State.STOPPED), self.fault.eq(Fault.NONE)]
-                            m.next = "IDLE"
-                        with m.Elif(self.scalar.opcode == ScalarOpcode.BRANCH):
-                            m.next = "BRANCH"
-                        with m.Else():
-                            m.d.comb += fetch.go.eq(1)
-                            m.next = "LOAD"
+                        m.next = "COMPUTED"
+                    heed_abort()
+                with m.State("COMPUTED"):
+                    with m.If(final):
+                        m.d.sync += [self.state.eq(State.STOPPED), self.fault.eq(Fault.NONE)]
+                        m.next = "IDLE"
+                    with m.Elif(branches):
+                        m.next = "BRANCH"
+                    with m.Else():
+                        m.next = "LOAD"
                     heed_abort()
                 with m.State("BRANCH"):
                     m.next = "FETCH"
@@ -353,7 +361,7 @@ class Sequencer(wiring.Component):
         m.d.comb += met.eq(Mux(looks_up, taps[0], Mux(pairs, taps[1], taps[2])))
         m.d.comb += [self.element.add.eq(met.add & self.vector), self.element.first.eq(met.first), self.element.last.eq(met.last)]
         later = [met]
-        for stage in range(VECTOR_PIPELINE - 1):
+        for stage in range(vector_pipeline(self._parameters) - 1):
             later.append(Signal(_Element, name=f"met_{stage + 1}"))
             m.d.sync += later[-1].eq(later[-2])
             with m.If(self.flush | ~self.vector):

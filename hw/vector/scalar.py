@@ -1,4 +1,4 @@
-"""The scalar unit: 32 registers of 32 bits, an adder, a shifter, a multiplier, a divider and a root, four clocks an instruction."""
+"""The scalar unit: 32 registers of 32 bits, an adder, a shifter, a multiplier, a divider and a root, three clocks an instruction."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, memory, wiring
@@ -53,8 +53,9 @@ class ScalarWord(data.StructLayout):
 class ScalarUnit(wiring.Component):
     """Executes one scalar instruction after ``start``.
 
-    The registers are read in the clock of ``start`` (0); their values are registered in clock 1, the result in clock 2, and written in clock 3, but in clock 2 into
-    the registers that others see. MULTIPLY takes one clock more, DIVIDE, ROOT and LOAD as many as :mod:`tritloom.hw.arch.timing` says.
+    The registers are read in the clock of ``start`` (0); their values are registered in clock 1, and the result is written in clock 2, that of ``finished``. MULTIPLY takes one
+    clock more, DIVIDE, ROOT and LOAD as many as :mod:`tritloom.hw.arch.timing` says. Behind a result for INDEX_A the end is announced a clock later: the next instruction takes that register
+    with its first word.
 
     Parameters
     ----------
@@ -70,9 +71,9 @@ class ScalarUnit(wiring.Component):
     statistic, argument : :py:`In(32)`
         The registers that the vector unit writes.
     nearly : :py:`Out(1)`
-        ``finished`` in the next clock.
+        ``finished`` two clocks later, or one where the result is for INDEX_A: the next instruction may be fetched.
     finished : :py:`Out(1)`
-        The instruction's result is written in the next clock at the latest.
+        The instruction's result is written.
     taken : :py:`Out(1)`
         With ``finished``: the branch is taken, to ``destination``.
     read : :py:`Out(1)`
@@ -163,7 +164,7 @@ class ScalarUnit(wiring.Component):
             trial.eq(Mux(dividing, Cat(rest[-1], remainder[:33]), Cat(rest[-2:], remainder[:32]))),
             difference.eq(trial - Mux(dividing, left, Cat(Const(1, 2), quotient[:16]))),
         ]
-        with m.If(stages[1]):
+        with m.If(stages[1] & (dividing | rooting)):
             m.d.sync += [remainder.eq(0), quotient.eq(0), rest.eq(Mux(dividing, second, left))]
             m.d.sync += steps.eq(Mux(dividing, DIVIDE_CLOCKS, ROOT_CLOCKS))
         with m.Elif(steps != 0):
@@ -184,16 +185,17 @@ class ScalarUnit(wiring.Component):
 
         # The end.
         longer = dividing | rooting | opcode[ScalarOpcode.LOAD] | opcode[ScalarOpcode.MULTIPLY]
-        finished = self.finished
-        m.d.comb += self.nearly.eq(
-            (stages[0] & ~longer) | (stages[1] & opcode[ScalarOpcode.MULTIPLY]) | (waiting[-2] & opcode[ScalarOpcode.LOAD])
-            | ((steps == 1) & (dividing | rooting))
-        )  # fmt: skip
-        m.d.sync += finished.eq(self.nearly & ~self.flush)
+        finished, usual, next_to_last = self.finished, Signal(), Signal()
+        m.d.comb += [
+            usual.eq(
+                (self.start & ~longer) | (stages[0] & opcode[ScalarOpcode.MULTIPLY]) | (waiting[-3] & opcode[ScalarOpcode.LOAD])
+                | ((steps == 2) & (dividing | rooting))
+            ),
+            self.nearly.eq(Mux(self.instruction.target == INDEX_A, next_to_last, usual)),
+        ]  # fmt: skip
+        m.d.sync += [next_to_last.eq(usual & ~self.flush), finished.eq(next_to_last & ~self.flush)]
         writes = ~(opcode[ScalarOpcode.STORE] | opcode[ScalarOpcode.BRANCH])
-        result, written, address = Signal(32, reset_less=True), Signal(), Signal(5)
-        m.d.sync += [result.eq(value), written.eq(finished & writes & ~self.flush), address.eq(self.instruction.target)]
-        m.d.comb += [write.addr.eq(address), write.data.eq(result), write.en.eq(written)]
+        m.d.comb += [write.addr.eq(self.instruction.target), write.data.eq(value), write.en.eq(finished & writes & ~self.flush)]
         for name, number in SPECIAL_REGISTERS.items():
             with m.If(finished & writes & (self.instruction.target == number)):
                 m.d.sync += getattr(self, name).eq(value)

@@ -1,39 +1,24 @@
-"""The vector unit: one lane of shift, multiply, accumulate, shift, add and limit; an element a clock."""
+"""The vector unit: operands from the memory, lanes of shift, multiply, accumulate, shift, add and limit, results and their statistic; an element of each lane a clock."""
 
 from amaranth.hdl import Cat, Const, Module, Mux, Signal, Value, signed
 from amaranth.lib import data, wiring
 from amaranth.lib.wiring import In, Out
 
-from tritloom.hw.arch.parameters import ACTIVATION_BITS, CoreParameters
+from tritloom.hw.arch.parameters import ACTIVATION_BITS, VECTOR_ELEMENT_BYTES, CoreParameters
 from tritloom.hw.arch.scalar import REGISTER_BITS
-from tritloom.hw.arch.vector import FUNCTION_BITS, NOT_WRITTEN, OUT_SHIFT_REGISTER, Factor, Low, Second, Statistic, function_fields
+from tritloom.hw.arch.vector import NOT_WRITTEN, Lanes, Second, Statistic
 from tritloom.hw.memory import ActivationWrite, address_bits
+from tritloom.hw.vector.lane import (
+    EXPONENT_BITS,
+    LARGEST_SHIFT,
+    LEFTMOST,
+    TERM_STAGE,
+    FunctionLayout,
+    VectorControls,
+    VectorLane,
+)
 
-__all__ = ["FunctionLayout", "VectorElement", "VectorUnit", "VectorControls", "replicated"]
-
-FACTOR_BITS, PRODUCT_BITS, SUM_BITS = 18, 36, 48
-EXPONENT_BITS = 16
-_LEFTMOST = 16
-"""Places by which operand A can be shifted to the left."""
-
-_LARGEST_SHIFT = 47
-_SUM_STAGE = 4
-"""Clocks from the meeting of an element's operands to its product."""
-
-
-class FunctionLayout(data.StructLayout):
-    """Fields of the function word."""
-
-    def __init__(self) -> None:
-        fields = {name: width for name, (_, width) in function_fields().items()}
-        super().__init__({**fields, "unused": FUNCTION_BITS - sum(fields.values())})
-
-
-class VectorControls(data.StructLayout):
-    """The registers that a vector instruction uses."""
-
-    def __init__(self) -> None:
-        super().__init__({"shift": signed(EXPONENT_BITS), "factor": signed(FACTOR_BITS), "out_shift": 6, "addend": signed(REGISTER_BITS)})
+__all__ = ["VectorElement", "VectorUnit", "replicated"]
 
 
 class VectorElement(data.Struct):
@@ -51,16 +36,28 @@ def replicated(value: Value, size: Value) -> Value:
 
 def _limited_shift(value: Value) -> Value:
     """``value + 16`` from 0 to 63."""
-    moved = value + _LEFTMOST
-    return Mux(moved < 0, 0, Mux(moved > _LARGEST_SHIFT + _LEFTMOST, _LARGEST_SHIFT + _LEFTMOST, moved))[:6]
+    moved = value + LEFTMOST
+    return Mux(moved < 0, 0, Mux(moved > LARGEST_SHIFT + LEFTMOST, LARGEST_SHIFT + LEFTMOST, moved))[:6]
+
+
+def _elements(group: Value, offset: Value, size: Value, count: int) -> list[Value]:
+    """The element at ``offset`` for lane 0, and for the others those behind it, of ``2**size`` bytes with sign; an offset of several lanes is a multiple of their bytes."""
+    narrow = group.word_select(offset[2:], 32) if count > 1 else group
+    byte, half = narrow.word_select(offset[:2], 8).as_signed(), narrow.word_select(offset[1], 16).as_signed()
+    found = [Mux(size == 0, byte, Mux(size == 1, half, narrow.as_signed()))]
+    lane_bits = len(offset) - 2
+    for lane in range(1, count):
+        parts = [group.word_select(offset[lane_bits + log :], count * 8 << log).word_select(lane, 8 << log).as_signed() for log in range(2)]
+        found.append(Mux(size == 0, parts[0], Mux(size == 1, parts[1], group.word_select(lane, 32).as_signed())))
+    return found
 
 
 class VectorUnit(wiring.Component):
     """Computes what :mod:`tritloom.hw.arch.vector` says.
 
-    Operands come from the memory as groups of four bytes: that of operand A in clock 0, that of B in clock 1 (FACTOR, ADDEND, SHIFT) or 5 (TABLE, POWER), whose
+    Operands come from the memory as groups of four bytes for each lane: that of operand A in clock 0, that of B in clock 1 (FACTOR, ADDEND, SHIFT) or 5 (TABLE, POWER), whose
     address the unit gives in clock 3. ``element`` belongs to A's group two clocks before the operands meet: see :data:`tritloom.hw.arch.timing.VECTOR_STAGES`. A result
-    is on ``write`` :data:`tritloom.hw.arch.timing.VECTOR_PIPELINE` clocks and one after the operands have met.
+    is on ``write`` :func:`tritloom.hw.arch.timing.vector_pipeline` clocks and one after the operands have met.
 
     Parameters
     ----------
@@ -72,9 +69,9 @@ class VectorUnit(wiring.Component):
         Static.
     controls : :py:`In(VectorControls())`
         Static.
-    group : :py:`In(32)`
-        Four bytes of the memory, in the clock in which it answers.
-    offset : :py:`In(2)`
+    group : :py:`In(32 * lanes)`
+        Four bytes of the memory for each lane, in the clock in which it answers.
+    offset : :py:`In(2 + log2(lanes))`
         The addressed byte of them.
     second : :py:`In(1)`
         The group is that of a second operand.
@@ -89,7 +86,7 @@ class VectorUnit(wiring.Component):
     table, table_address : out
         Read this byte. Every second clock at most.
     command_valid, command_address, command_final : in
-        The byte address of a result, :data:`tritloom.hw.arch.timing.VECTOR_PIPELINE` clocks after its last operands have met, and whether the instruction ends with it.
+        The byte address of a result, :func:`tritloom.hw.arch.timing.vector_pipeline` clocks after its last operands have met, and whether the instruction ends with it.
     store, store_address, store_data : in
         Write four bytes, in the next clock.
     write, writing : out
@@ -101,9 +98,10 @@ class VectorUnit(wiring.Component):
 
     def __init__(self, parameters: CoreParameters) -> None:
         self._parameters = p = parameters
+        group = VECTOR_ELEMENT_BYTES * p.vector_lanes
         address = address_bits(p.activation_bytes)
         super().__init__({
-            "function": In(FunctionLayout()), "controls": In(VectorControls()), "group": In(32), "offset": In(2), "second": In(1),
+            "function": In(FunctionLayout()), "controls": In(VectorControls()), "group": In(8 * group), "offset": In(address_bits(group)), "second": In(1),
             "element": In(VectorElement), "begin": In(1), "base": In(address), "table": Out(1), "table_address": Out(address), "flush": In(1),
             "reading": In(1), "command_valid": In(1), "command_address": In(address), "command_final": In(1),
             "store": In(1), "store_address": In(address), "store_data": In(32),
@@ -117,20 +115,28 @@ class VectorUnit(wiring.Component):
 
     def elaborate(self, platform) -> Module:
         m = Module()
+        count = self._parameters.vector_lanes
         f, controls = self.function, self.controls
         is_table, is_power = f.second == Second.TABLE, f.second == Second.POWER
-        looks_up = Signal()
-        m.d.comb += looks_up.eq(is_table | is_power)
+        looks_up, several = Signal(), Signal()  # `several`: every lane has a result
+        m.d.comb += [looks_up.eq(is_table | is_power), several.eq((f.lanes == Lanes.EACH) | (f.lanes == Lanes.SAME) if count > 1 else 0)]
 
         # Operands: group, element.
-        group, offset, second, reading = Signal(32, reset_less=True), Signal(2, reset_less=True), Signal(), Signal()
+        group, offset, second, reading = (
+            Signal.like(self.group, reset_less=True),
+            Signal.like(self.offset, reset_less=True),
+            Signal(),
+            Signal(),
+        )
         m.d.sync += [group.eq(self.group), offset.eq(self.offset), second.eq(self.second), reading.eq(self.reading)]
-        element, element_first = Signal(signed(32), reset_less=True), Signal()
-        size = Mux(second, f.b_size, f.a_size)
-        byte, half = group.word_select(offset, 8).as_signed(), group.word_select(offset[1], 16).as_signed()
-        m.d.sync += [element.eq(Mux(size == 0, byte, Mux(size == 1, half, group.as_signed()))), element_first.eq(reading & ~second)]
-        kept = Signal(signed(32), reset_less=True)
-        m.d.sync += kept.eq(element)
+        size, same = Mux(second, f.b_size, f.a_size), (f.lanes == Lanes.SAME) & ~second
+        elements, kept, sources = [], [], _elements(group, offset, size, count)
+        for lane, source in enumerate(sources):
+            elements.append(Signal(signed(32), name=f"element_of_{lane}", reset_less=True))
+            kept.append(Signal(signed(32), name=f"kept_of_{lane}", reset_less=True))
+            m.d.sync += [elements[lane].eq(Mux(same, sources[0], source) if lane else source), kept[lane].eq(elements[lane])]
+        element, element_first = elements[0], Signal()
+        m.d.sync += element_first.eq(reading & ~second)
 
         # A table's entry is read as a second operand: the address leaves a clock after the element was there.
         place = Mux(is_power, element[:8], element)
@@ -139,7 +145,7 @@ class VectorUnit(wiring.Component):
             self.table_address.eq(self.base + Mux(f.b_size == 0, place, Mux(f.b_size == 1, place << 1, place << 2))),
         ]
         octaves = element >> 8
-        amount = Mux(octaves >= 0, 0, Mux(octaves < -_LARGEST_SHIFT, _LARGEST_SHIFT, -octaves))[:6]
+        amount = Mux(octaves >= 0, 0, Mux(octaves < -LARGEST_SHIFT, LARGEST_SHIFT, -octaves))[:6]
         power_shift = Signal(6, reset_less=True)
         m.d.sync += power_shift.eq(amount)
         for stage in range(4):
@@ -147,103 +153,124 @@ class VectorUnit(wiring.Component):
             m.d.sync += later.eq(power_shift)
             power_shift = later
 
-        # Meeting: the value, by how much it is shifted, and the second operand.
-        value, places = Signal(signed(32), reset_less=True), Signal(6, reset_less=True)
-        seconds = [element]
-        for stage in range(7):
-            seconds.append(Signal(signed(32), name=f"second_{stage + 1}", reset_less=True))
-            m.d.sync += seconds[-1].eq(seconds[-2])
-        shift = Signal(signed(EXPONENT_BITS))
+        # Meeting: by how much the values are shifted. Those that differ in it, and tables, are for the first lane alone.
+        places, shift = Signal(6, reset_less=True), Signal(signed(EXPONENT_BITS))
         m.d.comb += shift.eq(Mux(f.shifted & ~looks_up, controls.shift, 0))
         with m.If(f.second == Second.SHIFT):
             m.d.sync += places.eq(_limited_shift(shift - element[:EXPONENT_BITS].as_signed()))
         with m.Else():
-            m.d.sync += places.eq(Mux(is_power, power_shift + _LEFTMOST, _limited_shift(shift)))
-        m.d.sync += value.eq(Mux((f.second == Second.NONE) | looks_up, element, kept))
-
-        # x = value >> (places - 16), in two steps.
-        wide = Signal(signed(32 + _LEFTMOST))
-        m.d.comb += wide.eq(value << _LEFTMOST)
-        coarse, fine = Signal(signed(32 + 7), reset_less=True), Signal(3, reset_less=True)
-        m.d.sync += [coarse.eq(wide >> (places & 0b111000)), fine.eq(places[:3])]
-        x = Signal(signed(32))
-        m.d.comb += x.eq(coarse >> fine)
-        left, right, passed = (
-            Signal(signed(FACTOR_BITS), reset_less=True),
-            Signal(signed(FACTOR_BITS), reset_less=True),
-            Signal(signed(32), reset_less=True),
-        )
-        m.d.sync += [
-            left.eq(x), passed.eq(x),
-            right.eq(Mux(f.factor == Factor.ITSELF, x, Mux(f.factor == Factor.OPERAND, seconds[2], controls.factor))),
-        ]  # fmt: skip
-        product, through = Signal(signed(PRODUCT_BITS), reset_less=True), Signal(signed(32), reset_less=True)
-        m.d.sync += [product.eq(left * right), through.eq(passed)]
+            m.d.sync += places.eq(Mux(is_power, power_shift + LEFTMOST, _limited_shift(shift)))
 
         # The element's place in its reduction travels along: clock 0 is the one in which the operands meet.
-        elements = [self.element]
-        for stage in range(_SUM_STAGE):
-            elements.append(Signal(VectorElement, name=f"element_{stage + 1}"))
-            m.d.sync += elements[-1].eq(elements[-2])
+        term_clocks = int(count > 1)
+        under_way = [self.element]
+        for stage in range(TERM_STAGE + term_clocks):
+            under_way.append(Signal(VectorElement, name=f"element_{stage + 1}"))
+            m.d.sync += under_way[-1].eq(under_way[-2])
             with m.If(self.flush):
-                m.d.sync += elements[-1].add.eq(0)
-        total = Signal(signed(SUM_BITS), reset_less=True)
-        with m.If(elements[_SUM_STAGE].add):
-            m.d.sync += total.eq(Mux(elements[_SUM_STAGE].first, 0, total) + Mux(f.factor == Factor.ONE, through, product))
-
-        # r = (total >> out_shift) + rounding + addend; the bit that rounds is kept below the lowest one.
-        out_places = Signal(6, reset_less=True)
-        m.d.sync += out_places.eq(Mux(f.out_shift == OUT_SHIFT_REGISTER, controls.out_shift, f.out_shift))
-        above, above_fine = Signal(signed(SUM_BITS + 1), reset_less=True), Signal(signed(SUM_BITS + 1), reset_less=True)
-        doubled = Cat(Const(0, 1), total).as_signed()
-        m.d.sync += [above.eq(doubled >> (out_places & 0b111000)), above_fine.eq(above >> out_places[:3])]
-        # A difference is the sum with the complement, and with the carry that rounding has no use for then.
-        subtracts = f.second == Second.SUBTRAHEND
-        addend = Mux(f.second == Second.ADDEND, seconds[7], Mux(subtracts, ~seconds[7], Mux(f.addend, controls.addend, 0)))
-        result = Signal(signed(SUM_BITS + 1), reset_less=True)
-        m.d.sync += result.eq(above_fine[1:].as_signed() + addend + ((above_fine[0] & f.rounded) | subtracts))
-
-        # Limits.
-        beyond = Signal(SUM_BITS + 1, reset_less=True)  # the bits that a result within the limits repeats its sign in
-        m.d.sync += beyond.eq(Const(-1, SUM_BITS + 1) << f.bits)
-        negative = result[-1]
-        over = ~negative & (result & beyond).any()
-        under = negative & ((~result & beyond).any() | ((f.low == Low.SYMMETRIC) & ~(result & ~beyond).any()) | (f.low == Low.ZERO))
-        lowest = Mux(f.low == Low.ZERO, 0, Mux(f.low == Low.SYMMETRIC, beyond | 1, beyond))
-        limited = Signal(signed(32), reset_less=True)
-        m.d.sync += limited.eq(Mux(over, ~beyond, Mux(under, lowest, result))[:32].as_signed())
+                m.d.sync += under_way[-1].add.eq(0)
+        lanes = []
+        for index in range(count):
+            m.submodules[f"lane_{index}"] = lane = VectorLane(term_clocks=term_clocks)
+            value = Signal(signed(32), name=f"value_of_{index}", reset_less=True)
+            m.d.sync += value.eq(Mux((f.second == Second.NONE) | (looks_up if index == 0 else 0), elements[index], kept[index]))
+            m.d.comb += [
+                lane.function.eq(f), lane.controls.eq(controls), lane.value.eq(value), lane.places.eq(places), lane.second.eq(elements[index]),
+                lane.add.eq(under_way[-1].add), lane.first.eq(under_way[-1].first),
+            ]  # fmt: skip
+            lanes.append(lane)
+        if count == 1:
+            m.d.comb += lanes[0].addition.eq(lanes[0].term)
+        else:
+            joined = sum((lane.term for lane in lanes[1:]), lanes[0].term)
+            for index, lane in enumerate(lanes):
+                m.d.sync += lane.addition.eq(Mux(f.lanes == Lanes.JOINED, joined, lane.term) if index == 0 else lane.term)
 
         # Results: `limited` is there with its command.
+        limited = [lane.limited for lane in lanes]
+        self._write(m, limited, several)
+        m.d.sync += self.done.eq(self.command_valid & self.command_final & ~self.flush)
+        self._count(m, limited, several)
+        return m
+
+    def _write(self, m: Module, limited: list[Value], several: Value) -> None:
+        """The bytes of a result, or of those of all lanes, and where they go in their word."""
+        f, count = self.function, len(limited)
+        group_bits, lane_bits = len(self.offset), len(self.offset) - 2
         byte_bits = address_bits(self._parameters.rows)
         valid = self.command_valid & (f.o_size != NOT_WRITTEN) & ~self.flush
         address = Mux(self.store, self.store_address, self.command_address)
-        stored = Mux(self.store, self.store_data, replicated(limited, f.o_size))
+        stored = Mux(self.store, self.store_data, replicated(limited[0], f.o_size)).replicate(count)
         width = Mux(self.store, 2, f.o_size)
         within = Mux(width == 0, Const(1, 4) << address[:2], Mux(width == 1, Const(3, 4) << (address[1] << 1), 15))[:4]
+        if count > 1:
+            together = several & ~self.store
+            narrow, wide = Cat(Mux(address[2:group_bits] == part, within, 0) for part in range(count)), []
+            for size in range(3):
+                parts = 4 >> size
+                data_of_all = Cat(value[: 8 << size] for value in limited).replicate(parts)
+                chosen = Cat((address[lane_bits + size : group_bits] == part).replicate(count << size) for part in range(parts))
+                wide.append((data_of_all, chosen))
+            data_of_all, chosen = (Mux(f.o_size == 0, wide[0][part], Mux(f.o_size == 1, wide[1][part], wide[2][part])) for part in range(2))
+            stored, within = Mux(together, data_of_all, stored), Mux(together, chosen, narrow)
         m.d.sync += [self.writing.eq(valid | self.store), self.write.mask.eq(0), self.write.address.eq(address[byte_bits:])]
         for index in range(self._parameters.rows):
-            m.d.sync += self.write.lanes[index].eq(stored.word_select(index % 4, ACTIVATION_BITS))
+            m.d.sync += self.write.lanes[index].eq(stored.word_select(index % (4 * count), ACTIVATION_BITS))
             with m.If(valid | self.store):
-                m.d.sync += self.write.mask[index].eq(within[index % 4] & (address[2:byte_bits] == index // 4))
-        m.d.sync += self.done.eq(self.command_valid & self.command_final & ~self.flush)
+                m.d.sync += self.write.mask[index].eq(within[index % (4 * count)] & (address[group_bits:byte_bits] == index // (4 * count)))
 
-        # Statistic.
-        measured, counts, fresh = Signal(signed(33), reset_less=True), Signal(), Signal()
-        m.d.sync += [
-            measured.eq(Mux((f.statistic == Statistic.MAGNITUDE) & limited[-1], -limited, limited)),
-            counts.eq(self.command_valid & (f.statistic != Statistic.NONE) & ~self.flush),
-        ]
+    def _count(self, m: Module, limited: list[Value], several: Value) -> None:
+        """The statistic; of several lanes a clock goes by in which two halves of them have one each."""
+        f, count = self.function, len(limited)
+        counts, fresh = Signal(), Signal()
+        m.d.sync += counts.eq(self.command_valid & (f.statistic != Statistic.NONE) & ~self.flush)
+        candidates: list[tuple[Value, Value]] = []
+        for index, value in enumerate(limited):
+            measured = Signal(signed(33), name=f"measured_{index}", reset_less=True)
+            m.d.sync += measured.eq(Mux((f.statistic == Statistic.MAGNITUDE) & value[-1], -value, value))
+            candidates.append((measured, Const(index, address_bits(count))))
+        (best, place), others, step = candidates[0], Const(0), Const(1)
+        if count > 1:
+            counted, together, halves = Signal(), Signal(), []
+            for half in (0, 1):
+                joined, its_place = self._half(m, candidates[half * count // 2 : (half + 1) * count // 2], half)
+                halves.append(
+                    (
+                        Signal(signed(33), name=f"half_{half}", reset_less=True),
+                        Signal(address_bits(count), name=f"place_{half}", reset_less=True),
+                    )
+                )
+                m.d.sync += [halves[half][0].eq(Mux(several, joined, candidates[0][0])), halves[half][1].eq(Mux(several, its_place, 0))]
+            m.d.sync += [counted.eq(counts & ~self.flush), together.eq(several)]
+            (first, first_place), (second, second_place) = halves
+            exceeds = together & (second > first)
+            best, place, others = Mux(exceeds, second, first), Mux(exceeds, second_place, first_place), Mux(together, second, 0)
+            counts, step = counted, Mux(together, count, 1)
+            candidates = halves  # without several lanes both are the same
         number = Signal(REGISTER_BITS // 2)
         largest = Signal(signed(33), reset_less=True)
+        added = candidates[0][0] + others
         with m.If(self.begin):
             m.d.sync += [fresh.eq(1), number.eq(0)]
         with m.If(counts):
-            m.d.sync += [fresh.eq(0), number.eq(number + 1)]
+            m.d.sync += [fresh.eq(0), number.eq(number + step)]
             with m.If(f.statistic == Statistic.SUM):
-                m.d.sync += largest.eq(Mux(fresh, 0, largest) + measured)
-            with m.Elif(fresh | (measured > largest)):
-                m.d.sync += largest.eq(measured)
+                m.d.sync += largest.eq(Mux(fresh, 0, largest) + added)
+            with m.Elif(fresh | Cat(candidate > largest for candidate, _ in candidates[:2]).any()):
+                m.d.sync += largest.eq(best)
                 with m.If(f.statistic == Statistic.LARGEST):
-                    m.d.sync += self.argument.eq(number)
+                    m.d.sync += self.argument.eq(number + place)
         m.d.comb += self.statistic.eq(largest)
-        return m
+
+    def _half(self, m: Module, candidates: list[tuple[Value, Value]], half: int) -> tuple[Value, Value]:
+        """The sum of some results, or the largest one, the first of equals, and its place."""
+        total = sum((value for value, _ in candidates[1:]), candidates[0][0])
+        level = 0
+        while len(candidates) > 1:
+            level, pairs, candidates = level + 1, list(zip(candidates[::2], candidates[1::2], strict=True)), []
+            for index, ((left, left_place), (right, right_place)) in enumerate(pairs):
+                name, exceeds = f"{half}_{level}_{index}", right > left
+                value, place = Signal(signed(33), name=f"larger_{name}"), Signal.like(left_place, name=f"place_of_{name}")
+                m.d.comb += [value.eq(Mux(exceeds, right, left)), place.eq(Mux(exceeds, right_place, left_place))]
+                candidates.append((value, place))
+        return Mux(self.function.statistic == Statistic.SUM, total, candidates[0][0]), candidates[0][1]

@@ -15,7 +15,7 @@ from tritloom.hw.arch.link import Fault, LinkOpcode, Space, State
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.scalar import Condition, Scalar, ScalarOpcode, arithmetic
 from tritloom.hw.arch.timing import program_cycles
-from tritloom.hw.arch.vector import Factor, Low, Second, Statistic, VectorFunction
+from tritloom.hw.arch.vector import Factor, Lanes, Low, Second, Statistic, VectorFunction
 from tritloom.hw.model import CoreModel
 from tritloom.hw.vector import ScalarUnit, VectorUnit
 from tritloom.hw.vector.model import vector_results
@@ -23,6 +23,12 @@ from tritloom.hw.vector.model import vector_results
 CORE = CoreParameters(
     rows=8, columns=3, accumulator_bits=18, weight_words=8, activation_words=256, record_words=8, program_words=600, vector_lanes=1
 )
+WIDE_CORES = [
+    CoreParameters(
+        rows=rows, columns=3, accumulator_bits=18, weight_words=8, activation_words=4096 // rows, record_words=8, program_words=600, vector_lanes=lanes
+    )
+    for rows, lanes in ((8, 2), (16, 4))
+]  # fmt: skip
 HALF = CORE.activation_bytes // 2
 REGISTERS_AT = CORE.activation_bytes - 128
 HALT = Instruction(opcode=Opcode.HALT)
@@ -53,35 +59,36 @@ def random_scalars(rng: random.Random, count: int) -> list[Scalar]:
         if opcode in (ScalarOpcode.LOAD, ScalarOpcode.STORE):
             base = 0 if opcode == ScalarOpcode.LOAD else HALF
             program.append(put(3, 4 * rng.randrange(HALF // 8)))
-            program.append(Scalar(opcode=opcode, target=rng.randrange(20), left=3, immediate=base))
+            program.append(Scalar(opcode=opcode, target=rng.choice([*range(20), scalar.INDEX_A]), left=3, immediate=base))
             continue
         by_register = rng.random() < 0.5
         value = rng.choice([*values, rng.randint(-40, 40), rng.getrandbits(32)])
         program.append(
-            Scalar(opcode=opcode, target=rng.randrange(20), left=rng.randrange(22), right=rng.randrange(22) if by_register else None, immediate=0 if by_register else value)
+            Scalar(opcode=opcode, target=rng.choice([*range(20), scalar.INDEX_A]), left=rng.randrange(22), right=rng.randrange(22) if by_register else None, immediate=0 if by_register else value)
         )  # fmt: skip
     return program
 
 
-def random_function(rng: random.Random) -> VectorFunction:
-    second = rng.choice(list(Second))
+def random_function(rng: random.Random, lanes: Lanes) -> VectorFunction:
+    choices = list(Second) if lanes == Lanes.ONE else [Second.NONE, Second.FACTOR, Second.ADDEND, Second.SUBTRAHEND]
+    second = rng.choice(choices[:2] if lanes == Lanes.JOINED else choices)
     sums = (Second.ADDEND, Second.SUBTRAHEND)
     factor = Factor.OPERAND if second == Second.FACTOR else rng.choice([Factor.ONE, Factor.REGISTER, Factor.ITSELF])
     return VectorFunction(
         a_size=rng.randrange(3), b_size=rng.randrange(3), o_size=rng.randrange(4), second=second, shifted=rng.random() < 0.5, factor=factor,
         addend=second not in sums and rng.random() < 0.3, rounded=second != Second.SUBTRAHEND and rng.random() < 0.5, out_shift=rng.choice([0, 1, 5, 16, 31, 47, 63]),
-        bits=rng.choice([1, 2, 7, 9, 15, 30, 31]), low=rng.choice(list(Low)), statistic=rng.choice(list(Statistic)),
+        bits=rng.choice([1, 2, 7, 9, 15, 30, 31]), low=rng.choice(list(Low)), statistic=rng.choice(list(Statistic)), lanes=lanes,
     )  # fmt: skip
 
 
-def random_vector(rng: random.Random) -> list[Instruction | Scalar]:
-    """The registers that a vector instruction uses, and one that reads the first half of the memory and writes the second one."""
-    function = random_function(rng)
+def random_vector(rng: random.Random, lanes: Lanes = Lanes.ONE, count: int = 1) -> list[Instruction | Scalar]:
+    """The registers that a vector instruction uses, and one that reads the first half of the memory and writes the second one, on a core of ``count`` lanes."""
+    function = random_function(rng, lanes)
     program: list[Instruction | Scalar] = [
         put(scalar.SHIFT, rng.choice([-16, 0, 47, rng.randint(-20, 50)])), put(scalar.FACTOR, rng.choice([-(1 << 17), (1 << 17) - 1, rng.getrandbits(18)])),
         put(scalar.OUT_SHIFT, rng.randint(0, 47)), put(scalar.ADDEND, rng.getrandbits(32)),
     ]  # fmt: skip
-    width, target = 1 << function.a_size, HALF + 64 * rng.randrange(4)
+    width, target = 1 << function.a_size, HALF + 64 * rng.randrange(1, 5)  # behind the largest table
     if function.second in (Second.TABLE, Second.POWER):
         # Indices that stay inside the memory: small ones, and for POWER those of several octaves below 0 too.
         small = VectorFunction(a_size=0, o_size=function.a_size, bits=6, low=Low.ZERO)
@@ -90,13 +97,20 @@ def random_vector(rng: random.Random) -> list[Instruction | Scalar]:
         program.append(vector(small, (Loop(last=15, a_step=1, o_step=width),), a=rng.randrange(64), o=HALF // 2))
         loops = (Loop(last=15, a_step=width, o_step=1 << function.o_size % 3),)
         return [*program, vector(function, loops, a=HALF // 2, b=rng.randrange(4) << function.b_size, o=target)]
+    at_once = 1 if lanes == Lanes.ONE else count
+    step_a, step_b, step_o = (
+        (1 if lanes == Lanes.SAME else at_once) << function.a_size,
+        at_once << function.b_size,
+        1 << function.o_size % 3,
+    )
+    step_o *= 1 if lanes == Lanes.JOINED else at_once
     counts = [rng.randint(1, 4) for _ in range(rng.randint(1, 3))]
     reduces = 0 if function.second in (Second.ADDEND, Second.SUBTRAHEND) else rng.randint(0, len(counts))
     strides = {
-        "a": [rng.randint(0, 5) << function.a_size for _ in counts], "b": [rng.randint(0, 5) << function.b_size for _ in counts],
-        "o": [0] * reduces + [(1 << function.o_size % 3) * int(np.prod(counts[reduces : reduces + index])) for index in range(len(counts) - reduces)],
+        "a": [rng.randint(0, 5) * step_a for _ in counts], "b": [rng.randint(0, 5) * step_b for _ in counts],
+        "o": [0] * reduces + [step_o * int(np.prod(counts[reduces : reduces + index])) for index in range(len(counts) - reduces)],
     }  # fmt: skip
-    a, b = rng.randrange(10) << function.a_size, rng.randrange(10) << function.b_size
+    a, b = rng.randrange(10) * step_a, rng.randrange(10) * step_b
     return [*program, vector(function, strided(strides, counts), reduce_loops=reduces, a=a, b=b, o=target)]
 
 
@@ -119,6 +133,18 @@ def test_vector_instructions(seed) -> None:
     check(CORE, random_memories(CORE, np.random.default_rng(seed)), [*program, *dump()])
 
 
+@pytest.mark.parametrize("core", WIDE_CORES, ids=lambda core: f"{core.vector_lanes} lanes")
+def test_several_lanes(core) -> None:
+    """Elements of all lanes at once beside those of one, with what the scalar unit reads and stores between them."""
+    rng = random.Random(core.vector_lanes)
+    program: list[Instruction | Scalar] = [put(19, 0)]
+    for lanes in (Lanes.EACH, Lanes.JOINED, Lanes.SAME, Lanes.ONE) * 3:
+        program += random_vector(rng, lanes, core.vector_lanes)
+        program.append(Scalar(opcode=ScalarOpcode.ADD, target=len(program) % 19, left=scalar.STATISTIC, right=scalar.ARGUMENT))
+        program.append(Scalar(opcode=ScalarOpcode.LOAD, target=len(program) % 19, left=19, immediate=4 * rng.randrange(100)))
+    check(core, random_memories(core, np.random.default_rng(0)), [*program, *dump()])
+
+
 @pytest.mark.parametrize("count", [1, 7])
 def test_fields_from_registers(count) -> None:
     """Addresses, counts and steps: a sum over rows whose number is known at run time, and a copy of as many."""
@@ -126,10 +152,13 @@ def test_fields_from_registers(count) -> None:
     loops = (Loop(last=COUNTED, a_step=1, b_step=8), Loop(last=4, a_step=0, b_step=1, o_step=4))
     copied = vector(VectorFunction(), (Loop(last=COUNTED, a_step=4, o_step=8),), a=64, o=HALF, index_a=True, index_o=True, counted=True)
     # A loop of 65536 iterations is one of an instruction that is not counted; here it is the next test's business.
+    times = Scalar(opcode=ScalarOpcode.MULTIPLY, target=scalar.INDEX_A, left=0, immediate=2)
+    added = Scalar(opcode=ScalarOpcode.ADD, target=scalar.INDEX_A, left=0, immediate=4)
+    # The register of the first word, and that of the second one, come right before the instruction that takes them.
     program = [
-        put(scalar.COUNT, count - 1), put(scalar.STEP_A, -(count - 1)), put(scalar.STEP_B, -8 * (count - 1)),
-        put(scalar.INDEX_A, 8), put(scalar.INDEX_B, 16), put(scalar.INDEX_O, 128),
-        vector(sums, loops, reduce_loops=1, a=2, b=32, o=HALF, counted=True, index_b=True), copied, *dump(),
+        put(0, 4), put(scalar.COUNT, count - 1), put(scalar.STEP_A, -(count - 1)), put(scalar.STEP_B, -8 * (count - 1)), put(scalar.INDEX_O, 128),
+        put(scalar.INDEX_A, 100), times if count == 1 else added, copied, put(scalar.INDEX_B, 16),
+        vector(sums, loops, reduce_loops=1, a=2, b=32, o=HALF, counted=True, index_b=True), *dump(),
     ]  # fmt: skip
     memories = random_memories(CORE, np.random.default_rng(count))
     words = assemble([*program, HALT])
@@ -288,6 +317,7 @@ def test_words_are_inverse() -> None:
         lambda: VectorFunction(bits=0), lambda: VectorFunction(factor=Factor.OPERAND), lambda: VectorFunction(second=Second.ADDEND, addend=True),
         lambda: VectorFunction.decode(1 << 31), lambda: VectorFunction.decode(7 << 6 | 7 << 20), lambda: VectorFunction(out_shift=64).encode(),
         lambda: Scalar(opcode=ScalarOpcode.ADD, target=32).encode(), lambda: Scalar(opcode=ScalarOpcode.ADD, right=1, immediate=1).encode(),
+        lambda: VectorFunction(second=Second.TABLE, lanes=Lanes.EACH), lambda: VectorFunction(second=Second.ADDEND, lanes=Lanes.JOINED),
         lambda: Scalar(opcode=ScalarOpcode.SET, immediate=1 << 32).encode(), lambda: Scalar.decode(0x8F),
     ],
 )  # fmt: skip

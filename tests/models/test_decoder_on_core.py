@@ -37,11 +37,11 @@ def assert_equal(expected: dict[str, np.ndarray], found: dict[str, np.ndarray], 
 @pytest.mark.parametrize(
     "block,kv_heads,rotation,core",
     [
-        ("bitnet", 1, "half", {}),
-        ("bitnet", 4, "interleaved", {"rows": 8, "columns": 3, "post_lanes": 1}),
-        ("llama", 2, "half", {"rows": 4, "columns": 5, "post_lanes": 1}),
-        ("llama", 2, "interleaved", {"rows": 32, "columns": 8, "weight_encoding": "trit5"}),
-        ("drna", 1, "half", {"rows": 8, "columns": 3, "post_lanes": 1}),
+        ("bitnet", 1, "half", {"vector_lanes": 4}),
+        ("bitnet", 4, "interleaved", {"rows": 8, "columns": 3, "post_lanes": 1, "vector_lanes": 2}),
+        ("llama", 2, "half", {"rows": 4, "columns": 5, "post_lanes": 1, "vector_lanes": 1}),
+        ("llama", 2, "interleaved", {"rows": 32, "columns": 8, "weight_encoding": "trit5", "vector_lanes": 8}),
+        ("drna", 1, "half", {"rows": 8, "columns": 3, "post_lanes": 1, "vector_lanes": 2}),
         ("drna", 4, "half", {}),
     ],
 )
