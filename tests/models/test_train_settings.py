@@ -27,7 +27,7 @@ def test_settings_from_a_file_and_options():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("method = ", "^run.toml is no valid TOML: "),
+        ("method = ", "^run.toml is not valid TOML: "),
         ('method = "twn"\nepoch = 3', "^run.toml has the unknown key 'epoch'; known are method, net, data, seed, epochs, "),
         ("epochs = 3", "^run.toml must name the method$"),
         ('method = "twn"\nepochs = 3.0', r"^epochs in run.toml must be a whole number, not 3\.0$"),
