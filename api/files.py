@@ -53,7 +53,7 @@ def parse_toml(text: str, origin: str) -> dict[str, Any]:
             case str() as found if len(found) > _LONGEST_TEXT:
                 raise UserError(f"{origin} has a key or a string of {len(found)} characters; at most {_LONGEST_TEXT} are read")
             case int() as number if not -(1 << 63) <= number < 1 << 63:
-                raise UserError(f"{origin} has an integer of {number.bit_length()} bits; TOML knows 64 with the sign")
+                raise UserError(f"{origin} has an integer of more than 64 bits with its sign")
     return tables
 
 
