@@ -1,6 +1,7 @@
 """Decoders compiled to integers, in golden against ONNX Runtime; what the front end refuses of them; the files."""
 
 import json
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -253,9 +254,19 @@ def _unknown(graph):
     next(node for node in graph.node if node.op_type == "Relu").op_type = "Elu"
 
 
+def _epsilon(value):
+    def change(graph):
+        node = next(node for node in graph.node if node.op_type == "RMSNormalization")
+        next(entry for entry in node.attribute if entry.name == "epsilon").f = value
+
+    return change
+
+
 @pytest.mark.parametrize(
     "change,message",
     [
+        (_epsilon(-1e-5), r"'block0.attention_norm': its epsilon is negative or not finite"),
+        (_epsilon(math.inf), r"'block0.attention_norm': its epsilon is negative or not finite"),
         (_float_weights, r"'block0.attention.query': .*not small integers with one scale"),
         (_unquantised, r"'block0.attention.query': its activations are not quantised"),
         (_wrong_limit, r"'block0.attention_norm.codes': only rounded codes"),
