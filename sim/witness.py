@@ -23,7 +23,7 @@ __all__ = ["run_witness", "uses_custom_operators"]
 _RUNTIME_IR_VERSION = 13
 """Newest file format version that the supported releases of ONNX Runtime read."""
 
-_WARNINGS, _ERRORS, _FATAL = 2, 3, 4
+_WARNINGS, _FATAL = 2, 4
 
 Feeds = Mapping[str, np.ndarray]
 _Executor = Callable[[Feeds], list[np.ndarray]]
@@ -160,8 +160,8 @@ def _executor(model: onnx.ModelProto) -> _Executor:
     def guarded(function: Callable[[], _Result]) -> _Result:
         # qonnx makes one-node models in the newest format that onnx knows, which ONNX Runtime may not read yet.
         newest, onnx.IR_VERSION = onnx.IR_VERSION, min(onnx.IR_VERSION, _RUNTIME_IR_VERSION)
-        # The sessions that qonnx opens, one a node, print warnings about its old operator sets.
-        onnxruntime.set_default_logger_severity(_ERRORS)
+        # The sessions that qonnx opens, one a node, print warnings about its old operator sets, and errors that are raised as well.
+        onnxruntime.set_default_logger_severity(_FATAL)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
