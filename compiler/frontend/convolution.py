@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from math import gcd, lcm
+from typing import ClassVar
 
 import numpy as np
 
@@ -33,8 +34,8 @@ class Accumulators(Pending):
     ``value`` is its ONNX name, behind the first step of every chain that starts here.
     """
 
+    from_integers: ClassVar[bool] = True
     value: str
-
     input: Tensor
     weights: np.ndarray
     planes: int
