@@ -197,7 +197,7 @@ _FORMS = (
     (("FloatQuant",), "its codes are floating-point numbers of few bits; use Quant or QuantizeLinear, whose codes are integers"),
     (("ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"), "use ReduceMean, AveragePool or MaxPool"),
     (("LpNormalization", "LRN"), "use BatchNormalization or LayerNormalization"),
-    (("LogSoftmax", "TopK"), "use Softmax, Sigmoid or ArgMax at the end of the network"),
+    (("TopK",), "use Softmax, LogSoftmax or ArgMax at the end of the network"),
     (("LSTM", "GRU", "RNN", "If", "Scan"), "unroll it into Gemm, Conv and elementwise operators"),
     (("Einsum",), "use Add, Sub, Mul, Div, Relu, Clip or MatMul"),
 )  # fmt: skip
