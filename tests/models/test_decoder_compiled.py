@@ -301,8 +301,16 @@ def _wrong_order(graph):
     next(entry for entry in node.attribute if entry.name == "perm").ints[0] = 9
 
 
+def _three_axes(graph):
+    value = next(value for value in graph.input if value.name.startswith("past_key_values"))
+    del value.type.tensor_type.shape.dim[3:]
+    value.type.tensor_type.shape.dim[2].dim_value = 1
+
+
 def test_damaged_files_are_one_sentence():
     """What fuzzing found."""
+    with pytest.raises(ModelError, match=r"must have the shape \(1, heads, tokens, channels\)"):
+        tritloom.compile(changed(_three_axes))
     with pytest.raises(ModelError, match="damaged"):
         tritloom.compile(changed(_damaged_tensor))
     model = tritloom.compile(changed(_no_shape), context=12)
