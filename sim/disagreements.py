@@ -5,8 +5,9 @@ difference spreads to all layers behind it. Each differing sample is therefore t
 differ there are listed with the witness's own value in front of the quantiser.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import permutations
 from math import floor
 
 import numpy as np
@@ -109,11 +110,18 @@ def trace_disagreements(
         tensor, quantiser = program.tensors[name], quantisers[name]
         ours = expected[name][picked].reshape(len(picked), -1).astype(np.int64)
         real, before = (np.asarray(found[key], np.float64) for key in (quantiser.behind, quantiser.before))
-        if tuple(size for size in real.shape[1:] if size > 1) != tuple(size for size in tensor.shape if size > 1):
-            continue  # another order of elements
         scale, zero = _grid(tensor)
-        theirs = np.rint(real.reshape(ours.shape) / scale + zero).astype(np.int64)
-        positions = None if before.size != ours.size else before.reshape(ours.shape) / scale + zero
+        orders = list(_orders(real.shape, tensor.shape))
+        if not orders or not left:
+            continue
+        rows = list(left)
+        codes_of = [np.rint(order(real) / scale + zero).astype(np.int64) for order in orders]
+        differing = [np.count_nonzero(codes[rows] != ours[rows]) for codes in codes_of]
+        best = int(np.argmin(differing))
+        if 2 * differing[best] > ours[rows].size:
+            continue  # an order of elements that no permutation of axes makes
+        theirs = codes_of[best]
+        positions = None if before.shape != real.shape else orders[best](before) / scale + zero
         layer = program.producer(name)[-1].name
         for row in [row for row in left if (theirs[row] != ours[row]).any()]:
             sample = left.pop(row)
@@ -130,6 +138,20 @@ def trace_disagreements(
                 if len(listed) == MOST_LISTED:
                     return listed
     return listed
+
+
+def _orders(shape: Sequence[int], wanted: Sequence[int]) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
+    """Ways from the witness's array (N, ...) to golden's elements (N, C * H * W): golden may hold the channels first where the model has them last.
+
+    The model's own order comes first.
+    """
+    long = [axis for axis in range(1, len(shape)) if shape[axis] > 1]
+    short = [axis for axis in range(1, len(shape)) if shape[axis] == 1]
+    sizes = [size for size in wanted if size > 1]
+    if len(long) == len(sizes):
+        for order in permutations(long):
+            if [shape[axis] for axis in order] == sizes:
+                yield lambda array, order=order: array.transpose(0, *order, *short).reshape(len(array), -1)
 
 
 def _grid(tensor: Tensor) -> tuple[np.ndarray, np.ndarray]:
