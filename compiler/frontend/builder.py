@@ -204,9 +204,11 @@ class Builder:
 
     def _input(self, value: Value, base: Source, quantiser: Quantiser) -> Tensor:
         """The host quantises a graph input, before or after the float steps that stand in front of the quantiser."""
-        if value.trail is None:
+        one = not any(isinstance(part, tuple) for part in (quantiser.scale, quantiser.zero_point, quantiser.thresholds))
+        if value.trail is None and not (value.chain == () and one):
             raise RefusalError("the batch axis is moved between a graph input and its quantiser", "keep the batch on axis 0")
-        direct = moves_only(value.trail)
+        # One quantiser for all elements may as well stand in front of what moves them.
+        direct = value.trail is None or moves_only(value.trail)
         rank = len(base.declared) if direct else len(value.shape)
         tensor = self.tensor(value.name, base.shape if direct else canonical_shape(value.shape), quantiser, None, value.source)
         quantise = host_quantise(quantiser, rank, base.dtype if base.dtype.kind == "f" else np.dtype(np.float32))

@@ -65,3 +65,12 @@ def test_the_batch_itself_is_not_cut():
     y = g.add("MatMul", g.add("Slice", g.qdq("x", 0.5), *(g.constant([bound], INT64) for bound in (0, 0, 0))), g.weights(4, 6))
     (problem,) = check(g.model({"x": ("N", 4)}, {y: None})).problems
     assert problem.reason == "it chooses along the batch axis"
+
+
+def test_a_quantiser_behind_the_moved_batch_of_an_input():
+    """As ONNX Runtime's tool quantises what ``torch.nn.MultiheadAttention`` reads."""
+    g = Graph()
+    tokens = g.qdq(g.add("Transpose", "x", perm=[1, 0, 2]), 0.5, 7)
+    rows = g.add("Gemm", g.add("Reshape", tokens, g.constant([-1, 4], INT64)), g.weights(4, 6), g.constant(np.arange(6.0)))
+    y = g.add("Transpose", g.add("Reshape", g.qdq(rows, 0.25), g.constant([5, -1, 6], INT64)), perm=[1, 0, 2])
+    assert_equal(g.model({"x": ("N", 5, 4)}, {y: None}))
