@@ -26,6 +26,9 @@ MOST_LISTED = 1000
 MOST_TRACED = 64
 """Samples that are traced."""
 
+_ROUNDING = 2
+"""Codes that rounding to the other side makes: one, or two between those of a bipolar quantiser."""
+
 _WHOLE_STEPS = ("FLOOR", "CEIL", "UP", "DOWN")
 
 
@@ -118,9 +121,9 @@ def trace_disagreements(
         codes_of = [np.rint(order(real) / scale + zero).astype(np.int64) for order in orders]
         differing = [np.count_nonzero(codes[rows] != ours[rows]) for codes in codes_of]
         best = int(np.argmin(differing))
-        if 2 * differing[best] > ours[rows].size:
-            continue  # an order of elements that no permutation of axes makes
         theirs = codes_of[best]
+        if 2 * differing[best] > ours[rows].size and np.abs(theirs[rows] - ours[rows]).max() > _ROUNDING:
+            continue  # an order of elements that no permutation of axes makes
         positions = None if before.shape != real.shape else orders[best](before) / scale + zero
         layer = program.producer(name)[-1].name
         for row in [row for row in left if (theirs[row] != ours[row]).any()]:

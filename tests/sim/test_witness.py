@@ -189,3 +189,16 @@ def test_a_constant_shape_that_repeats_the_declared_batch_takes_any_batch(attrib
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
     x = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
     assert np.array_equal(run_witness(model.SerializeToString(), {"x": x})["y"], x.reshape(4, 6))
+
+
+@pytest.mark.parametrize("samples", [1, 2, 5])
+def test_a_batch_that_is_free_by_name_only_runs_sample_by_sample(samples, weights, rng):
+    """Its Reshape joins all samples into one row: what a batch gives is that of no sample."""
+    shape = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 2, 3])
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])], "g", [shape], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.array([1, -1]), "shape")],
+    )  # fmt: skip
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
+    x = rng.normal(size=(samples, 2, 3)).astype(np.float32)
+    assert np.array_equal(run_witness(source, {"x": x})["y"], x.reshape(samples, 6))
