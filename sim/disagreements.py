@@ -8,7 +8,7 @@ differ there are listed with the witness's own value in front of the quantiser.
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import permutations
-from math import floor
+from math import floor, prod
 
 import numpy as np
 import onnx
@@ -144,16 +144,18 @@ def trace_disagreements(
 
 
 def _orders(shape: Sequence[int], wanted: Sequence[int]) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
-    """Ways from the witness's array (N, ...) to golden's elements (N, C * H * W): golden may hold the channels first where the model has them last.
-
-    The model's own order comes first.
+    """Ways from the witness's array (N, ...) to golden's elements (N, C * H * W): golden may hold them in one row, or the channels first where the model
+    has them last. The model's own order comes first.
     """
+    if prod(shape[1:]) != prod(wanted):
+        return
+    yield lambda array: array.reshape(len(array), -1)
     long = [axis for axis in range(1, len(shape)) if shape[axis] > 1]
     short = [axis for axis in range(1, len(shape)) if shape[axis] == 1]
     sizes = [size for size in wanted if size > 1]
     if len(long) == len(sizes):
         for order in permutations(long):
-            if [shape[axis] for axis in order] == sizes:
+            if [shape[axis] for axis in order] == sizes and list(order) != long:
                 yield lambda array, order=order: array.transpose(0, *order, *short).reshape(len(array), -1)
 
 
