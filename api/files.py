@@ -21,6 +21,8 @@ LARGEST_ARRAY_FILE = 4 << 30
 _LONGEST_TEXT = 2000
 """Characters of a key or a string, as of names in models."""
 
+_TOO_LARGE = "{} has an integer of more than 64 bits with its sign"
+
 _SUSPICIOUS, _MOST_INFLATION = 1 << 28, 100
 """Arrays of more bytes than this may not be so many times larger than the file."""
 
@@ -40,9 +42,12 @@ def parse_toml(text: str, origin: str) -> dict[str, Any]:
     """
     try:
         tables = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # beside its own ValueError, that of int() for very many digits
-        reason = "it is nested too deeply" if isinstance(error, RecursionError) else str(error)
-        raise UserError(f"{origin} is not valid TOML: {reason}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{origin} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{origin} is nested too deeply for a file of settings") from error
+    except ValueError as error:  # int() refuses thousands of digits
+        raise UserError(_TOO_LARGE.format(origin)) from error
     waiting: list[Any] = [tables]
     while waiting:
         match waiting.pop():
@@ -53,7 +58,7 @@ def parse_toml(text: str, origin: str) -> dict[str, Any]:
             case str() as found if len(found) > _LONGEST_TEXT:
                 raise UserError(f"{origin} has a key or a string of {len(found)} characters; at most {_LONGEST_TEXT} are read")
             case int() as number if not -(1 << 63) <= number < 1 << 63:
-                raise UserError(f"{origin} has an integer of more than 64 bits with its sign")
+                raise UserError(_TOO_LARGE.format(origin))
     return tables
 
 
