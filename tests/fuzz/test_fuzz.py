@@ -15,7 +15,7 @@ from corpus import TARGETS, corpus
 
 from tritloom.errors import ModelError
 
-INPUTS = 300
+INPUTS = 200
 """Of each target; nights try millions: docs/security.md."""
 
 
