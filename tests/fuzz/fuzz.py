@@ -88,12 +88,12 @@ def _work(target: str, inputs: list[bytes], first: int, pipe: int) -> None:
 
 
 def _computes(process: int) -> bool:
-    """Whether a process is computing or could be, if the machine had time for it; looked at for a second."""
+    """Whether a process is computing or could be, if the machine had time for it, or has ended; looked at for a second."""
     states = set()
     for _ in range(20):
         states.add(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0])
         time.sleep(0.05)
-    return bool(states & {"R", "D"})
+    return bool(states & {"R", "D", "Z"})
 
 
 def examine(target: str, inputs: list[bytes], tell=None) -> list[tuple[str, str]]:

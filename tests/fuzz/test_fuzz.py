@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import fuzz
@@ -62,6 +63,8 @@ def _defects(data: bytes) -> None:
         case b"endless":
             while True:
                 pass
+        case b"waits":
+            time.sleep(60)
         case b"memory":
             np.empty(2 * fuzz.MEMORY, np.uint8)
         case b"leaves":
@@ -78,6 +81,7 @@ def _defects(data: bytes) -> None:
 
 @pytest.mark.parametrize(("kind", "words"), [
     ("endless", "more than 0.3 s of CPU time"),
+    ("waits", "no answer in 0.05 s"),
     ("memory", "MemoryError in "),
     ("leaves", "the process ended by itself"),
     ("native", "killed by SIGABRT"),
@@ -87,6 +91,7 @@ def _defects(data: bytes) -> None:
 def test_each_kind_of_defect_is_noticed_and_the_next_input_is_tried(monkeypatch: pytest.MonkeyPatch, kind: str, words: str) -> None:
     monkeypatch.setattr(targets, "_onnx", _defects)
     monkeypatch.setattr(fuzz, "CPU_SECONDS", 0.3)
+    monkeypatch.setattr(fuzz, "WALL_SECONDS", 0.05)  # no defect of what computes for longer
     outcomes = [outcome for outcome, _ in fuzz.examine("onnx", [b"refused", kind.encode(), b"", kind.encode()])]
     assert [outcomes[0], outcomes[2]] == ["refused", "accepted"]
     assert all(outcome.startswith(words) for outcome in (outcomes[1], outcomes[3])), outcomes
