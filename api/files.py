@@ -1,21 +1,27 @@
-"""Reading and writing the user's files: arrays by name, and output files that are whole or absent."""
+"""Reading and writing the user's files: arrays by name, TOML tables, and output files that are whole or absent."""
 
 import os
+import tomllib
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import mkstemp
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
 from tritloom.errors import UserError
 
-__all__ = ["LARGEST_ARRAY_FILE", "read_arrays", "read_bytes", "replacing", "write_arrays", "write_bytes"]
+__all__ = ["LARGEST_ARRAY_FILE", "parse_toml", "read_arrays", "read_bytes", "replacing", "write_arrays", "write_bytes"]
 
 LARGEST_ARRAY_FILE = 4 << 30
 """Bytes that the arrays of one input file may take in memory."""
+
+_LONGEST_TEXT = 2000
+"""Characters of a key or a string, as of names in models."""
+
+_TOO_LARGE = "{} has an integer of more than 64 bits with its sign"
 
 _SUSPICIOUS, _MOST_INFLATION = 1 << 28, 100
 """Arrays of more bytes than this may not be so many times larger than the file."""
@@ -27,6 +33,33 @@ def read_bytes(path: str | os.PathLike[str], what: str) -> bytes:
         return Path(path).read_bytes()
     except OSError as error:
         raise UserError(f"{what} {os.fspath(path)!r} cannot be read: {error.strerror or error}") from error
+
+
+def parse_toml(text: str, origin: str) -> dict[str, Any]:
+    """The tables of a TOML text. Raises :class:`UserError`, naming ``origin``, for another text and for one that no settings look like.
+
+    That is nesting deeper than Python's stack, integers beyond 64 bits, keys and strings of more than 2000 characters.
+    """
+    try:
+        tables = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"{origin} is not valid TOML: {error}") from error
+    except RecursionError as error:
+        raise UserError(f"{origin} is nested too deeply for a file of settings") from error
+    except ValueError as error:  # int() refuses thousands of digits
+        raise UserError(_TOO_LARGE.format(origin)) from error
+    waiting: list[Any] = [tables]
+    while waiting:
+        match waiting.pop():
+            case dict() as table:
+                waiting += [*table, *table.values()]
+            case list() as array:
+                waiting += array
+            case str() as found if len(found) > _LONGEST_TEXT:
+                raise UserError(f"{origin} has a key or a string of {len(found)} characters; at most {_LONGEST_TEXT} are read")
+            case int() as number if not -(1 << 63) <= number < 1 << 63:
+                raise UserError(_TOO_LARGE.format(origin))
+    return tables
 
 
 def read_arrays(path: str | os.PathLike[str], what: str = "array file") -> dict[str, np.ndarray]:

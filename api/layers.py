@@ -11,12 +11,11 @@
 
 import json
 import os
-import tomllib
 from collections.abc import Mapping
 
 from tritloom.compiler.quantize.weights import WeightChoice
 from tritloom.errors import UserError
-from tritloom.files import read_bytes
+from tritloom.files import parse_toml, read_bytes
 
 __all__ = ["format_layers", "read_layers"]
 
@@ -25,9 +24,10 @@ def read_layers(path: str | os.PathLike[str]) -> dict[str, WeightChoice]:
     """Choices by layer name. Raises :class:`UserError` for a file that is no TOML, and for keys and values that are not known."""
     shown = os.fspath(path)
     try:
-        tables = tomllib.loads(read_bytes(path, "layers file").decode("utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"layers file {shown!r} is not TOML: {error}") from error
+        text = read_bytes(path, "layers file").decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"layers file {shown!r} is not valid TOML: {error}") from error
+    tables = parse_toml(text, f"layers file {shown!r}")
     choices = {}
     for layer, entries in tables.items():
         if not isinstance(entries, dict):

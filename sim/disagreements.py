@@ -5,9 +5,10 @@ difference spreads to all layers behind it. Each differing sample is therefore t
 differ there are listed with the witness's own value in front of the quantiser.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from math import floor
+from itertools import permutations
+from math import floor, prod
 
 import numpy as np
 import onnx
@@ -24,6 +25,9 @@ MOST_LISTED = 1000
 
 MOST_TRACED = 64
 """Samples that are traced."""
+
+_ROUNDING = 2
+"""Codes that rounding to the other side makes: one, or two between those of a bipolar quantiser."""
 
 _WHOLE_STEPS = ("FLOOR", "CEIL", "UP", "DOWN")
 
@@ -109,11 +113,18 @@ def trace_disagreements(
         tensor, quantiser = program.tensors[name], quantisers[name]
         ours = expected[name][picked].reshape(len(picked), -1).astype(np.int64)
         real, before = (np.asarray(found[key], np.float64) for key in (quantiser.behind, quantiser.before))
-        if tuple(size for size in real.shape[1:] if size > 1) != tuple(size for size in tensor.shape if size > 1):
-            continue  # another order of elements
         scale, zero = _grid(tensor)
-        theirs = np.rint(real.reshape(ours.shape) / scale + zero).astype(np.int64)
-        positions = None if before.size != ours.size else before.reshape(ours.shape) / scale + zero
+        orders = list(_orders(real.shape, tensor.shape))
+        if not orders or not left:
+            continue
+        rows = list(left)
+        codes_of = [np.rint(order(real) / scale + zero).astype(np.int64) for order in orders]
+        differing = [np.count_nonzero(codes[rows] != ours[rows]) for codes in codes_of]
+        best = int(np.argmin(differing))
+        theirs = codes_of[best]
+        if 2 * differing[best] > ours[rows].size and np.abs(theirs[rows] - ours[rows]).max() > _ROUNDING:
+            continue  # an order of elements that no permutation of axes makes
+        positions = None if before.shape != real.shape else orders[best](before) / scale + zero
         layer = program.producer(name)[-1].name
         for row in [row for row in left if (theirs[row] != ours[row]).any()]:
             sample = left.pop(row)
@@ -130,6 +141,22 @@ def trace_disagreements(
                 if len(listed) == MOST_LISTED:
                     return listed
     return listed
+
+
+def _orders(shape: Sequence[int], wanted: Sequence[int]) -> Iterator[Callable[[np.ndarray], np.ndarray]]:
+    """Ways from the witness's array (N, ...) to golden's elements (N, C * H * W): golden may hold them in one row, or the channels first where the model
+    has them last. The model's own order comes first.
+    """
+    if prod(shape[1:]) != prod(wanted):
+        return
+    yield lambda array: array.reshape(len(array), -1)
+    long = [axis for axis in range(1, len(shape)) if shape[axis] > 1]
+    short = [axis for axis in range(1, len(shape)) if shape[axis] == 1]
+    sizes = [size for size in wanted if size > 1]
+    if len(long) == len(sizes):
+        for order in permutations(long):
+            if [shape[axis] for axis in order] == sizes and list(order) != long:
+                yield lambda array, order=order: array.transpose(0, *order, *short).reshape(len(array), -1)
 
 
 def _grid(tensor: Tensor) -> tuple[np.ndarray, np.ndarray]:

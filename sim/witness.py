@@ -2,7 +2,7 @@
 
 Batches run at once although most models declare a batch of one: the batch axis of the graph's inputs is changed and every
 constant ``Reshape`` that repeats the declared batch keeps the axis of its operand instead. The first and the last sample are then
-run alone in the unchanged model; where a batch gives something else, or fails, every sample is run alone.
+run alone, also where the batch is declared free; where a batch gives something else, or fails, every sample is run alone.
 """
 
 import warnings
@@ -23,7 +23,7 @@ __all__ = ["run_witness", "uses_custom_operators"]
 _RUNTIME_IR_VERSION = 13
 """Newest file format version that the supported releases of ONNX Runtime read."""
 
-_WARNINGS, _ERRORS, _FATAL = 2, 3, 4
+_WARNINGS, _FATAL = 2, 4
 
 Feeds = Mapping[str, np.ndarray]
 _Executor = Callable[[Feeds], list[np.ndarray]]
@@ -160,8 +160,8 @@ def _executor(model: onnx.ModelProto) -> _Executor:
     def guarded(function: Callable[[], _Result]) -> _Result:
         # qonnx makes one-node models in the newest format that onnx knows, which ONNX Runtime may not read yet.
         newest, onnx.IR_VERSION = onnx.IR_VERSION, min(onnx.IR_VERSION, _RUNTIME_IR_VERSION)
-        # The sessions that qonnx opens, one a node, print warnings about its old operator sets.
-        onnxruntime.set_default_logger_severity(_ERRORS)
+        # The sessions that qonnx opens, one a node, print warnings about its old operator sets, and errors that are raised as well.
+        onnxruntime.set_default_logger_severity(_FATAL)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -200,15 +200,15 @@ def _run_chunk(model: onnx.ModelProto, feeds: Feeds, samples: int) -> list[np.nd
     declared = _declared_batch(model)
     if declared == samples:
         return _executor(model)(feeds)
-    try:
-        batch = None if declared == 1 and _channels_last(model) else _executor(_with_batch(model, samples))(feeds)
-    except ModelError:
-        if declared != 1:
-            raise
-        batch = None
-    if declared != 1 and batch is not None:
-        return batch
-    single = _executor(model)
+    if declared not in (None, 1):
+        return _executor(_with_batch(model, samples))(feeds)
+    batch = None
+    if samples > 1 and not (declared == 1 and _channels_last(model)):
+        try:
+            batch = _executor(_with_batch(model, samples))(feeds)
+        except ModelError:
+            pass  # a graph that says that its batch is free may still be made for one sample
+    single = _executor(model if declared == 1 else _with_batch(model, 1))
     if batch is not None and all(array.ndim and len(array) == samples for array in batch):
         ends = (0, samples - 1)
         if all(_agree(batch, alone, index) for index, alone in zip(ends, _one_by_one(single, feeds, ends), strict=True)):

@@ -204,17 +204,18 @@ class Builder:
 
     def _input(self, value: Value, base: Source, quantiser: Quantiser) -> Tensor:
         """The host quantises a graph input, before or after the float steps that stand in front of the quantiser."""
-        if value.trail is None:
+        one = not any(isinstance(part, tuple) for part in (quantiser.scale, quantiser.zero_point, quantiser.thresholds))
+        if value.trail is None and not (value.chain == () and one):
             raise RefusalError("the batch axis is moved between a graph input and its quantiser", "keep the batch on axis 0")
-        direct = moves_only(value.trail)
-        rank = len(base.declared) if direct else len(value.shape)
-        tensor = self.tensor(value.name, base.shape if direct else canonical_shape(value.shape), quantiser, None, value.source)
+        # One quantiser for all elements may as well stand in front of what moves them.
+        steps = () if value.trail is None or moves_only(value.trail) else value.trail
+        rank = len(value.shape if steps else base.declared)
+        tensor = self.tensor(value.name, canonical_shape(value.shape) if steps else base.shape, quantiser, None, value.source)
         quantise = host_quantise(quantiser, rank, base.dtype if base.dtype.kind == "f" else np.dtype(np.float32))
-        steps = () if direct else value.trail
         self.inputs.append(
             InputSpec(name=base.name, shape=base.declared, dtype=str(base.dtype), tensor=tensor.name, prologue=(*steps, quantise))
         )
-        if not direct:
+        if steps:
             value.view = identity_view(value.shape)
         return tensor
 

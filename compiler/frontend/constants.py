@@ -152,7 +152,10 @@ def constants_of(graph: onnx.GraphProto) -> dict[str, np.ndarray]:
 
 
 def rebatch_reshapes(graph: onnx.GraphProto, declared: int | None, batch: int) -> None:
-    """Make constant shapes of Reshape that begin with the ``declared`` batch begin with ``batch``; 0 is that of the operand."""
+    """Make constant shapes of Reshape that begin with the ``declared`` batch begin with ``batch``; 0 is that of the operand.
+
+    PyTorch writes ``allowzero``, which makes a 0 no element at all; it goes where another 0 does not need it.
+    """
     if declared is None or declared == batch:
         return
     constants = constants_of(graph)
@@ -163,7 +166,10 @@ def rebatch_reshapes(graph: onnx.GraphProto, declared: int | None, batch: int) -
         if node.op_type != "Reshape" or node.input[0] in fixed or node.input[1] not in constants:
             continue
         shape = constants[node.input[1]].copy()
-        if shape.ndim == 1 and len(shape) and shape[0] == declared:
+        literal = [attribute for attribute in node.attribute if attribute.name == "allowzero" and attribute.i]
+        if shape.ndim == 1 and len(shape) and shape[0] == declared and not (literal and 0 in shape):
+            for attribute in literal:
+                node.attribute.remove(attribute)
             shape[0] = batch
             name = f"{node.input[1]}_batch_{number}"
             graph.initializer.append(onnx.numpy_helper.from_array(shape, name))

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from math import gcd, lcm
+from typing import ClassVar
 
 import numpy as np
 
@@ -33,8 +34,8 @@ class Accumulators(Pending):
     ``value`` is its ONNX name, behind the first step of every chain that starts here.
     """
 
+    from_integers: ClassVar[bool] = True
     value: str
-
     input: Tensor
     weights: np.ndarray
     planes: int
@@ -259,9 +260,9 @@ def accumulators_value(
             offsets.append(scale * total + (entry(bias, output) if bias is not None else 0))
     largest = int(np.abs(kernel).max(initial=0))
     if largest > _LARGEST_CODE:
-        raise RefusalError(
-            f"its weights reach {largest}, more than {MAX_PLANES} digit planes hold", "quantise the weights to 9 bits or fewer"
-        )
+        # Weights of an input that the layer reads more than once have been added up.
+        hint = "quantise the weights to 9 bits or fewer" if weights.method == "exact" else "use fewer digit planes for this layer"
+        raise RefusalError(f"its weights reach {largest}, more than {MAX_PLANES} digit planes hold", hint)
     pad_code = pad_code_of(affine) if any(window.pads) else 0
     height, width = window.output_size(*tensor.shape[1:])
     view = arrange(identity_view((outputs, height, width)))

@@ -1,8 +1,6 @@
 """Symbolic execution of a graph in topological order, with every problem collected."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -37,14 +35,13 @@ from tritloom.compiler.frontend.constants import fold
 from tritloom.compiler.frontend.outputs import output_spec
 from tritloom.compiler.frontend.problems import Problem, RefusalError
 from tritloom.compiler.frontend.reader import LARGEST_TENSOR
-from tritloom.compiler.frontend.registry import OPERATORS, Handler, Node
+from tritloom.compiler.frontend.registry import OPERATORS, Node, handled
 from tritloom.compiler.frontend.values import (
     LARGEST_ACTIVATION,
     LARGEST_BATCH,
     Constant,
     Operand,
     Source,
-    Tail,
     Unknown,
     Value,
     canonical_shape,
@@ -138,7 +135,7 @@ def _run(builder: Builder, node: onnx_ir.Node, operands: tuple[Operand, ...], op
         assert entry is not None
         described = Node(label=_label(node), op=node.op_type, domain=domain, opset=opset, inputs=operands, outputs=names,
                          attributes=_attributes(node), batch=batch)  # fmt: skip
-        result = _handled(entry.handler, builder, described)
+        result = handled(entry.handler, builder, described)
         if isinstance(result, list):
             return result
         if isinstance(result, Constant) and result.array.size > LARGEST_TENSOR:
@@ -152,35 +149,6 @@ def _run(builder: Builder, node: onnx_ir.Node, operands: tuple[Operand, ...], op
         raise RefusalError("what it holds is damaged", "export the model again") from None
     assert isinstance(proto, onnx.NodeProto)
     return list(fold(proto, [operand if isinstance(operand, Constant) else None for operand in operands], opset))
-
-
-def _handled(handler: Handler, builder: Builder, node: Node) -> Operand | list[Operand]:
-    """What a handler gives. What the host computes at the end of a network goes on there as long as the handlers can; after that it is
-    computed inside the network, where it can be (:attr:`Value.inside`), and the handler is asked again."""
-    late = [operand for operand in node.inputs if isinstance(operand, Value) and operand.inside is not None]
-    if not late:
-        return handler(builder, node)
-    made: list[Operand | list[Operand]] = []
-
-    def again() -> Operand | list[Operand]:
-        if not made:
-            operands = tuple(operand.inside() if isinstance(operand, Value) and operand.inside else operand for operand in node.inputs)
-            made.append(handler(builder, replace(node, inputs=operands)))
-        return made[0]
-
-    try:
-        result = handler(builder, node)
-    except RefusalError:
-        return again()
-    for position, value in enumerate(result if isinstance(result, list) else [result]):
-        if isinstance(value, Value) and isinstance(value.base, Tail) and value not in late:
-            value.inside = partial(_output, again, position)
-    return result
-
-
-def _output(results: Callable[[], Operand | list[Operand]], position: int) -> Operand:
-    found = results()
-    return found[position] if isinstance(found, list) else found
 
 
 _EXACT = (
@@ -197,7 +165,7 @@ _FORMS = (
     (("FloatQuant",), "its codes are floating-point numbers of few bits; use Quant or QuantizeLinear, whose codes are integers"),
     (("ReduceProd", "ReduceL1", "ReduceL2", "ReduceSumSquare", "LpPool", "GlobalLpPool"), "use ReduceMean, AveragePool or MaxPool"),
     (("LpNormalization", "LRN"), "use BatchNormalization or LayerNormalization"),
-    (("LogSoftmax", "TopK"), "use Softmax, Sigmoid or ArgMax at the end of the network"),
+    (("TopK",), "use Softmax, LogSoftmax or ArgMax at the end of the network"),
     (("LSTM", "GRU", "RNN", "If", "Scan"), "unroll it into Gemm, Conv and elementwise operators"),
     (("Einsum",), "use Add, Sub, Mul, Div, Relu, Clip or MatMul"),
 )  # fmt: skip

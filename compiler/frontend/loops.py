@@ -327,6 +327,13 @@ class LoopReader(GridReader):
                 found = self.laid_out(node, found)
             except RefusalError as error:
                 raise ModelError(f"{self.name}: output {value.name!r}: {error.reason}") from None
+        declared, sizes = value.type.tensor_type.shape.dim, found.index.shape
+        fitting = [axis.dim_value <= 0 or axis.dim_value == size for axis, size in zip(declared, sizes, strict=False)]
+        if declared and not (len(declared) == len(sizes) and all(fitting)):
+            stated = ", ".join(str(axis.dim_value or axis.dim_param) for axis in declared)
+            raise ModelError(
+                f"{self.name}: output {value.name!r} is declared with the shape ({stated}) and computed with {tuple(sizes)}; declare the latter"
+            )
         # A leading axis of 1 is the batch; a value without one gets it.
         index = found.index.reshape(found.index.shape[1:]) if found.index.shape[:1] == (1,) else found.index
         epilogue: tuple[HostOp, ...] = ()

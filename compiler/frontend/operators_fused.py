@@ -15,7 +15,7 @@ import numpy as np
 from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.operators_quantise import needed, positive_scale
 from tritloom.compiler.frontend.problems import RefusalError
-from tritloom.compiler.frontend.registry import OPERATORS, Node, operator
+from tritloom.compiler.frontend.registry import CORE, GOLDEN, HOST, OPERATORS, Node, handled, operator
 from tritloom.compiler.frontend.values import Constant, Grid, Operand, Value
 
 __all__ = ["MICROSOFT", "apply"]
@@ -29,7 +29,7 @@ _WINDOW = ("auto_pad", "ceil_mode", "count_include_pad", "dilations", "group", "
 def apply(builder: Builder, node: Node, op: str, inputs: Sequence[Operand], *, result: str = "", **attributes: Any) -> Operand:
     """What the standard operator ``op`` gives in place of ``node``; ``result`` names its value, by default the node's own output."""
     own = replace(node, op=op, domain="", inputs=tuple(inputs), outputs=(result or node.outputs[0],), attributes=attributes)
-    found = OPERATORS["", op].handler(builder, own)
+    found = handled(OPERATORS["", op].handler, builder, own)
     return found[0] if isinstance(found, list) else found
 
 
@@ -92,7 +92,7 @@ def _row_scales(node: Node, first: int, axis: int) -> int:
     return axis
 
 
-@operator("QLinearMatMul", "as MatMul and QuantizeLinear")
+@operator("QLinearMatMul", "as MatMul and QuantizeLinear", runs=(CORE, GOLDEN))
 def _qlinear_matmul(builder: Builder, node: Node) -> Operand:
     a = _dequantised(builder, node, 0, axis=_row_scales(node, 0, -2))
     b = _dequantised(builder, node, 3, axis=_row_scales(node, 3, -1))
@@ -139,7 +139,7 @@ def _qlinear_add(builder: Builder, node: Node) -> Operand:
     return _elementwise(builder, node, "Add")
 
 
-@operator("QLinearMul", "as Mul by a constant and QuantizeLinear", domains=(MICROSOFT,))
+@operator("QLinearMul", "as Mul and QuantizeLinear", domains=(MICROSOFT,), runs=(CORE, GOLDEN))
 def _qlinear_mul(builder: Builder, node: Node) -> Operand:
     return _elementwise(builder, node, "Mul")
 
@@ -191,7 +191,7 @@ def _qlinear_sigmoid(builder: Builder, node: Node) -> Operand:
     return _unary(builder, node, "Sigmoid")
 
 
-@operator("QLinearSoftmax", "as Softmax and QuantizeLinear", domains=(MICROSOFT,))
+@operator("QLinearSoftmax", "as Softmax and QuantizeLinear", domains=(MICROSOFT,), runs=(GOLDEN, HOST))
 def _qlinear_softmax(builder: Builder, node: Node) -> Operand:
     older = replace(node, opset=node.attribute("opset", int, node.opset))
     return _unary(builder, older, "Softmax", axis=node.attribute("axis", int, -1))

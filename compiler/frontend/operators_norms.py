@@ -93,7 +93,10 @@ PLAIN[Normed] = _emitted
 
 
 def _epsilon(node: onnx.NodeProto, default: float) -> Fraction:
-    return Fraction(float(np.float32(attribute(node, "epsilon", default))))
+    epsilon = np.float32(attribute(node, "epsilon", default))
+    if not np.isfinite(epsilon) or epsilon < 0:
+        raise RefusalError("its epsilon is negative or not finite", "use a small positive epsilon")
+    return Fraction(float(epsilon))
 
 
 @operator("RMSNormalization", "LayerNormalization", "SimplifiedLayerNormalization")

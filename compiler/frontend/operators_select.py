@@ -14,10 +14,13 @@ __all__ = ["choose"]
 
 
 def choose(builder: Builder, node: Node, operand: Operand, axis: int, index: np.ndarray) -> Operand:
-    """The elements ``index`` (any shape) along one axis. Raises :class:`RefusalError` for the batch axis of an activation."""
+    """The elements ``index`` (any shape) along one axis. Raises :class:`RefusalError` for the batch axis of an activation.
+
+    The batch counts as 1: an axis 0 of another size is what a Transpose or a Reshape has put there.
+    """
     size = shape_of(operand)[axis]
-    if isinstance(operand, Value) and axis == 0:
-        if np.array_equal(index, np.arange(size)):
+    if isinstance(operand, Value) and axis == 0 and size == 1:
+        if np.array_equal(index, [0]):
             return operand
         raise RefusalError("it chooses along the batch axis", "choose along an axis other than 0")
     if index.size and (index.min() < -size or index.max() >= size):

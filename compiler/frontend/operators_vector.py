@@ -20,12 +20,24 @@ __all__: list[str] = []
 @operator("Softmax", "at the end of the network on the host, inside it golden only; masks added before it", runs=(GOLDEN, HOST))
 def _softmax(builder: Builder, node: Node) -> Operand:
     value = builder.settle(node.activation())
-    axis = host_axis(node, value, -1 if node.opset >= 13 else 1)
-    if node.opset < 13 and int(np.prod(value.shape[axis + 1 :], dtype=np.int64)) != 1:
-        raise RefusalError("before opset 13 Softmax joins all axes from its axis on", "export with opset 13 or later")
+    axis = _axis(node, value)
     result = tail(builder, node, value, HostOp(kind="Softmax", attributes={"axis": axis}), value.shape)
     result.inside = cache(lambda: softmax(builder, node, value, axis))
     return result
+
+
+@operator("LogSoftmax", "at the end of the network, on the host", runs=(HOST,))
+def _log_softmax(builder: Builder, node: Node) -> Operand:
+    value = builder.settle(node.activation())
+    return tail(builder, node, value, HostOp(kind="LogSoftmax", attributes={"axis": _axis(node, value)}), value.shape)
+
+
+def _axis(node: Node, value: Value) -> int:
+    """The one axis along which probabilities add up to 1."""
+    axis = host_axis(node, value, -1 if node.opset >= 13 else 1)
+    if node.opset < 13 and int(np.prod(value.shape[axis + 1 :], dtype=np.int64)) != 1:
+        raise RefusalError(f"before opset 13 {node.op} joins all axes from its axis on", "export with opset 13 or later")
+    return axis
 
 
 @operator("Where", "constant condition, one branch a constant of -9999 or below: a mask before a Softmax")

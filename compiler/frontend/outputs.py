@@ -78,9 +78,8 @@ def _read(builder: Builder, value: Value) -> _Reading:
     if isinstance(value.base, Pending) and value.trail is None and affine_of(value.chain) is not None:
         tensor = value.base.raw(builder, value.name)
         if tensor is not None:
-            return _affine(
-                replace(value, base=Codes(shape=tensor.shape, tensor=tensor), chain=(dequantising(tensor), *(value.chain or ()))), tensor
-            )
+            before = () if value.base.from_integers else (dequantising(tensor),)
+            return _affine(replace(value, base=Codes(shape=tensor.shape, tensor=tensor), chain=(*before, *(value.chain or ()))), tensor)
     if not isinstance(value.base, Codes) or value.trail is None:
         value = builder.codes(value)
     assert isinstance(value.base, Codes)

@@ -1,14 +1,15 @@
 """The one table of operators: (domain, operator) to the handler that lowers it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from tritloom.compiler.frontend.builder import Builder
 from tritloom.compiler.frontend.problems import RefusalError
-from tritloom.compiler.frontend.values import Constant, Operand, Value
+from tritloom.compiler.frontend.values import Constant, Operand, Tail, Value
 from tritloom.compiler.ir.program import HostOp
 from tritloom.compiler.quantize.steps import Step
 
@@ -23,6 +24,7 @@ __all__ = [
     "Node",
     "Operator",
     "append",
+    "handled",
     "operator",
     "supported_operators",
 ]
@@ -135,3 +137,32 @@ def append(builder: Builder, node: Node, value: Value, step: Step | None, host: 
         head=value.head,
         stages=value.stages,
     )
+
+
+def handled(handler: Handler, builder: Builder, node: Node) -> Operand | list[Operand]:
+    """What a handler gives. What the host computes at the end of a network goes on there as long as the handlers can; after that it is
+    computed inside the network, where it can be (:attr:`Value.inside`), and the handler is asked again."""
+    late = [operand for operand in node.inputs if isinstance(operand, Value) and operand.inside is not None]
+    if not late:
+        return handler(builder, node)
+    made: list[Operand | list[Operand]] = []
+
+    def again() -> Operand | list[Operand]:
+        if not made:
+            operands = tuple(operand.inside() if isinstance(operand, Value) and operand.inside else operand for operand in node.inputs)
+            made.append(handler(builder, replace(node, inputs=operands)))
+        return made[0]
+
+    try:
+        result = handler(builder, node)
+    except RefusalError:
+        return again()
+    for position, value in enumerate(result if isinstance(result, list) else [result]):
+        if isinstance(value, Value) and isinstance(value.base, Tail) and value not in late:
+            value.inside = partial(_output, again, position)
+    return result
+
+
+def _output(results: Callable[[], Operand | list[Operand]], position: int) -> Operand:
+    found = results()
+    return found[position] if isinstance(found, list) else found

@@ -237,15 +237,15 @@ class SequenceReader:
 
     def cache(self, value: onnx.ValueInfoProto) -> Cache | Turning:
         sizes = [size.dim_value for size in value.type.tensor_type.shape.dim]
-        if sizes[2:3] == [1]:
-            tensor = self.tensor(value.name, (sizes[3], sizes[1], 1), bits=8)
-            scale = self.tensor(f"{value.name}.scale", (2, sizes[1], 1))
-            index = np.arange(sizes[3] * sizes[1]).reshape(sizes[3], sizes[1]).T.reshape(1, sizes[1], 1, sizes[3])
-            return Turning("last", Block(tensor, scale, Fraction(1), index, codes=True))
         if len(sizes) != 4 or not sizes[1] or not sizes[3]:
             raise ModelError(
                 f"{self.name}: input {value.name!r} must have the shape (1, heads, tokens, channels), heads and channels declared"
             )
+        if sizes[2] == 1:
+            tensor = self.tensor(value.name, (sizes[3], sizes[1], 1), bits=8)
+            scale = self.tensor(f"{value.name}.scale", (2, sizes[1], 1))
+            index = np.arange(sizes[3] * sizes[1]).reshape(sizes[3], sizes[1]).T.reshape(1, sizes[1], 1, sizes[3])
+            return Turning("last", Block(tensor, scale, Fraction(1), index, codes=True))
         shape = sizes[1], sizes[3]
         tensor = self.tensor(value.name, (shape[1], shape[0], self.capacity), bits=8)
         scale = self.tensor(f"{value.name}.scale", (2, shape[0], self.capacity))

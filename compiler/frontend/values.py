@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -115,6 +115,8 @@ class Pending(Base):
     """An operation whose integers are not yet codes: :meth:`finish` emits it with the step function of chain and quantiser."""
 
     label: str
+    from_integers: ClassVar[bool] = False
+    """Whether chains start at the integers of :meth:`raw`, and not at the real values that these stand for."""
 
     def finish(self, builder: "Builder", chain: tuple[Step, ...], quantiser: Quantiser, name: str, source: str) -> Tensor:
         raise NotImplementedError

@@ -3,7 +3,7 @@
 Operands of a :class:`HostOp` keep their ONNX names. ``constants``: ``A`` or ``B`` (Add, Sub, Mul, Div: the constant side),
 ``scale``, ``B``, ``input_mean``, ``input_var`` (BatchNormalization), ``min`` and ``max`` (Clip), ``slope`` (PRelu), ``scale`` and
 ``zero_point`` (Quantize, Dequantize), ``thresholds`` (Quantize, where they decide the code), ``index`` (Gather), ``value`` (Pad). ``attributes``: ``alpha`` (LeakyRelu), ``epsilon``
-(BatchNormalization), ``pads`` without batch axis, (before, after) an axis (Pad), ``axis`` (Softmax, ArgMax,
+(BatchNormalization), ``pads`` without batch axis, (before, after) an axis (Pad), ``axis`` (Softmax, LogSoftmax, ArgMax,
 and Quantize or Dequantize with one scale a channel), ``keepdims`` and ``select_last_index`` (ArgMax), ``shape`` without batch axis
 (Reshape), ``perm`` with batch axis (Transpose), and for Quantize ``low``, ``high``, ``rounding``, ``bipolar``, ``clip_first``, ``offset``
 as in :class:`tritloom.compiler.quantize.steps.Quantiser`. Everything is elementwise float32, one rounding an operation, as ONNX Runtime
@@ -96,6 +96,11 @@ def _softmax(x: np.ndarray, axis: int) -> np.ndarray:
     return powers / powers.sum(axis=axis, keepdims=True)
 
 
+def _log_softmax(x: np.ndarray, axis: int) -> np.ndarray:
+    below = x - x.max(axis=axis, keepdims=True)
+    return below - np.log(np.exp(below).sum(axis=axis, keepdims=True))
+
+
 def _argmax(op: HostOp, x: np.ndarray) -> np.ndarray:
     axis = int(op.attributes.get("axis", 0)) % x.ndim
     if op.attributes.get("select_last_index", 0):
@@ -169,6 +174,8 @@ def apply_host(op: HostOp, x: np.ndarray) -> np.ndarray:
             return _normalise(op, x)
         case "Softmax":
             return _softmax(x, int(op.attributes.get("axis", -1)))
+        case "LogSoftmax":
+            return _log_softmax(x, int(op.attributes.get("axis", -1)))
         case "Sigmoid":
             small = np.exp(-np.abs(x))
             return np.where(x >= 0, 1 / (1 + small), small / (1 + small))

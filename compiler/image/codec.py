@@ -50,7 +50,7 @@ from tritloom.hw.arch.record import Record
 __all__ = ["decode_program", "encode_program"]
 
 HOST_OPS = (
-    "Add", "ArgMax", "BatchNormalization", "Clip", "Dequantize", "Div", "Fork", "Function", "Gather", "Join", "LeakyRelu", "Mul", "Neg", "Pad", "PRelu", "Quantize",
+    "Add", "ArgMax", "BatchNormalization", "Clip", "Dequantize", "Div", "Fork", "Function", "Gather", "Join", "LeakyRelu", "LogSoftmax", "Mul", "Neg", "Pad", "PRelu", "Quantize",
     "Relu", "Reshape", "Sigmoid", "Softmax", "Sub", "Swap", "Transpose",
 )  # fmt: skip
 MAX_STEP_CHANNELS = 1 << 22

@@ -233,7 +233,7 @@ class HostOp:
     PRelu                   ``slope``
     Clip                    ``min``, ``max``; absent is open
     BatchNormalization      ``scale B input_mean input_var``   ``epsilon``; axis 1 is the channel
-    Softmax                                                    ``axis``
+    Softmax, LogSoftmax                                        ``axis``
     ArgMax                                                     ``axis keepdims select_last_index``
     Function                                                   ``name parameters``: :mod:`tritloom.compiler.quantize.functions`
     Fork, Swap                                                 :func:`tritloom.compiler.golden.host.apply_hosts`

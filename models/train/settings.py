@@ -1,11 +1,11 @@
 """Everything that decides the result of a training, as a dataclass and as a TOML file; needs no PyTorch."""
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any, get_args, get_type_hints
 
 from tritloom.errors import UserError
+from tritloom.files import parse_toml
 from tritloom.models.nets.decoder import BLOCKS
 from tritloom.models.nets.recursion import PRESETS
 from tritloom.models.train.base_settings import DEFAULT_NET, AnySettings
@@ -72,7 +72,7 @@ def _kind(method: Any, net: Any) -> type[AnySettings]:
     kinds: dict[str, type[AnySettings]] = dict.fromkeys(NETS, Settings)
     kinds |= dict.fromkeys(BLOCKS, LanguageSettings) | dict.fromkeys(PRESETS, RecursionSettings)
     kinds |= {"layered": LayeredSettings, "ring": RingSettings}
-    if net not in kinds:
+    if not isinstance(net, str) or net not in kinds:
         raise UserError(f"net must be one of {', '.join(kinds)}, not {net!r}")
     if method == "evolve" and net not in EVOLVED:
         raise UserError(f"net of evolve must be one of {', '.join(EVOLVED)}, not {net!r}")
@@ -84,10 +84,7 @@ def read_settings(text: str, origin: str, overrides: Mapping[str, Any]) -> AnySe
 
     Raises :class:`UserError`, naming ``origin``, for text that is no TOML, an unknown net, unknown keys, wrong types and a missing method.
     """
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{origin} is no valid TOML: {error}") from error
+    table = parse_toml(text, origin)
     chosen = {key: value for key, value in overrides.items() if value is not None}
     kind = _kind(*((table | chosen).get(key) for key in ("method", "net")))
     kinds = get_type_hints(kind)

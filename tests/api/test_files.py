@@ -1,11 +1,12 @@
 import io
 import zipfile
+from datetime import date
 
 import numpy as np
 import pytest
 
 from tritloom.errors import UserError
-from tritloom.files import read_arrays, read_bytes, replacing, write_arrays
+from tritloom.files import parse_toml, read_arrays, read_bytes, replacing, write_arrays
 
 
 def test_arrays_survive_a_round_trip_under_any_name(tmp_path):
@@ -106,3 +107,23 @@ def test_a_written_file_has_the_usual_permissions(tmp_path):
 def test_a_folder_that_is_absent_is_named(tmp_path):
     with pytest.raises(UserError, match=r"^output file '.*nowhere/a' cannot be written: No such file or directory$"):
         write_arrays(tmp_path / "nowhere" / "a", {"x": np.zeros(1)})
+
+
+@pytest.mark.parametrize(("text", "sentence"), [
+    ("x = " + "[" * 3000, "is nested too deeply for a file of settings$"),
+    ("x = " + "{a=" * 3000, "is nested too deeply for a file of settings$"),
+    ("x = " + "9" * 5000, "has an integer of more than 64 bits with its sign$"),
+    ("x = 0x" + "f" * 5000, "has an integer of more than 64 bits with its sign"),
+    ("[[a]]\nx = [[0, -9223372036854775809]]", "has an integer of more than 64 bits with its sign"),
+    ("[[a]]\nx = ['" + "y" * 2001 + "']", "has a key or a string of 2001 characters; at most 2000 are read"),
+    ("[" + "y" * 2001 + "]", "has a key or a string of 2001 characters; at most 2000 are read"),
+])  # fmt: skip
+def test_toml_that_no_settings_look_like_is_refused_in_one_sentence(text, sentence):
+    with pytest.raises(UserError, match=f"^file 'x' {sentence}") as caught:
+        parse_toml(text, "file 'x'")
+    assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
+
+
+def test_toml_of_any_kind_is_read():
+    tables = parse_toml("a = [true, 1.5, -9223372036854775808, 9223372036854775807]\n[b]\nday = 1979-05-27\nx = {y = 'z'}", "")
+    assert tables == {"a": [True, 1.5, -(1 << 63), (1 << 63) - 1], "b": {"day": date(1979, 5, 27), "x": {"y": "z"}}}

@@ -39,7 +39,7 @@ def test_layers_are_written_as_they_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[hidden\n", r"^layers file '.*' is not TOML: "),
+        ("[hidden\n", r"^layers file '.*' is not valid TOML: "),
         ("[hidden]\nplane = 2\n", r"^layers file '.*': layer 'hidden' has an unknown key 'plane'; keys are method and planes$"),
         ("hidden = 3\n", r"^layers file '.*': 'hidden' must be a table such as \[\"hidden\"\] with planes or method below it$"),
         ("[hidden]\nplanes = 7\n", r"^layers file '.*': layer 'hidden': planes must be from 1 to 6, not 7$"),

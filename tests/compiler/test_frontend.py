@@ -237,6 +237,12 @@ def quantiser_behind_softmax(g: Graph) -> bytes:
 
 
 @case
+def logarithms_of_softmax(g: Graph) -> bytes:
+    s = g.add("LogSoftmax", g.add("Conv", g.qdq("x"), g.weights(4, 3, 2, 2)), axis=1)
+    return g.model({"x": ("N", 3, 4, 4)}, {s: None})
+
+
+@case
 def relu_between_codes_keeps_their_grid(g: Graph) -> bytes:
     c = g.add("Conv", g.add("Relu", g.qdq("x")), g.weights(4, 3, 2, 2), pads=[1, 1, 0, 0])
     return g.model({"x": (1, 3, 5, 5)}, {g.qdq(c, 0.5): None})

@@ -117,6 +117,19 @@ def test_calibrated_grids_and_float_weights() -> None:
     assert {operation.planes for operation in planes.operations} == {3}  # type: ignore[attr-defined]
 
 
+def test_weights_of_an_input_that_is_read_twice_are_added() -> None:
+    """Two weights at the limit of six planes make one that is beyond it."""
+    g = Graph()
+    half = g.rng.normal(size=(3, 4))
+    y = g.add("MatMul", g.add("Tile", g.qdq("x"), g.constant([1, 2], np.int64)), g.constant(np.concatenate([half, half])))
+    data = g.model({"x": (1, 3)}, {y: None})
+    with pytest.raises(
+        ModelError, match=r"its weights reach 7[0-9][0-9], more than 6 digit planes hold; use fewer digit planes for this layer"
+    ):
+        lower(data, name="net", planes=6, method="planes")
+    assert lower(data, name="net", planes=5, method="planes").program.operations[0].planes == 6  # type: ignore[attr-defined]
+
+
 def test_calibration_of_a_model_that_repeats_its_batch_in_a_shape() -> None:
     def build(batch: int, as_node: bool) -> bytes:
         g = Graph()

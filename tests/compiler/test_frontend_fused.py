@@ -166,6 +166,13 @@ def qlinear_leaky_relu(g: Graph) -> bytes:
 
 
 @case
+def qlinear_mul_of_two_activations(g: Graph) -> bytes:
+    y = grid(g, 0.5, 3)
+    product = g.add("QLinearMul", *quantised(g, "x", 0.25, 3), *quantised(g, "y", 0.5, -1), *y, domain=MICROSOFT)
+    return g.model({"x": ("N", 4, 3), "y": ("N", 4, 3)}, {floats(g, [product, *y]): None})
+
+
+@case
 def qlinear_sigmoid_at_the_end(g: Graph) -> bytes:
     x, y = quantised(g, "x", 0.25, 3), grid(g, 0.125, 0)
     m, end = g.add("QLinearMatMul", *x, codes(g, 6, 4), *grid(g, 0.0625), *y), grid(g, 2.0**-8, -128)
@@ -198,6 +205,22 @@ def test_verify_compares_integer_outputs_with_the_witness() -> None:
     data = g.model({"x": ("N", 6)}, {q: None, m: None}, kinds={q: TensorProto.UINT8, m: TensorProto.INT32})
     found = verify(data, on=("golden",), samples=50)
     assert [(comparison.values, comparison.mismatches) for comparison in found.against("onnx")] == [(200, 0), (200, 0)]
+
+
+def test_attention_in_fused_operators() -> None:
+    """Softmax between two products: what the host could do at the end is computed inside the network."""
+    g = Graph(6)
+    x, scores, shares, y = quantised(g, "x", 1 / 32, 0), grid(g, 1 / 16, 5), grid(g, 1 / 256, -128), grid(g, 1 / 64, 2)
+    keys = [g.add("Transpose", x[0], perm=[0, 2, 1]), *x[1:]]
+    s = g.add("QLinearMatMul", *x, *keys, *scores)
+    p = g.add("QLinearSoftmax", s, *scores, *shares, domain=MICROSOFT, axis=-1, opset=13)
+    mixed = g.add("QLinearMatMul", p, *shares, *x, *y)
+    end = g.add("QLinearMatMul", mixed, *y, codes(g, 8, 4), *grid(g, 0.125), *grid(g, 0.25))
+    data = g.model({"x": ("N", 6, 8)}, {floats(g, [end, *grid(g, 0.25)]): None})
+    found = verify(data, on=("golden",), samples=50)
+    # A share whose exact value lies beside a half may be rounded to the other side by a float32 exp.
+    assert sum(comparison.mismatches for comparison in found.against("onnx")) <= 8
+    assert sum(comparison.values for comparison in found.against("onnx")) == 50 * 6 * 4
 
 
 @pytest.mark.parametrize("per_channel", [False, True])

@@ -68,11 +68,14 @@ def test_argmax_takes_the_last_of_equals_on_request():
         assert apply_host(op, equal).tolist() == [[expected]] == onnx_runtime("ArgMax", equal, axis=1, select_last_index=last).tolist()
 
 
-def test_softmax_sigmoid_and_normalisation_are_close_to_onnx_runtime(x, rng):
+def test_softmax_logarithms_sigmoid_and_normalisation_are_close_to_onnx_runtime(x, rng):
     big = x * 100
     assert np.allclose(
         apply_host(HostOp(kind="Softmax", attributes={"axis": 1}), x), onnx_runtime("Softmax", x, axis=1), rtol=1e-6, atol=1e-9
     )
+    for values in (x, 30 * big):  # probabilities far below the smallest float32 as well
+        found = apply_host(HostOp(kind="LogSoftmax", attributes={"axis": 1}), values)
+        assert np.allclose(found, onnx_runtime("LogSoftmax", values, axis=1), rtol=1e-6, atol=1e-6)
     with np.errstate(over="raise", invalid="raise"):
         assert np.isfinite(apply_host(HostOp(kind="Softmax", attributes={"axis": 1}), big)).all()
         assert np.allclose(apply_host(HostOp(kind="Sigmoid"), big), onnx_runtime("Sigmoid", big), rtol=1e-5, atol=1e-6)

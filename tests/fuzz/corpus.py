@@ -23,7 +23,7 @@ from tritloom.models.nets.decoder_export import decoder_model
 
 __all__ = ["TARGETS", "corpus"]
 
-TARGETS = ("onnx", "loom", "npz")
+TARGETS = ("onnx", "loom", "npz", "toml")
 
 
 def _convolutions() -> bytes:
@@ -132,8 +132,23 @@ def _arrays() -> list[bytes]:
     return files
 
 
+def _tables() -> list[bytes]:
+    """Layers of ``compile``, and settings of ``train`` for each kind of network."""
+    texts = [
+        '[conv1]\nplanes = 3\n\n["/head/Gemm"]\nmethod = "twn"\n\n["a \\u00e9 b"]\nmethod = "planes"\nplanes = 2\n',
+        'method = "twn"\nnet = "cnn"\nchannels = [4, 8]\npooled = [1]\nepochs = 3\nshift = 0.5\nlearning_rate = 1e-3\n',
+        'method = "bitnet"\nnet = "mlp"\ndata = "digits"\nseed = 1\nhidden = [16, 16]\n',
+        'method = "evolve"\nnet = "layered"\nseed = 2\n',
+        'method = "bitnet"\nnet = "trm-sudoku4"\nseed = 3\n',
+        'method = "bitnet"\nnet = "bitnet"\ndata = "text"\n',
+    ]
+    return [text.encode() for text in texts]
+
+
 def corpus(target: str) -> list[bytes]:
     """Whole files for one of :data:`TARGETS`, the same ones each time."""
+    if target == "toml":
+        return _tables()
     if target == "npz":
         return _arrays()
     decoders = [

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--target", choices=("onnx", "loom", "npz"), default="onnx")
+    parser.add_argument("--target", choices=("onnx", "loom", "npz", "toml"), default="onnx")
     parser.add_argument("--minutes", type=float, default=60.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--findings", type=Path, default=Path("fuzz-findings"))

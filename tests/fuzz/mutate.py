@@ -55,6 +55,7 @@ TEXTS = (
     "\x00",
     "\n",
     "\u2603",
+    "[/bold]",
     "Conv",
     "Relu",
     "Loop",
@@ -85,12 +86,16 @@ JSON_VALUES = (
     {"x": 1},
     [1, 2, 3],
 )
+TOML_VALUES = (
+    "true", "-1", "0", "2.5", "nan", "1e999", "0x7f", "9" * 5000, "0x" + "f" * 5000, "1979-05-27", '""', '"x"', '"\\u001b"', "[]", "[1, [2]]", "{}", "{a = {b = 1}}", "[" * 3000,
+    "{a=" * 3000, '["cnn"]', '"twn"', '"evolve"', '"bitnet"', '"layered"', '"ring"', '"trm-sudoku4"',
+)  # fmt: skip
 _LARGEST = 1 << 20
 
 
 def mutate(target: str, whole: bytes, others: list[bytes], rng: random.Random) -> bytes:
     """A damaged file: a few mutations of ``whole``, of bytes or of what ``target`` is made of."""
-    structured = {"onnx": _fields, "loom": _artefact, "npz": _members}[target]
+    structured = {"onnx": _fields, "loom": _artefact, "npz": _members, "toml": _lines}[target]
     data = whole
     for _ in range(rng.choice((1, 1, 1, 2, 3, 5))):
         data = structured(data, rng) if rng.random() < 0.7 else _bytes(data, others, rng)
@@ -222,6 +227,25 @@ def _scalar(value: Any, field: FieldDescriptor, messages: list[Message], rng: ra
     if kind in (FieldDescriptor.CPPTYPE_UINT32, FieldDescriptor.CPPTYPE_UINT64):
         low, high = 0, (1 << 64) - 1
     return min(max(number, low), high)
+
+
+# ---- TOML: values, keys and lines -------------------------------------------------------------------------------------
+
+
+def _lines(data: bytes, rng: random.Random) -> bytes:
+    """Change one value, move or repeat a line, or put a key or a table in."""
+    lines = data.decode("utf-8", "replace").split("\n")
+    place = rng.randrange(len(lines))
+    key, equals, _ = lines[place].partition(" = ")
+    match rng.randrange(4):
+        case 0 | 1 if equals:
+            lines[place] = f"{key} = {rng.choice(TOML_VALUES)}"
+        case 2:
+            lines.insert(rng.randrange(len(lines)), lines[place])
+        case _:
+            name = rng.choice(("method", "net", "planes", "hidden", "seed", "a.b", json.dumps(rng.choice(TEXTS))))
+            lines.insert(place, rng.choice((f"[{name}]", f"[[{name}]]", f"{name} = {rng.choice(TOML_VALUES)}")))
+    return "\n".join(lines).encode()
 
 
 # ---- archives: entries with the right digests and checksums, so that their contents are read -----------------------------

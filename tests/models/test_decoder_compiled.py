@@ -272,9 +272,19 @@ def _unknown(graph):
     next(node for node in graph.node if node.op_type == "Relu").op_type = "Elu"
 
 
+def _epsilon(value):
+    def change(graph):
+        node = next(node for node in graph.node if node.op_type == "RMSNormalization")
+        next(entry for entry in node.attribute if entry.name == "epsilon").f = value
+
+    return change
+
+
 @pytest.mark.parametrize(
     "change,message",
     [
+        (_epsilon(-1e-5), r"'block0.attention_norm': its epsilon is negative or not finite"),
+        (_epsilon(math.inf), r"'block0.attention_norm': its epsilon is negative or not finite"),
         (_float_weights, r"'block0.attention.query': .*not small integers with one scale"),
         (_unquantised, r"'block0.attention.query': its activations are not quantised"),
         (_wrong_limit, r"'block0.attention_norm.codes': only rounded codes"),
@@ -309,8 +319,16 @@ def _wrong_order(graph):
     next(entry for entry in node.attribute if entry.name == "perm").ints[0] = 9
 
 
+def _three_axes(graph):
+    value = next(value for value in graph.input if value.name.startswith("past_key_values"))
+    del value.type.tensor_type.shape.dim[3:]
+    value.type.tensor_type.shape.dim[2].dim_value = 1
+
+
 def test_damaged_files_are_one_sentence():
     """What fuzzing found."""
+    with pytest.raises(ModelError, match=r"must have the shape \(1, heads, tokens, channels\)"):
+        tritloom.compile(changed(_three_axes))
     with pytest.raises(ModelError, match="damaged"):
         tritloom.compile(changed(_damaged_tensor))
     model = tritloom.compile(changed(_no_shape), context=12)

@@ -27,7 +27,7 @@ def test_settings_from_a_file_and_options():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("method = ", "^run.toml is no valid TOML: "),
+        ("method = ", "^run.toml is not valid TOML: "),
         ('method = "twn"\nepoch = 3', "^run.toml has the unknown key 'epoch'; known are method, net, data, seed, epochs, "),
         ("epochs = 3", "^run.toml must name the method$"),
         ('method = "twn"\nepochs = 3.0', r"^epochs in run.toml must be a whole number, not 3\.0$"),
@@ -40,6 +40,7 @@ def test_settings_from_a_file_and_options():
         ('method = "twn"\nepochs = 0', r"^epochs must lie in 1\.\.100000, not 0$"),
         ('method = "twn"\nlearning_rate = nan', "^learning_rate must lie in"),
         ('method = "twn"\nnet = "rnn"', "^net must be one of mlp, cnn, llama, bitnet, drna, trm-sudoku4, .*, layered, ring, not 'rnn'$"),
+        ('method = "twn"\nnet = ["mlp"]', r"^net must be one of mlp, .*, not \['mlp'\]$"),
         ('method = "tnw"', "^method must be one of twn, .*, not 'tnw'$"),
         ('method = "twn"\nnet = "cnn"\npooled = [4]', "^pooled names convolution 4, but there are only 3$"),
         ('method = "twn"\nnet = "cnn"\nchannels = []', "^channels must list numbers"),

@@ -51,6 +51,22 @@ def test_each_difference_is_traced_to_the_value_that_the_witness_rounded(behind:
     assert average.denominator == 2 and round(average) == first.golden
 
 
+@pytest.mark.parametrize("features", [4, 5])
+def test_matrices_that_golden_holds_the_other_way_round(features: int) -> None:
+    """Tokens times features in the model, features as channels in golden: also where both are as many."""
+    g = Graph()
+    product = g.add("MatMul", g.qdq("x", 0.1), g.weights(6, features, low=0, high=1, scale=0.25))
+    codes = g.qdq(product, 0.1)
+    tensor = g.nodes[-2].output[0]
+    y = g.add("MatMul", codes, g.constant(np.ones((features, 3))))
+    found = tritloom.verify(g.model({"x": ("N", 4, 6)}, {y: None}), on=["golden"], samples=60)
+    assert len({one.sample for one in found.disagreements}) > 10
+    for one in found.disagreements:
+        assert one.tensor == tensor and abs(one.golden - one.witness) == 1
+        assert one.distance is not None and one.distance < 2**-16
+        assert one.index[0] < features and one.index[2] < 4
+
+
 def test_models_without_a_difference_list_nothing() -> None:
     g = Graph()
     y = g.qdq(g.add("Conv", g.qdq("x"), g.weights(2, 3, 1, 1)), 0.5)

@@ -170,14 +170,35 @@ def test_unknown_domains_are_refused(weights):
 
 
 @pytest.mark.parametrize("attribute", ["value", "value_ints"])
-def test_a_constant_shape_that_repeats_the_declared_batch_takes_any_batch(attribute):
+@pytest.mark.parametrize("allowzero", [None, 0, 1])
+def test_a_constant_shape_that_repeats_the_declared_batch_takes_any_batch(attribute, allowzero, monkeypatch):
+    honest = witness._one_by_one
+
+    def ends(execute, feeds, samples):
+        assert list(samples) == [0, 3], "the batch is run at once"
+        return honest(execute, feeds, samples)
+
+    monkeypatch.setattr(witness, "_one_by_one", ends)
     shape = helper.make_node(
         "Constant", [], ["shape"], **{attribute: [1, 6] if attribute == "value_ints" else numpy_helper.from_array(np.array([1, 6]))}
     )
     graph = helper.make_graph(
-        [shape, helper.make_node("Reshape", ["x", "shape"], ["y"])], "g",
+        [shape, helper.make_node("Reshape", ["x", "shape"], ["y"], allowzero=allowzero)], "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 2, 3])], [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 6])],
     )  # fmt: skip
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
     x = np.arange(24, dtype=np.float32).reshape(4, 2, 3)
     assert np.array_equal(run_witness(model.SerializeToString(), {"x": x})["y"], x.reshape(4, 6))
+
+
+@pytest.mark.parametrize("samples", [1, 2, 5])
+def test_a_batch_that_is_free_by_name_only_runs_sample_by_sample(samples, weights, rng):
+    """Its Reshape joins all samples into one row: what a batch gives is that of no sample."""
+    shape = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 2, 3])
+    graph = helper.make_graph(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])], "g", [shape], [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.array([1, -1]), "shape")],
+    )  # fmt: skip
+    source = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8).SerializeToString()
+    x = rng.normal(size=(samples, 2, 3)).astype(np.float32)
+    assert np.array_equal(run_witness(source, {"x": x})["y"], x.reshape(samples, 6))
