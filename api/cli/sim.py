@@ -55,9 +55,12 @@ def sim(
     if samples < 1 or first_sample < 0 or seed < 0:
         raise UserError("--samples must be 1 or more, --first-sample and --seed 0 or more")
     from tritloom.compiled import open_model
+    from tritloom.compiler.ir.loop import has_loops
     from tritloom.sim.cocotb_bench import run_bench
 
-    compiled = open_model(model, shapes=sizes_of(shape)).with_schedule(board)
+    compiled = open_model(model, shapes=sizes_of(shape))
+    if not compiled.program.states and not has_loops(compiled.program):
+        compiled = compiled.with_schedule(board)
     with TemporaryDirectory(prefix="tritloom-") as folder, console.progress() as progress:
         artefact = Path(folder) / f"{model.stem}.loom"
         compiled.save(artefact)

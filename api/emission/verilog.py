@@ -13,6 +13,7 @@ import numpy as np
 from tritloom.boards.toolchain import to_verilog
 from tritloom.compiled import DEFAULT_BOARD, CompiledModel
 from tritloom.compiler import golden
+from tritloom.compiler.ir.loop import Loop
 from tritloom.compiler.schedule import Placement, Schedule
 from tritloom.emission.registers import TOP, register_map
 from tritloom.errors import UserError
@@ -116,10 +117,13 @@ def _images(schedule: Schedule) -> dict[str, str]:
 def _vectors(model: CompiledModel, schedule: Schedule) -> dict[str, Any]:
     """Random samples as golden computes them: codes of every input and output tensor, flattened from (C, H, W)."""
     program = model.program
+    if program.states:
+        raise UserError("a language model runs token by token, so it has no test vectors; leave out --emit verilog")
     inputs = sorted({spec.tensor for spec in program.inputs})
-    outputs = sorted({spec.tensor for spec in program.outputs})
+    outputs = sorted({name for spec in program.outputs for name in (spec.tensor, spec.scale_tensor) if name})
+    loops = [operation for operation in program.operations if isinstance(operation, Loop)]
     codes = golden.quantise_inputs(program, golden.random_feeds(program, _SAMPLES, _SEED))
-    expected = golden.run(program, codes, keep=outputs)
+    expected = golden.run(program, codes, keep=[*outputs, *(loop.output for loop in loops)])
 
     def values(tensors: dict[str, np.ndarray], names: list[str], sample: int) -> dict[str, list[int]]:
         return {name: [int(code) for code in tensors[name][sample].reshape(-1)] for name in names}
@@ -128,9 +132,16 @@ def _vectors(model: CompiledModel, schedule: Schedule) -> dict[str, Any]:
         "model": program.name,
         "artefact_digest": model.digest,
         "images": {space.name: name for space, name in _IMAGES.items()},
-        "cycles": schedule.cycles,
+        "tables": [{"address": address, "bytes": table.hex()} for address, table in schedule.tables],
         "tensors": {name: _layout(schedule.placements[name]) for name in sorted({*inputs, *outputs})},
-        "samples": [{"inputs": values(codes, inputs, sample), "outputs": values(expected, outputs, sample)} for sample in range(_SAMPLES)],
+        "samples": [
+            {
+                "inputs": values(codes, inputs, sample),
+                "outputs": values(expected, outputs, sample),
+                "cycles": schedule.cycles_of({loop.name: int(expected[loop.output][sample].item()) for loop in loops}),
+            }
+            for sample in range(_SAMPLES)
+        ],
     }
 
 

@@ -76,8 +76,8 @@ class Schedule:
         """Clocks of a run behind ``position`` earlier tokens."""
         return sum(run_cycles(_counted(self.instructions, position), self.parameters))
 
-    def cycles_of(self, trips: Mapping[str, int]) -> int:
-        """Clocks of a run in which the loops with these names make so many trips each time."""
+    def cycles_of(self, trips: Mapping[str, int], *, stopped: bool = False) -> int:
+        """Clocks of a run in which the loops with these names make so many trips each time; with ``stopped`` of one that stops after every layer."""
         instructions = list(self.instructions)
         for name, count in trips.items():
             layer = next(layer for layer in self.layers if layer.name == name and layer.back is not None)
@@ -85,7 +85,7 @@ class Schedule:
             branch = instructions[number]
             assert isinstance(branch, Scalar)
             instructions[number] = replace(branch, trips=count)
-        return sum(run_cycles(instructions, self.parameters))
+        return sum(run_cycles(instructions, self.parameters, stops=self._stops if stopped else ()))
 
     def layer_cycles_at(self, position: int) -> list[int]:
         """Clocks of each layer behind ``position`` earlier tokens, the core stopping after each."""

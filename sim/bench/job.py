@@ -6,10 +6,13 @@ from pathlib import Path
 
 import numpy as np
 
+from tritloom.boards import get_board
+from tritloom.boards.fitting import fit
 from tritloom.compiler import golden
 from tritloom.compiler.image import artefact_digest, read_artefact
+from tritloom.compiler.ir.loop import has_loops
 from tritloom.compiler.ir.program import Program
-from tritloom.compiler.schedule import Schedule
+from tritloom.compiler.schedule import Schedule, schedule
 from tritloom.errors import UserError
 
 __all__ = ["CLOCK_NS", "DIFFERENCE_FILE", "DIVISOR", "Job"]
@@ -40,8 +43,16 @@ class Job:
         path.write_text(json.dumps(asdict(self)))
 
     def load(self) -> tuple[Program, Schedule, bytes]:
-        """Program, schedule for the board, artefact digest (8 bytes). Raises :class:`UserError` when there is no such schedule."""
+        """Program, schedule for the board, artefact digest (8 bytes). A program with loops is scheduled here.
+
+        Raises :class:`UserError` when there is no such schedule, and for a program that runs token by token.
+        """
         artefact = read_artefact(Path(self.artefact))
+        if artefact.program.states:
+            raise UserError("a language model runs token by token; simulate it with 'tritloom verify' or 'tritloom chat --on verilator'")
+        if has_loops(artefact.program):
+            made = schedule(artefact.program, fit(get_board(self.board), artefact.program))
+            return artefact.program, made, artefact_digest(artefact)[:8]
         if self.board not in artefact.schedules:
             raise UserError(f"{Path(self.artefact).name} has no schedule for board {self.board!r}: compile it with --board {self.board}")
         return artefact.program, artefact.schedules[self.board], artefact_digest(artefact)[:8]

@@ -22,6 +22,7 @@ from tritloom.errors import UserError
 from tritloom.hw.arch import link
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.model import CoreModel
+from tritloom.models import zoo
 from tritloom.sim.verilator_build import verilator_root
 
 FILES = {
@@ -95,8 +96,29 @@ def test_same_model_same_bytes(mlp, tmp_path):
 
 @pytest.mark.parametrize("changes", [{}, {"rows": 8, "columns": 6, "post_lanes": 2, "weight_encoding": "trit5"}])
 def test_images_and_vectors_agree_in_the_model_of_the_core(mlp, tmp_path, changes):
-    """The images, loaded as the register map says, give the expected codes for the input codes."""
-    model = small(mlp, **changes)
+    """The images, loaded as the register map says, give the expected codes for the input codes, in the stored clocks."""
+    assert_consistent(small(mlp, **changes), tmp_path)
+
+
+def test_a_model_with_loops_makes_its_trips(tmp_path):
+    """Tables of the vector unit, and samples that take unlike numbers of trips."""
+    model = compile(zoo.path("ring"))
+    vectors = assert_consistent(model, tmp_path)
+    assert all(sample["cycles"] <= model.schedule().cycles for sample in vectors["samples"])
+
+
+def test_a_language_model_has_no_vectors(tmp_path):
+    with pytest.raises(UserError, match="runs token by token, so it has no test vectors"):
+        emit_verilog(compile(zoo.path("charlm_bitnet")), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_bench_refuses_language_models(cli):
+    outcome = cli("sim", zoo.path("charlm_bitnet"))
+    assert outcome.code == 1 and "a language model runs token by token; simulate it with 'tritloom verify'" in outcome.err
+
+
+def assert_consistent(model, tmp_path):
     emit_verilog(model, tmp_path)
     registers, vectors = (json.loads((tmp_path / name).read_text()) for name in ("regmap.json", "vectors.json"))
     plan, parameters = model.schedule("sim"), CoreParameters.from_json(registers["core"]["parameters"])
@@ -107,6 +129,8 @@ def test_images_and_vectors_agree_in_the_model_of_the_core(mlp, tmp_path, change
         size, image = registers["spaces"][space]["word_bytes"], words(tmp_path / name)
         assert len(image) <= registers["spaces"][space]["words"]
         core.write(link.Space[space], 0, b"".join(word.to_bytes(size, "little") for word in image))
+    for table in vectors["tables"]:
+        core.write(link.Space.ACTIVATIONS, table["address"], bytes.fromhex(table["bytes"]))
     assert len(vectors["samples"]) > 1
     for sample in vectors["samples"]:
         assert set(sample["inputs"]) == {spec.tensor for spec in model.program.inputs}
@@ -117,6 +141,7 @@ def test_images_and_vectors_agree_in_the_model_of_the_core(mlp, tmp_path, change
                 link.Space.ACTIVATIONS, placement.address, tensor_to_bytes(placement, np.reshape(codes, placement.shape), parameters)
             )
         core.run()
+        assert core.cycles == sample["cycles"]
         for name, codes in sample["outputs"].items():
             placement = plan.placements[name]
             got = tensor_from_bytes(placement, core.read(placement.address, placement.bytes), parameters)
@@ -128,6 +153,7 @@ def test_images_and_vectors_agree_in_the_model_of_the_core(mlp, tmp_path, change
     expected = golden.run(model.program, inputs)
     for name in sample["outputs"]:
         np.testing.assert_array_equal(expected[name].reshape(len(vectors["samples"]), -1), [s["outputs"][name] for s in vectors["samples"]])
+    return vectors
 
 
 def layout(text: str) -> list[dict]:
