@@ -108,26 +108,25 @@ class GenerationLowering:
         logits = self._lowering.address(self._program.outputs[0].tensor)
         emitter.vector(function, [Axis(count=self._logits, strides={"a": 1 << self._logit_size})], a=logits)
         emitter.move(CHOSEN, ARGUMENT)
-        emitter.load(RIGHT, self._lowering.address(place.position))
-        emitter.load(SPARE, place.prompt)
-        # The number of the next token less the last one of the prompt: not above 0 inside of it.
-        emitter.scalar(ScalarOpcode.SUBTRACT, SPARE, SPARE, right=RIGHT)
-        emitter.add(SPARE, SPARE, 2)
-        emitter.scalar(ScalarOpcode.MAXIMUM, SPARE, SPARE, 0)
+        self._count_generated(place, emitter)
         emitter.load(LIMIT, place.choices)
         emitter.scalar(ScalarOpcode.KEEP, LIMIT, SPARE, right=LIMIT)
         emitter.scalar(ScalarOpcode.BRANCH, Condition.NOT_ZERO, LIMIT, drawing)
         self._back = emitter.word
         self._load_token_place(emitter, 1)
+        self._count_generated(place, emitter)
+        emitter.scalar(ScalarOpcode.SUBTRACT, RIGHT, PEAK, right=CHOSEN)
+        emitter.scalar(ScalarOpcode.KEEP, RIGHT, SPARE, right=RIGHT)
+        emitter.add(PEAK, PEAK, right=RIGHT)
+        emitter.scalar(ScalarOpcode.STORE, PEAK, SPARE_2)
+
+    def _count_generated(self, place: Generation, emitter: Emitter) -> None:
+        """Register SPARE: the number of the next token less the last one of the prompt, 0 inside of it."""
         emitter.load(RIGHT, self._lowering.address(place.position))
         emitter.load(SPARE, place.prompt)
         emitter.scalar(ScalarOpcode.SUBTRACT, SPARE, SPARE, right=RIGHT)
         emitter.add(SPARE, SPARE, 2)
         emitter.scalar(ScalarOpcode.MAXIMUM, SPARE, SPARE, 0)
-        emitter.scalar(ScalarOpcode.SUBTRACT, RIGHT, PEAK, right=CHOSEN)
-        emitter.scalar(ScalarOpcode.KEEP, RIGHT, SPARE, right=RIGHT)
-        emitter.add(PEAK, PEAK, right=RIGHT)
-        emitter.scalar(ScalarOpcode.STORE, PEAK, SPARE_2)
 
     def drawing(self) -> list[Instruction | Scalar]:
         """Behind the HALT, where only a run that draws tokens comes: a token by the rule of :class:`tritloom.compiler.golden.sampling.Sampler`, and back.
