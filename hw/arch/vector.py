@@ -10,7 +10,7 @@ Sizes are logarithms of bytes: 0, 1 and 2 for elements of 8, 16 and 32 bits with
 4. ``q``, 48 bits: the sum of ``p`` over the reduction.
 5. ``r = q >> out_shift`` (63: register OUT_SHIFT), rounded half up when ``rounded``, else down; plus ``b`` with ADDEND, minus ``b`` with SUBTRAHEND (then nothing is rounded up); plus register ADDEND when ``addend``.
 6. ``r`` is limited to ``low .. 2**bits - 1``, with ``low`` of SYMMETRIC ``-(2**bits - 1)``, TWO ``-2**bits``, ZERO 0.
-7. ``r`` is written to ``o`` (``o_size`` 3: it is not), and counts for the ``statistic``: the largest magnitude, the sum (32 bits, wraps), or the
+7. ``r`` is written to ``o``, as many of its lower bits as an element has (``o_size`` 3: it is not), and counts for the ``statistic``: the largest magnitude, the sum (32 bits, wraps), or the
    largest value and the number of the result that had it first, which go to the registers STATISTIC and ARGUMENT.
 
 On a core with ``L`` = ``vector_lanes`` an instruction does this to ``L`` elements at once unless ``lanes`` is ONE; those of register ``a`` and the next ``L - 1`` behind it (with SAME the
