@@ -28,7 +28,7 @@ def _ulx3s(*, size: str, price_usd: int, cells: int, blocks: int, dsps: int) -> 
         place=(f"--{size[:-1]}k", "--package", "CABGA381", "--speed", "6"),
         pack=("--compress",),
         typical_mhz=100.0,
-        vector_mhz=72.0,
+        vector_mhz=66.0,
         sdram_bits=16,
     )
 
