@@ -8,7 +8,6 @@ of stage 0 as clock 0, its activation and weight words are in the operand regist
 times pieces, one a clock, and the next reduction may end only when those of this one have been issued.
 """
 
-from collections.abc import Sequence
 from math import prod
 
 from tritloom.hw.arch.isa import FIELDS, Instruction, Opcode
@@ -19,7 +18,7 @@ from tritloom.hw.arch.vector import Second, VectorFunction
 
 __all__ = [
     "DIVIDE_CLOCKS", "FETCH_LATENCY", "LOAD_CLOCKS", "NEST_LATENCY", "OPERAND_STAGE", "REQUANTISE_LATENCY", "ROOT_CLOCKS", "VALUE_LATENCY", "VECTOR_STAGES",
-    "WRITE_LATENCY", "fetch_delay", "instruction_cycles", "program_cycles", "scalar_clocks", "start_stage", "vector_delay", "vector_pipeline",
+    "WRITE_LATENCY", "fetch_delay", "instruction_cycles", "scalar_clocks", "start_stage", "vector_delay", "vector_pipeline",
 ]  # fmt: skip
 
 FETCH_LATENCY = 2
@@ -162,9 +161,3 @@ def instruction_cycles(instruction: Instruction | Scalar, parameters: CoreParame
         return max(0, FETCH_LATENCY + 2 - hidden)
     fetching = max(0, FETCH_LATENCY + instruction.words + NEST_LATENCY - hidden)
     return fetching + _issue(instruction, parameters) - 1 + _finish(instruction, parameters)
-
-
-def program_cycles(instructions: Sequence[Instruction | Scalar], parameters: CoreParameters) -> list[int]:
-    """Clocks of each instruction when the core starts with the first one and goes on to the last; see :func:`instruction_cycles`."""
-    pairs = zip([None, *instructions], instructions, strict=False)
-    return [instruction_cycles(instruction, parameters, previous) for previous, instruction in pairs]

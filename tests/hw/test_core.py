@@ -12,12 +12,12 @@ from amaranth.sim import Simulator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tritloom.compiler.schedule.clocks import run_cycles
 from tritloom.hw.arch.isa import PROGRAM_WORD_BYTES, Instruction, Loop, Opcode, assemble, loop_steps
 from tritloom.hw.arch.link import Fault, Frame, FrameReader, LinkOpcode, Space, State, encode
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.record import START_MIN, Record
 from tritloom.hw.arch.reduction import REDUCTIONS
-from tritloom.hw.arch.timing import program_cycles
 from tritloom.hw.arch.trits import digit_planes, encode_trits
 from tritloom.hw.core import Core
 from tritloom.hw.model import CoreModel
@@ -109,7 +109,7 @@ def model_of(parameters: CoreParameters, memories: Mapping[Space, bytes]) -> Cor
 
 
 def total_cycles(program: Sequence[Instruction], parameters: CoreParameters) -> int:
-    return sum(program_cycles(program, parameters))
+    return sum(run_cycles(program, parameters))
 
 
 def check(parameters: CoreParameters, memories: Memories, program: Sequence[Instruction]) -> bytes:

@@ -9,12 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_core import Bench, check, model_of, random_memories, strided
 
+from tritloom.compiler.schedule.clocks import run_cycles
 from tritloom.hw.arch import scalar
 from tritloom.hw.arch.isa import COUNTED, Instruction, Loop, Opcode, assemble, disassemble
 from tritloom.hw.arch.link import Fault, LinkOpcode, Space, State
 from tritloom.hw.arch.parameters import CoreParameters
 from tritloom.hw.arch.scalar import Condition, Scalar, ScalarOpcode, arithmetic
-from tritloom.hw.arch.timing import program_cycles
 from tritloom.hw.arch.vector import Factor, Lanes, Low, Second, Statistic, VectorFunction
 from tritloom.hw.model import CoreModel
 from tritloom.hw.vector import ScalarUnit, VectorUnit
@@ -243,7 +243,7 @@ def test_abort_in_the_middle() -> None:
 
         Bench(CORE, {Space.PROGRAM: words}).run(body)
         assert results["status"][:2] == (State.IDLE, Fault.NONE)
-        assert results["status"][3] == sum(program_cycles([*dump(), HALT], CORE))
+        assert results["status"][3] == sum(run_cycles([*dump(), HALT], CORE))
 
 
 def test_a_core_without_the_unit_refuses() -> None:
